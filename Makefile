@@ -1,0 +1,44 @@
+# `make play` and `make test` need nothing but Python 3.11+: each makes the virtual environment, installs
+# what it needs at the tested versions, and does its job.  make test VENV=/elsewhere PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INPUTS := pyproject.toml constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+
+.PHONY: play test clean
+
+play: $(VENV)/.play
+	$(BIN)/python -m demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q $(ARGS)
+
+# Without an NVIDIA GPU the CPU build of torch is taken where it can be reached: 200 MB instead of several GB.
+$(VENV)/.torch: constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing torch"
+	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null \
+		&& curl -sfI --max-time 5 -o /dev/null $(TORCH_CPU)/torch/; then \
+		$(INSTALL) --index-url $(TORCH_CPU) --extra-index-url https://pypi.org/simple torch; \
+	else $(INSTALL) torch; fi
+	@touch $@
+
+$(VENV)/.play: $(VENV)/.torch $(INPUTS)
+	@echo "installing the demo"
+	@$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(INPUTS)
+	@echo "installing everything for development"
+	@$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.play
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""A page to play on: the only package that imports Gradio."""

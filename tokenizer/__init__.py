@@ -1,0 +1,1 @@
+"""Pixels, text, actions and scene state to ids and back. Knows no transformer."""

@@ -1,0 +1,1 @@
+"""Recording, training and measuring: the only package that imports Lightning, and that lazily."""
