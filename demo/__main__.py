@@ -1,0 +1,90 @@
+"""``python -m demo`` opens a world to play; ``python -m demo --smoke`` plays it through its socket and exits."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+import webbrowser
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from demo.server import listen, serve, served, url_of
+
+
+def load_world(name: str, device: str | None) -> Any:
+    from worldmodel.world import World
+
+    return World.from_pretrained(name, device=device) if device else World.from_pretrained(name)
+
+
+def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], Any] = load_world) -> int:
+    """Returns the exit status. ``load`` makes a world of its name and device."""
+    begun = perf_counter()
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        listener = listen(options.host, 0 if options.smoke and options.port is None else options.port)
+        url = url_of(listener)
+        if not options.smoke:
+            print(f"Loading {options.world}; soon at {url}", flush=True)
+        # The world loads while Gradio is imported; each takes seconds.
+        with ThreadPoolExecutor(1) as beside:
+            loading = beside.submit(load, options.world, options.device)
+            from demo.app import build_app
+
+            world = loading.result()
+        app = build_app(world, seats=options.seats)
+        if options.smoke:
+            return _smoke(app, listener, begun, options.json)
+    except (ValueError, OSError) as mistake:
+        print(f"python -m demo: {mistake}", file=sys.stderr)
+        return 1
+    print(f"Play at {url} (stop with Ctrl+C); ready after {perf_counter() - begun:.1f} s", flush=True)
+    if not options.no_browser and _has_screen():
+        webbrowser.open(url)
+    serve(app, listener)
+    return 0
+
+
+def _smoke(app: Any, listener: Any, begun: float, file: Path | None) -> int:
+    from demo.smoke import play
+
+    with served(app, listener) as url:
+        result = asyncio.run(play(url))
+    result["first_picture_s"] = round(result.pop("first_picture_at") - begun, 2)
+    print(
+        f"{result['steps_per_s']} steps/s, {result['frames_per_s']} frames/s; step {result['step_ms']['p50']} ms "
+        f"(p95 {result['step_ms']['p95']} ms); first picture after {result['first_picture_s']} s"
+    )
+    if file is not None:
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m demo", description="Play a world model in the browser.")
+    parser.add_argument("--world", default="tabletop", help="a bundled world's name, a folder or a hub id")
+    parser.add_argument("--device", help="where the model runs: cpu, cuda, …; default: as the world chooses")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines play, too")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--seats", type=int, default=4, help="players at once")
+    parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
+    parser.add_argument("--smoke", action="store_true", help="play 40 steps through the socket, print the speed, exit")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --smoke: write the figures there")
+    return parser
+
+
+def _has_screen() -> bool:
+    """A text browser in the terminal would only be in the way."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

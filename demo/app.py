@@ -1,0 +1,98 @@
+"""The page: Gradio's widgets around a canvas, and the application that serves both and the socket.
+
+The prompt, the seed and the examples are Gradio widgets whose events stay in the browser: they tell
+``assets/play.js`` what to start, and everything after that runs over the socket.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from demo.play_socket import Playroom
+
+ASSETS = Path(__file__).parent / "assets"
+SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "DejaVu Sans", "sans-serif")
+EXAMPLES = {
+    "tabletop": {
+        "Red ball, blue box": "you push a red rubber ball; beside it a blue wooden box, front view",
+        "Four toys": "four toys on a table: a green metal cylinder, a red rubber ball, a yellow wooden box and a purple glass ball",
+        "Circling lamp": "the player is an orange glass sphere; with it a green steel drum. a bright light circles clockwise",
+        "From the left": "a blue wooden block with a white mark; around it a red metal ball and a purple rubber box, seen from the left",
+    }
+}
+START = """(caption, seed) => {
+    document.dispatchEvent(new CustomEvent("world:start", {detail: {caption: caption || null, seed: Math.trunc(seed) || 0}}))
+}"""
+NEXT = f"(caption, seed) => {{ const next = (Math.trunc(seed) || 0) + 1; ({START})(caption, next); return next }}"
+LOAD = """(async () => {
+    const { play } = await import(new URL("play-assets/play.js", document.baseURI));
+    const stage = await new Promise((found) => {
+        const look = () => { const it = document.querySelector("#stage .stage"); it ? found(it) : requestAnimationFrame(look) };
+        look();
+    });
+    document.addEventListener("world:next", () => document.querySelector("#next-world").click());
+    play(stage, element.querySelector(".scene"));
+})()"""
+THEME_TOGGLE = "() => { document.body.classList.toggle('dark') }"
+
+
+def build_page(world: Any) -> gr.Blocks:
+    """The widgets. ``world`` tells its name; all else it says over the socket."""
+    name = world.schema.name
+    with gr.Blocks(title=f"Play {name}", analytics_enabled=False) as page:
+        with gr.Row(elem_id="page-head"):
+            gr.HTML(
+                f"<h1>{name.capitalize()}</h1><p>Every frame is imagined by a world model as you play. "
+                "Arrows or WASD push the body with the white mark, Q and E turn the camera.</p>"
+            )
+            theme = gr.Button("Light / dark", size="sm", min_width=110, scale=0)
+        with gr.Row():
+            with gr.Column(scale=11, min_width=320):
+                gr.HTML(html_template=_asset("stage.html"), js_on_load=None, elem_id="stage")
+            with gr.Column(scale=10, min_width=320):
+                prompt = gr.Textbox(
+                    label="Prompt", lines=2, max_lines=2, elem_id="prompt",
+                    placeholder="Describe a scene, or leave this empty and let the model choose one",
+                )  # fmt: skip
+                with gr.Row(elem_id="examples"):
+                    examples = [
+                        (gr.Button(title, size="sm", min_width=90), caption)
+                        for title, caption in EXAMPLES.get(name, {}).items()
+                    ]
+                with gr.Row(elem_id="beginning"):
+                    seed = gr.Number(7, label="Seed", precision=0, minimum=0, min_width=110, scale=1)
+                    start = gr.Button("Start this world", variant="primary", min_width=150, scale=2)
+                    following = gr.Button("Next seed (N)", min_width=120, scale=1, elem_id="next-world")
+                gr.HTML(html_template=_asset("scene.html"), js_on_load=LOAD, elem_id="scene")
+        theme.click(None, js=THEME_TOGGLE)
+        for begin in (start.click, prompt.submit, seed.submit):
+            begin(None, [prompt, seed], js=START)
+        following.click(None, [prompt, seed], seed, js=NEXT)
+        for button, caption in examples:
+            choose = f"(_, seed) => {{ ({START})({json.dumps(caption)}, seed); return {json.dumps(caption)} }}"
+            button.click(None, [prompt, seed], prompt, js=choose)
+    return page
+
+
+def build_app(world: Any, *, seats: int = 4) -> FastAPI:
+    """The application: the socket at ``/play``, the page at ``/``. ``seats`` players at once."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.playroom = playroom = Playroom(world, seats=seats)
+    app.add_api_websocket_route("/play", playroom.play)
+    app.mount("/play-assets", StaticFiles(directory=ASSETS), name="play-assets")
+    fonts = [gr.themes.Font(font) for font in SYSTEM_FONTS]
+    theme = gr.themes.Soft(font=fonts, font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")])
+    return gr.mount_gradio_app(
+        app, build_page(world), path="/", theme=theme, css_paths=[ASSETS / "play.css"],
+        footer_links=[], run_history=False, show_error=False, ssr_mode=False,
+    )  # fmt: skip
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")

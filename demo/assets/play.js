@@ -1,0 +1,178 @@
+// Joins the parts of the page: keys and buttons to the socket, pictures to the canvas, the state to map and table.
+
+import { Keyboard } from "./keyboard.js";
+import { SceneMap } from "./map.js";
+import { Playback } from "./playback.js";
+import { PlaySocket } from "./play_socket.js";
+import { ValueTable } from "./values.js";
+
+const SHORTCUTS = { Space: "pause", KeyR: "restart", KeyN: "next", KeyZ: "undo", KeyB: "fork", KeyC: "record", KeyU: "upsample" };
+
+export function play(stage, scene) {
+  const find = (selector) => stage.querySelector(selector);
+  const button = (name) => find(`[data-do=${name}]`);
+  const toast = find(".toast"), banner = find(".banner"), download = find(".download");
+  const playback = new Playback(find(".picture"));
+  const socket = new PlaySocket({ hello, picture, recording, error: complain, closed });
+  const keyboard = new Keyboard({ pad: find(".pad"), shortcuts: SHORTCUTS, held: (held) => socket.send({ type: "keys", held }), shortcut: act });
+  const map = new SceneMap(scene.querySelector(".map canvas"), (edit) => socket.send({ type: "edit", edit }));
+  const table = new ValueTable(scene.querySelector(".values"));
+  let world = { caption: null, seed: 7 }; // as it was started last
+  let realTime = 15, last = null, toastTimer = 0, hiddenWhilePlaying = false, recordingSince = 0;
+
+  // -- from the server
+
+  function hello(message) {
+    realTime = message.steps_per_s;
+    keyboard.bind(message.schema.actions);
+    map.setSchema(message.schema);
+    table.setSchema(message.schema);
+    const upsample = button("upsample");
+    upsample.disabled = !message.upsampler;
+    upsample.title = message.upsampler ? "Draw at twice the size (U)" : "This world has no upsampler";
+    setPace();
+    if (pressed("upsample")) socket.send({ type: "upsample", on: true });
+    start(world);
+  }
+
+  function picture(header, pixels) {
+    last = header;
+    playback.add(header, pixels);
+    map.setState(header.state);
+    table.setState(header.state);
+    showStatus();
+    showBranches(header);
+    if (pressed("record") !== header.recording) press("record", header.recording);
+    find(".recording-dot").hidden = !header.recording;
+  }
+
+  function recording(header, bytes) {
+    URL.revokeObjectURL(download.href);
+    download.href = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
+    download.download = `world-${world.seed}.mp4`;
+    download.textContent = `Save mp4 (${header.seconds.toFixed(1)} s)`;
+    download.hidden = false;
+    press("record", false);
+    find(".recording-dot").hidden = true;
+  }
+
+  function complain(message) {
+    toast.textContent = message;
+    toast.hidden = false;
+    clearTimeout(toastTimer);
+    toastTimer = setTimeout(() => { toast.hidden = true; }, 7000);
+    if (!last) show("No world yet", "Change the prompt and start again");
+  }
+
+  function closed(seconds) {
+    if (last) last.playing = false;
+    playback.forget();
+    press("record", false);
+    show("Connection lost", `Trying again in ${seconds} s`);
+  }
+
+  // -- from the player
+
+  function start({ caption, seed }) {
+    world = { caption, seed };
+    last = null;
+    show("Imagining…", caption || "a world of the model's own choice");
+    socket.send({ type: "start", caption, seed });
+    find(".picture").focus({ preventScroll: true });
+  }
+
+  function act(what) {
+    switch (what) {
+      case "pause": if (last) setPlaying(!last.playing); break;
+      case "restart": start(world); break;
+      case "next": document.dispatchEvent(new CustomEvent("world:next")); break;
+      case "undo": playback.forget(); socket.send({ type: "undo" }); break;
+      case "fork": socket.send({ type: "fork" }); break;
+      case "record":
+        press("record", !pressed("record"));
+        recordingSince = performance.now();
+        socket.send({ type: "record", on: pressed("record") });
+        break;
+      case "upsample":
+        if (button("upsample").disabled) break;
+        press("upsample", !pressed("upsample"));
+        socket.send({ type: "upsample", on: pressed("upsample") });
+        break;
+      case "smooth":
+        press("smooth", !pressed("smooth"));
+        find(".picture").classList.toggle("smooth", pressed("smooth"));
+        break;
+    }
+  }
+
+  function setPlaying(on) {
+    last.playing = on;
+    if (on) last.terminated = false;
+    socket.send({ type: "pause", on: !on });
+    showStatus();
+  }
+
+  function setPace() {
+    const factor = Number(find(".pace").value);
+    socket.send({ type: "pace", steps_per_s: factor ? factor * realTime : null });
+  }
+
+  find(".tools").addEventListener("click", (event) => {
+    const chosen = event.target.closest("[data-do], [data-branch]");
+    if (!chosen) return;
+    if (event.detail) chosen.blur(); // Clicked with the mouse: keep Space for the game.
+    if (chosen.dataset.do) act(chosen.dataset.do);
+    else socket.send({ type: "switch", index: Number(chosen.dataset.branch) });
+  });
+  find(".pace").addEventListener("change", (event) => { setPace(); event.target.blur(); });
+  document.addEventListener("world:start", (event) => start(event.detail));
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden && last?.playing) { hiddenWhilePlaying = true; setPlaying(false); }
+    else if (!document.hidden && hiddenWhilePlaying) { hiddenWhilePlaying = false; setPlaying(true); }
+  });
+  setInterval(() => {
+    if (!last) return;
+    const m = playback.measure();
+    find(".fps").textContent = last.playing ? `${m.framesPerS.toFixed(0)} frames/s` : "still";
+    find(".detail").textContent =
+      (last.playing ? `${m.stepsPerS.toFixed(1)} steps/s · ` : "") +
+      (m.p50 ? `model ${m.p50.toFixed(0)} ms a step, slowest twentieth ${m.p95.toFixed(0)} ms · could run at ${(m.framesPerStep * 1000 / m.p50).toFixed(0)} frames/s · ` : "") +
+      `step ${last.time}`;
+    if (last.recording) find(".recording-dot span").textContent = `${((performance.now() - recordingSince) / 1000).toFixed(0)} s`;
+  }, 500);
+
+  // -- what is shown
+
+  function showStatus() {
+    if (last.terminated) show(last.reward > 0 ? "Target reached" : "The end", "<kbd>R</kbd> again · <kbd>N</kbd> next world · <kbd>Space</kbd> play on", last.reward > 0 ? "won" : "");
+    else if (!last.playing) show("Paused", "<kbd>Space</kbd> to play on");
+    else banner.hidden = true;
+    button("pause").lastChild.textContent = last.playing ? " Pause" : " Play";
+  }
+
+  function show(title, hint, kind = "") {
+    banner.className = `banner ${kind}`;
+    banner.innerHTML = "<strong></strong><span></span>";
+    banner.firstChild.textContent = title;
+    if (hint.includes("<kbd>")) banner.lastChild.innerHTML = hint;
+    else banner.lastChild.textContent = hint;
+    banner.hidden = false;
+  }
+
+  function showBranches({ branch, branches }) {
+    const box = find(".branches");
+    box.hidden = branches < 2;
+    if (box.childElementCount !== branches) {
+      box.replaceChildren(...Array.from({ length: branches }, (_, i) => {
+        const choice = document.createElement("button");
+        Object.assign(choice, { textContent: i + 1, title: `Play branch ${i + 1}` });
+        choice.dataset.branch = i;
+        return choice;
+      }));
+    }
+    [...box.children].forEach((choice, i) => choice.setAttribute("aria-pressed", i === branch));
+  }
+
+  function pressed(name) { return button(name).getAttribute("aria-pressed") === "true"; }
+  function press(name, on) { button(name).setAttribute("aria-pressed", on); }
+}

@@ -1,0 +1,222 @@
+"""One player's rollout: what keys do to it, what was seen of it, and how far back it can go.
+
+Everything here is plain and synchronous; the socket calls it from the one thread that owns the model. A
+session holds up to ``max_branches`` rollouts of the same world, one of which is being played; each has a
+bounded history of marks to go back to, so an endless session needs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+MAX_SEED = 2**31 - 1
+EDIT_PAUSE = 3  # steps; edits closer together belong to one drag, which is undone as a whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """``mark_every`` steps a mark to go back to is kept, ``max_marks`` of them (15 steps are a second)."""
+
+    mark_every: int = 15
+    max_marks: int = 20
+    max_branches: int = 4
+    max_caption: int = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What the player sees after something happened.
+
+    Attributes:
+        frames: uint8 ``(n, height, width, 3)``, in the order in which they are shown.
+        state: the scene state in the schema's units, ``num_values`` numbers.
+        time: steps since the start.
+        step_ms: how long the model took; 0 where it was not asked.
+    """
+
+    frames: np.ndarray
+    state: list[float]
+    time: int
+    reward: float = 0.0
+    terminated: bool = False
+    step_ms: float = 0.0
+
+    @property
+    def still(self) -> Picture:
+        """Its last frame alone, with nothing happening."""
+        return replace(self, frames=self.frames[-1:], reward=0.0, step_ms=0.0)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment to go back to. ``before_edit`` marks are always stopped at: undo first takes back the edit."""
+
+    snapshot: Any
+    picture: Picture
+    before_edit: bool = False
+
+
+@dataclass
+class Branch:
+    """A rollout with its past."""
+
+    rollout: Any
+    picture: Picture
+    start: Mark
+    marks: deque[Mark] = field(default_factory=deque)
+    edited_at: int = -EDIT_PAUSE - 1
+
+
+class Session:
+    """One player in one world.
+
+    ``world`` is a ``worldmodel.world.World`` and is used as given: its device, its number of threads. Mistakes
+    raise ValueError with a sentence for the player.
+    """
+
+    def __init__(self, world: Any, config: SessionConfig | None = None) -> None:
+        self.world = world
+        self.config = config or SessionConfig()
+        self.actions: tuple[str, ...] = tuple(world.schema.actions)
+        self.held: tuple[str, ...] = ()
+        self.upsample = False
+        self.branches: list[Branch] = []
+        self.current = 0
+
+    # -- beginning and end --------------------------------------------------------------------------
+
+    def start(self, caption: str | None, seed: int) -> Picture:
+        """Begins a world from a caption (None lets the model choose) and forgets the one before."""
+        if len(caption or "") > self.config.max_caption:
+            raise ValueError(f"The prompt has {len(caption or '')} characters; keep it under {self.config.max_caption}.")
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"The seed must lie between 0 and {MAX_SEED}, got {seed}.")
+        rollout = self.world.start(caption=(caption or "").strip() or None, seed=seed, upsample=self.upsample)
+        picture = Picture(frames=_frames(rollout.frames), state=_state(rollout), time=int(rollout.time))
+        self.branches = [Branch(rollout, picture, Mark(rollout.snapshot(), picture))]
+        self.current = 0
+        return picture
+
+    def close(self) -> None:
+        """Lets go of every cache; the session can be started again."""
+        self.branches = []
+
+    @property
+    def branch(self) -> Branch:
+        if not self.branches:
+            raise ValueError("No world is being played yet: start one first.")
+        return self.branches[self.current]
+
+    # -- playing ------------------------------------------------------------------------------------
+
+    def hold(self, actions: Sequence[str]) -> None:
+        """Says which actions' keys are down. May be called while a step is being made."""
+        for name in actions:
+            if name not in self.actions:
+                raise ValueError(f"This world has no action {name!r}; it has {', '.join(self.actions) or 'none'}.")
+        self.held = tuple(dict.fromkeys(actions))
+
+    def step(self) -> Picture:
+        """One step with the held action; several held ones take turns, which makes a diagonal of two."""
+        branch, held = self.branch, self.held
+        action = held[branch.rollout.time % len(held)] if held else next(iter(self.actions), 0)
+        begun = time.perf_counter()
+        step = branch.rollout.step(action)
+        frames = _frames(step.frames if step.upsampled is None else step.upsampled)
+        branch.picture = Picture(
+            frames=frames,
+            state=step.state[0].tolist(),
+            time=int(branch.rollout.time),
+            reward=float(step.reward[0]),
+            terminated=bool(step.terminated[0]),
+            step_ms=(time.perf_counter() - begun) * 1e3,
+        )
+        if branch.picture.time % self.config.mark_every == 0:
+            self._mark(branch)
+        return branch.picture
+
+    def edit(self, edit: Mapping[str, Mapping[str, Any]]) -> Picture:
+        """Writes the state, as ``{entity: {field: value}}``; the frames follow with the next step."""
+        _check_numbers(edit)
+        branch = self.branch
+        snapshot = branch.rollout.snapshot() if branch.picture.time - branch.edited_at > EDIT_PAUSE else None
+        branch.rollout.edit(edit)
+        branch.edited_at = branch.picture.time
+        if snapshot is not None:
+            self._mark(branch, snapshot, before_edit=True)
+        branch.picture = replace(branch.picture, state=_state(branch.rollout), terminated=False)
+        return branch.picture.still
+
+    def undo(self) -> Picture:
+        """Back to before the last edit, or about a second, whichever is less; at the least to the start."""
+        branch = self.branch
+        while branch.marks:
+            mark = branch.marks[-1]
+            if mark.before_edit or branch.picture.time - mark.picture.time >= self.config.mark_every // 2:
+                break
+            branch.marks.pop()
+        else:
+            mark = branch.start
+        if mark.before_edit:
+            branch.marks.pop()
+        branch.rollout.restore(mark.snapshot)
+        branch.picture, branch.edited_at = mark.picture, -EDIT_PAUSE - 1
+        return mark.picture.still
+
+    def set_upsample(self, on: bool) -> None:
+        if on and self.world.upsampler is None:
+            raise ValueError("This world has no upsampler, so its pictures stay at their own size.")
+        self.upsample = on
+        for branch in self.branches:
+            branch.rollout.upsample = on
+
+    # -- branches -----------------------------------------------------------------------------------
+
+    def fork(self) -> Picture:
+        """Keeps this moment as it is and plays on in a copy."""
+        if len(self.branches) >= self.config.max_branches:
+            raise ValueError(f"There are {len(self.branches)} branches already; restart the world to free them.")
+        branch = self.branch
+        rollout = branch.rollout.fork()
+        self.branches.append(Branch(rollout, branch.picture, Mark(rollout.snapshot(), branch.picture)))
+        self.current = len(self.branches) - 1
+        return branch.picture.still
+
+    def switch(self, index: int) -> Picture:
+        if not 0 <= index < len(self.branches):
+            raise ValueError(f"There is no branch {index + 1}; there are {len(self.branches)}.")
+        self.current = index
+        return self.branch.picture.still
+
+    def _mark(self, branch: Branch, snapshot: Any = None, *, before_edit: bool = False) -> None:
+        snapshot = branch.rollout.snapshot() if snapshot is None else snapshot
+        branch.marks.append(Mark(snapshot, branch.picture, before_edit))
+        while len(branch.marks) > self.config.max_marks:
+            branch.marks.popleft()
+
+
+def _frames(frames: Any) -> np.ndarray:
+    """The first row's frames as contiguous bytes in host memory."""
+    return np.ascontiguousarray(frames[0].cpu().numpy())
+
+
+def _state(rollout: Any) -> list[float]:
+    return rollout.state[0].tolist()
+
+
+def _check_numbers(edit: Any) -> None:
+    """The schema checks names and ranges; this checks that there are plain finite values to check."""
+    if not isinstance(edit, Mapping) or not all(isinstance(fields, Mapping) for fields in edit.values()):
+        raise ValueError('An edit looks like {"player": {"position": [0.1, 0.2]}}.')
+    for entity, fields in edit.items():
+        for name, value in fields.items():
+            for part in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+                if not isinstance(part, (int, float, str)) or isinstance(part, float) and not math.isfinite(part):
+                    raise ValueError(f"{entity}.{name} must be a finite number, got {part!r}.")

@@ -1,0 +1,123 @@
+"""A world without a model: bodies are coloured discs that go where they are pushed. Same methods as the real one."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenizer.scene_schema import Entity, Field, SceneSchema, View
+
+COLOURS = {"red": (220, 50, 50), "green": (50, 170, 80), "blue": (60, 110, 240), "yellow": (240, 200, 50)}
+PUSH = {"north": (0.0, 1.0), "south": (0.0, -1.0), "west": (-1.0, 0.0), "east": (1.0, 0.0)}
+
+
+def number(name: str, role: str, unit: str, low: float, high: float, **more: Any) -> Field:
+    return Field(name=name, kind="continuous", role=role, unit=unit, low=low, high=high, bins=64, **more)
+
+
+BODY = (
+    Field(name="present", kind="flag", role="present", static=True),
+    Field(name="shape", kind="categorical", role="shape", static=True, names=("ball", "box", "cylinder")),
+    Field(name="colour", kind="categorical", role="colour", static=True, names=tuple(COLOURS)),
+    number("size", "size", "m", 0.05, 0.1, static=True),
+    number("position", "position", "m", -0.5, 0.5, size=2),
+    number("velocity", "velocity", "m/s", -2.0, 2.0, size=2),
+    number("yaw", "orientation", "rad", 0.0, 1.5708, periodic=True),
+)
+SCHEMA = SceneSchema(
+    name="tabletop",
+    actions=("none", *PUSH, "orbit_left", "orbit_right"),
+    view=View(kind="orbit"),
+    entities=(
+        *(Entity(name=name, fields=BODY) for name in ("player", "body_1", "body_2", "body_3")),
+        Entity(name="camera", fields=(number("azimuth", "camera", "rad", -0.785, 0.785),)),
+        Entity(
+            name="light",
+            fields=(
+                number("angle", "light", "rad", -3.1416, 3.1416, periodic=True),
+                number("brightness", "light_brightness", "", 0.5, 1.0, static=True),
+            ),
+        ),
+        Entity(name="target", fields=(number("position", "position", "m", -0.5, 0.5, size=2, static=True),)),
+        Entity(
+            name="episode",
+            fields=(Field(name="reward", kind="flag", role="reward"), Field(name="terminated", kind="flag", role="terminated")),
+        ),
+    ),
+)
+
+
+class FakeWorld:
+    def __init__(self, *, step_s: float = 0.0, upsampler: bool = True, size: int = 64) -> None:
+        self.schema, self.step_s, self.size = SCHEMA, step_s, size
+        self.upsampler = object() if upsampler else None
+        self.device = torch.device("cpu")
+
+    def start(self, caption: str | None = None, *, seed: int = 0, upsample: bool = False) -> FakeRollout:
+        if caption and "impossible" in caption:
+            raise ValueError("No world holds the impossible; describe balls, boxes and cylinders.")
+        chance = torch.Generator().manual_seed(seed)
+        scene: dict[str, dict[str, Any]] = {"light": {"angle": 2.0, "brightness": 0.9}, "target": {"position": (0.3, 0.3)}}
+        for i, name in enumerate(("player", "body_1", "body_2")):
+            place = (torch.rand(2, generator=chance) * 0.7 - 0.35).tolist()
+            scene[name] = {"present": 1, "shape": i % 3, "colour": i, "size": 0.06 + 0.01 * i, "position": place, "yaw": 0.3}
+        scene["player"]["position"] = (-0.3, -0.3)
+        return FakeRollout(self, SCHEMA.write(torch.zeros(1, SCHEMA.num_values), scene), upsample)
+
+
+class FakeRollout:
+    def __init__(self, world: FakeWorld, state: Tensor, upsample: bool, time: int = 0) -> None:
+        self.world, self.state, self.upsample, self.time = world, state, upsample, time
+        self.frames = self._draw(world.size)[:, None]
+
+    def step(self, action: str) -> SimpleNamespace:
+        time.sleep(self.world.step_s)
+        frames = []
+        for _ in range(SCHEMA.frames_per_step):
+            self._move(action)
+            frames.append(self._draw(self.world.size * (2 if self.upsample else 1)))
+        won = bool((self._at("player", "position") - self._at("target", "position")).norm() < 0.06)
+        self.state = SCHEMA.write(self.state, {"episode": {"reward": won, "terminated": won}})
+        self.time += 1
+        pictures, flag = torch.stack(frames, 1), torch.tensor([won])
+        shown = {"frames": pictures[:, :, ::2, ::2] if self.upsample else pictures, "upsampled": pictures if self.upsample else None}
+        return SimpleNamespace(**shown, state=self.state, reward=flag.float(), terminated=flag)
+
+    def edit(self, edit: dict[str, dict[str, Any]]) -> None:
+        self.state = SCHEMA.write(self.state, edit)
+
+    def snapshot(self) -> tuple[Tensor, int]:
+        return self.state.clone(), self.time
+
+    def restore(self, snapshot: tuple[Tensor, int]) -> None:
+        self.state, self.time = snapshot[0].clone(), snapshot[1]
+
+    def fork(self) -> FakeRollout:
+        return FakeRollout(self.world, self.state.clone(), self.upsample, self.time)
+
+    def _at(self, entity: str, field: str) -> Tensor:
+        return self.state[0, SCHEMA.columns(entity, field)]
+
+    def _move(self, action: str) -> None:
+        self.state = self.state.clone()
+        velocity = self._at("player", "velocity") * 0.96 + 0.04 * torch.tensor(PUSH.get(action, (0.0, 0.0)))
+        turn = {"orbit_left": -0.02, "orbit_right": 0.02}.get(action, 0.0)
+        self._at("player", "velocity")[:] = velocity
+        self._at("player", "position")[:] = (self._at("player", "position") + velocity / SCHEMA.fps).clamp(-0.5, 0.5)
+        self._at("camera", "azimuth")[:] = (self._at("camera", "azimuth") + turn).clamp(-0.785, 0.785)
+        self._at("light", "angle")[:] = (self._at("light", "angle") + 0.01 + 3.14) % 6.28 - 3.14
+
+    def _draw(self, size: int) -> Tensor:
+        axis = torch.linspace(-0.6, 0.6, size)
+        x, y = axis[None, :], -axis[:, None]
+        frame = torch.full((size, size, 3), 150, dtype=torch.uint8)
+        frame[(x.abs() < 0.52) & (y.abs() < 0.52)] = torch.tensor([196, 190, 178], dtype=torch.uint8)
+        for name in ("player", "body_1", "body_2"):
+            px, py = self._at(name, "position").tolist()
+            colour = list(COLOURS.values())[int(self._at(name, "colour"))]
+            frame[(x - px) ** 2 + (y - py) ** 2 < float(self._at(name, "size")) ** 2] = torch.tensor(colour, dtype=torch.uint8)
+        return frame[None]
