@@ -1,0 +1,16 @@
+"""`python -m train fit --config …`"""
+
+import sys
+
+
+def main() -> None:
+    from train.cli import main as run  # importing Lightning takes seconds
+
+    try:
+        run()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

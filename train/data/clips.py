@@ -1,0 +1,261 @@
+"""Random windows of recorded episodes, in an order that any training step can be resumed from.
+
+A *draw* is a running number: epoch after epoch, it only grows. Which episode and which window a draw means
+is a pure function of (seed, draw), so no random state has to be saved, and workers cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from tokenizer.clip import Clip, Episode
+from tokenizer.scene_schema import SceneSchema
+from train.data.episodes import EpisodeStore
+
+
+class Store(Protocol):
+    """What is asked of a store of episodes."""
+
+    schema: SceneSchema
+
+    def split(self, name: str) -> list[int]: ...
+
+    def num_frames(self, index: int) -> int: ...
+
+    def read(self, index: int, resolution: int | None = None, segmentation: bool = False) -> Episode: ...
+
+
+class ClipDataset(Dataset[dict[str, Any]]):
+    """Windows of ``num_steps`` steps from one split.
+
+    ``dataset[draw]`` holds for any draw >= 0 (``len`` is only what one epoch takes): ``frames`` uint8
+    ``(1 + r * num_steps, resolution, resolution, 3)`` and ``caption``, and what the recording knows of
+    ``actions`` int64 ``(num_steps,)``, ``states`` float32 ``(1 + num_steps, num_values)`` and, if asked for,
+    ``segmentation`` uint8 at the frames' resolution. Every round of draws visits every episode that is long
+    enough once.
+
+    Args:
+        store: an ``EpisodeStore``, or the folder of one.
+        windows_per_episode: how often an epoch visits each episode.
+        cache_in_memory: keep what was read, up to ``cache_gigabytes``.
+
+    Raises ValueError if the split is empty or none of its episodes is ``num_steps`` long.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        split: str = "train",
+        num_steps: int = 8,
+        resolution: int = 64,
+        seed: int = 0,
+        cache_in_memory: bool = True,
+        *,
+        segmentation: bool = False,
+        windows_per_episode: int = 1,
+        cache_gigabytes: float = 8.0,
+    ) -> None:
+        if num_steps < 1 or windows_per_episode < 1:
+            raise ValueError(
+                f"num_steps ({num_steps}) and windows_per_episode ({windows_per_episode}) must be positive"
+            )
+        self.store: Store = EpisodeStore(store) if isinstance(store, str | Path) else store
+        self.split, self.num_steps, self.resolution, self.seed = split, num_steps, resolution, seed
+        self.segmentation, self.windows_per_episode = segmentation, windows_per_episode
+        steps = {
+            i: (self.store.num_frames(i) - 1) // self.store.schema.frames_per_step for i in self.store.split(split)
+        }
+        if not steps:
+            raise ValueError(f"the recording has no {split} episodes: record more of them")
+        self._starts = {i: n - num_steps + 1 for i, n in steps.items() if n >= num_steps}
+        self.episodes = list(self._starts)
+        if not self.episodes:
+            raise ValueError(
+                f"no {split} episode is {num_steps} steps long, the longest has {max(steps.values())}: lower num_steps"
+            )
+        self._cache: dict[int, Episode] = {}
+        self._room = int(cache_gigabytes * 1e9) if cache_in_memory else 0
+        self._round: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.episodes) * self.windows_per_episode
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        number, place = divmod(draw, len(self.episodes))
+        if self._round is None or self._round[0] != number:
+            self._round = number, np.random.default_rng((self.seed, 0, number)).permutation(self.episodes)
+        index = int(self._round[1][place])
+        start = int(np.random.default_rng((self.seed, 1, draw)).integers(self._starts[index]))
+        return clip_to_tensors(self._read(index).window(start, self.num_steps))
+
+    def _read(self, index: int) -> Episode:
+        if index in self._cache:
+            return self._cache[index]
+        episode = self.store.read(index, resolution=self.resolution, segmentation=self.segmentation)
+        size = episode.frames.nbytes + (0 if episode.segmentation is None else episode.segmentation.nbytes)
+        if size <= self._room:
+            self._room -= size
+            self._cache[index] = episode
+        return episode
+
+
+def clip_to_tensors(clip: Clip) -> dict[str, Any]:
+    """A clip as one item of a batch; what it lacks has no key. Segmentation is brought to the frames' size."""
+    item: dict[str, Any] = {"frames": torch.from_numpy(clip.frames.copy()), "caption": clip.caption}
+    if clip.actions is not None:
+        item["actions"] = torch.from_numpy(clip.actions.astype(np.int64))
+    if clip.states is not None:
+        item["states"] = torch.from_numpy(clip.states.astype(np.float32))
+    if clip.segmentation is not None:
+        height, width = clip.frames.shape[1:3]
+        rows = np.arange(height) * clip.segmentation.shape[1] // height
+        columns = np.arange(width) * clip.segmentation.shape[2] // width
+        item["segmentation"] = torch.from_numpy(clip.segmentation[:, rows[:, None], columns].astype(np.uint8))
+    return item
+
+
+class Draws(Sampler[int]):
+    """Hands out draws, each rank every ``world_size``-th, an epoch at a time. Its iterator can be saved."""
+
+    def __init__(self, per_epoch: int, rank: int = 0, world_size: int = 1) -> None:
+        self.per_epoch, self.rank, self.world_size = per_epoch // world_size, rank, world_size
+        self.epoch = -1
+
+    def __len__(self) -> int:
+        return self.per_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return _DrawsOfOneEpoch(self)
+
+
+class _DrawsOfOneEpoch(Iterator[int]):
+    def __init__(self, draws: Draws) -> None:
+        self.draws, self.position = draws, 0
+        self.epoch: int | None = None  # counted at the first draw: a loader with workers makes iterators it never uses
+
+    def __next__(self) -> int:
+        if self.epoch is None:
+            self.draws.epoch += 1
+            self.epoch = self.draws.epoch
+        if self.position == len(self.draws):
+            raise StopIteration
+        position = self.epoch * len(self.draws) + self.position
+        self.position += 1
+        return position * self.draws.world_size + self.draws.rank
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.draws.epoch + 1 if self.epoch is None else self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch = self.draws.epoch = state["epoch"]
+        self.position = state["position"]
+
+
+class ClipDataModule(L.LightningDataModule):
+    """Batches of windows for training and a fixed set of windows for validation.
+
+    Args:
+        recording: folder that ``python -m train.record`` wrote.
+        num_steps: steps in a window; it shows ``1 + frames_per_step * num_steps`` pixel frames.
+        resolution: 64, or 128 for what the upsampler aims at.
+        segmentation: also give which entity each pixel shows.
+        windows_per_episode: how often an epoch visits each episode.
+        validation_windows: how many windows validation looks at, always the same ones.
+        cache_gigabytes: decoded episodes kept in memory, shared out between the workers.
+    """
+
+    def __init__(
+        self,
+        recording: str,
+        num_steps: int = 8,
+        resolution: int = 64,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        segmentation: bool = False,
+        windows_per_episode: int = 8,
+        validation_windows: int = 32,
+        cache_gigabytes: float = 8.0,
+    ) -> None:
+        super().__init__()
+        self.recording, self.num_steps, self.resolution, self.segmentation = (
+            recording,
+            num_steps,
+            resolution,
+            segmentation,
+        )
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.windows_per_episode, self.validation_windows = windows_per_episode, validation_windows
+        self.cache_gigabytes = cache_gigabytes
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            self._store = EpisodeStore(self.recording)
+        return self._store
+
+    def dataset(self, split: str) -> ClipDataset:
+        return ClipDataset(
+            self.store,
+            split,
+            self.num_steps,
+            self.resolution,
+            self.seed,
+            segmentation=self.segmentation,
+            windows_per_episode=self.windows_per_episode if split == "train" else 1,
+            cache_gigabytes=self.cache_gigabytes / max(1, self.num_workers),
+        )
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        dataset = self.dataset("train")
+        draws = Draws(len(dataset), rank, world_size)
+        if len(draws) < self.batch_size:
+            raise ValueError(
+                f"an epoch has {len(draws)} windows and a batch {self.batch_size}: record more episodes, "
+                "raise windows_per_episode or lower batch_size"
+            )
+        return StatefulDataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=draws,
+            num_workers=self.num_workers,
+            drop_last=True,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(self.seed),  # the loader's own; leaves the global one alone
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(
+            self.dataset("validation"), self.batch_size, sampler=range(self.validation_windows), num_workers=0
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        names = ("batch_size", "num_workers", "seed", "num_steps", "resolution", "windows_per_episode")
+        state = {name: getattr(self, name) for name in names}
+        return state | {
+            "episodes": len(self.store.split("train")),
+            "devices": self.trainer.world_size if self.trainer else 1,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Refuses to go on with other batches than the run began with: the loader would resume wrongly in silence."""
+        mine = self.state_dict()
+        changed = [
+            f"{name} {state_dict[name]} (now {mine[name]})" for name in mine if state_dict.get(name) != mine[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"the run that is resumed began with {', '.join(changed)}: set it back, or begin a new run"
+            )

@@ -1,0 +1,80 @@
+"""Killed and resumed, a run ends in the same weights, bit for bit, as one that was left alone.
+
+Three things make it so. Windows are drawn by number (``train.data.clips``), and the loader's position is in
+the checkpoint. All randomness inside a step is a function of (seed, rank, epoch, batch): the generators are
+seeded afresh before each batch, so whatever validation or sample videos draw in between cannot be felt, and
+there is no random state to save. And the checkpoint is replaced in one move, so a kill leaves the last one
+or the new one, never half of it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class SeededSteps(L.Callback):
+    """Seeds torch, numpy and python before every training batch.
+
+    A module that keeps a ``torch.Generator`` of its own must seed it from ``global_step`` likewise.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        key = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
+        first, second, third = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
+        torch.manual_seed(first)
+        np.random.seed(second)
+        random.seed(third)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        if state_dict["seed"] != self.seed:
+            raise ValueError(
+                f"the run that is resumed began with seed {state_dict['seed']}: give --seed_everything "
+                f"{state_dict['seed']}, or begin a new run"
+            )
+
+
+class LatestCheckpoint(Checkpoint):
+    """Keeps one checkpoint, ``last.ckpt``: every so many optimizer steps and at the end of an epoch or of training."""
+
+    def __init__(self, folder: str | Path, every_n_train_steps: int = 500) -> None:
+        if every_n_train_steps < 1:
+            raise ValueError(f"every_n_train_steps must be positive, got {every_n_train_steps}")
+        self.path = Path(folder) / "last.ckpt"
+        self.every_n_train_steps = every_n_train_steps
+        self._saved_at = -1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every_n_train_steps == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if trainer.global_step == self._saved_at or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        self._saved_at = trainer.global_step
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial, weights_only=False)
+        if trainer.is_global_zero:
+            with open(partial, "rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(self.path)
