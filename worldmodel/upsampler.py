@@ -1,0 +1,452 @@
+"""Decoded frames to twice their size: a causal, streaming U-Net in pixel space, trained by flow matching.
+
+What is generated is the residual over bicubic interpolation, in units of ``noise``: the flow starts at
+bicubic + noise * epsilon and ends at the recorded picture (Albergo et al. 2023, arXiv:2310.03725, couple data
+to its corruption the same way; the straight path is rectified flow, arXiv:2209.03003). The network predicts the
+clean residual: the guess that needs no looking (a share of the noisy one, as in EDM, arXiv:2206.00364) and its
+correction. At the start the noise says nothing of the picture and is not looked at, so a single step gives the
+expected picture whatever the seed; more steps sharpen it.
+
+The tokenizer lost small things that the scene state still knows, so bodies are painted onto a grid (frame by
+frame, between the two states of a step) and light and camera modulate every block. Spatial layers see one
+frame; the temporal ones keep the few frames they reach in a :class:`StreamingCache` for each denoising step,
+because at each step the features differ. No normalisation pools over places or frames. So a stream of steps
+equals the whole clip, memory is constant, and no blending of chunks is needed (StreamingT2V,
+arXiv:2403.14773, blends because its attention is not causal).
+
+Dimension keys: b row of the batch, t pixel frame, h w patch cell, c channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import log
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from tokenizer.causal_conv import StreamingCache
+from tokenizer.scene_schema import SceneSchema
+from worldmodel.frame_noise import FrameNoise
+from worldmodel.painting import ScenePainter, StateReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerConfig:
+    """Shape of an upsampler.
+
+    Attributes:
+        resolution: height and width of the frames that come in.
+        factor: how many times larger the frames that go out are.
+        patch: outgoing pixels on the side of a patch, which is one cell of the U-Net's finest level.
+        paint_cell: outgoing pixels on the side of the cells that bodies are painted on.
+        width: channels of the finest level; each coarser one has half the side and ``growth`` times the channels.
+        levels: levels of the U-Net.
+        depth: blocks of a level on the way down, and again on the way up.
+        growth: see ``width``.
+        condition: channels of the vector that carries time, light and camera into every block.
+        reach: frames a temporal layer sees, its own included.
+        noise: standard deviation of the flow's starting noise, for pixels in [-1, 1].
+        detail: standard deviation expected of what bicubic misses, in units of ``noise``.
+    """
+
+    resolution: int = 64
+    factor: int = 2
+    patch: int = 4
+    paint_cell: int = 8
+    width: int = 48
+    levels: int = 3
+    depth: int = 2
+    growth: float = 2.0
+    condition: int = 64
+    reach: int = 3
+    noise: float = 0.2
+    detail: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.patch % self.factor:
+            raise ValueError(f"a patch of {self.patch} pixels must be a multiple of the factor {self.factor}")
+        if self.paint_cell % self.patch:
+            raise ValueError(f"paint_cell {self.paint_cell} must be a multiple of the patch, {self.patch} pixels")
+        coarsest = max(self.patch * 2 ** (self.levels - 1), self.paint_cell)
+        if self.size % coarsest:
+            raise ValueError(
+                f"{self.resolution} x {self.factor} pixels must be a multiple of {coarsest}, "
+                f"the side of the coarsest of {self.levels} levels: use fewer levels or a smaller patch"
+            )
+
+    @property
+    def size(self) -> int:
+        """Height and width of the frames that go out."""
+        return self.resolution * self.factor
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(int(self.width * self.growth**level) // 8 * 8 for level in range(self.levels))
+
+
+@dataclass
+class UpsamplerCache:
+    """A stream's past: for every denoising step the temporal layers' frames, and each row's next absolute frame."""
+
+    frame: Tensor  # int64 (B,)
+    passes: list[StreamingCache] = field(default_factory=list)
+
+    def clone(self) -> UpsamplerCache:
+        return UpsamplerCache(self.frame.clone(), [cache.clone() for cache in self.passes])
+
+    def reset(self, rows: Sequence[int] | Tensor, first_frame: int = 0) -> None:
+        """Begins these rows anew: their next frame is ``first_frame`` and has no past."""
+        rows = torch.as_tensor(rows, device=self.frame.device)
+        self.frame[rows] = first_frame
+        for cache in self.passes:
+            cache.reset(rows)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a clip's every denoising step knows.
+
+    bicubic: (B, T, 3, H, W) in [-1, 1]; cells: the frames and the painted scene, (B, T, h, w, width);
+    scene: light, camera and the rest that stands nowhere, (B, T, condition).
+    """
+
+    bicubic: Tensor
+    cells: Tensor
+    scene: Tensor
+
+
+class StateMotion(nn.Module):
+    """Scene states at every pixel frame of a step, from the states at its ends.
+
+    Continuous dynamic values move evenly (the short way round where they are periodic); all others are the
+    step's own.
+    """
+
+    moves: Tensor
+    low: Tensor
+    period: Tensor
+
+    def __init__(self, schema: SceneSchema) -> None:
+        super().__init__()
+        moves = torch.zeros(schema.num_values, dtype=torch.bool)
+        low, period = torch.zeros(schema.num_values), torch.zeros(schema.num_values)
+        for entity in schema.entities:
+            for f in entity.fields:
+                columns = schema.columns(entity.name, f.name)
+                moves[columns] = f.kind == "continuous" and not f.static
+                low[columns] = f.low
+                period[columns] = f.high - f.low if f.periodic else 0.0
+        for name, values in (("moves", moves), ("low", low), ("period", period)):
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, previous: Tensor, state: Tensor, frames: int) -> Tensor:
+        """``(..., num_values)`` twice to ``(..., frames, num_values)``; the last of them is ``state``."""
+        fraction = torch.arange(1, frames + 1, device=state.device, dtype=state.dtype)[:, None] / frames
+        span = self.period.where(self.period > 0, torch.ones_like(self.period))
+        change = state - previous
+        change = torch.where(self.period > 0, (change + span / 2) % span - span / 2, change)
+        moved = previous[..., None, :] + change[..., None, :] * fraction
+        moved = torch.where(self.period > 0, self.low + (moved - self.low) % span, moved)
+        return torch.where(self.moves & (fraction < 1), moved, state[..., None, :])
+
+
+class Block(nn.Module):
+    """ConvNeXt block (arXiv:2201.03545), modulated: 5 x 5 depthwise, norm over channels, a pointwise hidden layer."""
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.modulate = nn.Linear(condition, 2 * width)
+        self.widen = nn.Linear(width, 3 * width)
+        self.narrow = nn.Linear(3 * width, width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        # channels last: the view that a convolution wants of this memory is a channels_last one
+        flat = self.spatial(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        scale, shift = self.modulate(condition).flatten(0, 1)[:, None, None].chunk(2, -1)
+        flat = torch.addcmul(shift, self.norm(flat), 1 + scale)
+        return x + self.narrow(F.relu(self.widen(flat), inplace=True)).view_as(x)
+
+
+class TemporalMix(nn.Module):
+    """Each cell with its own last ``reach`` frames; before a stream's first frame stand copies of it."""
+
+    def __init__(self, width: int, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.mix = nn.Linear(reach * width, width)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x: Tensor, cache: StreamingCache) -> Tensor:
+        frames = x.shape[1]
+        past = cache.prepend(self, self.norm(x), self.reach - 1)
+        return x + self.mix(torch.cat([past[:, i : i + frames] for i in range(self.reach)], -1))
+
+
+class Level(nn.Module):
+    """Blocks of one resolution; the temporal layer stands before them."""
+
+    def __init__(self, width: int, config: UpsamplerConfig) -> None:
+        super().__init__()
+        self.temporal = TemporalMix(width, config.reach)
+        self.blocks = nn.ModuleList(Block(width, config.condition) for _ in range(config.depth))
+
+    def forward(self, x: Tensor, condition: Tensor, cache: StreamingCache) -> Tensor:
+        x = self.temporal(x, cache)
+        for block in self.blocks:
+            x = block(x, condition)
+        return x
+
+
+def _to_patches(video: Tensor, side: int) -> Tensor:
+    return rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=side, q=side)
+
+
+def _from_patches(cells: Tensor, side: int) -> Tensor:
+    return rearrange(cells, "b t h w (c p q) -> b t c (h p) (w q)", p=side, q=side)
+
+
+def _convolve(convolution: nn.Conv2d, cells: Tensor) -> Tensor:
+    """A spatial convolution of (b, t, h, w, c)."""
+    flat = convolution(cells.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return flat.unflatten(0, cells.shape[:2])
+
+
+class Upsampler(nn.Module):
+    """Predicts large frames from small ones and the scene state. ``schema`` None means a world without state."""
+
+    def __init__(self, config: UpsamplerConfig, schema: SceneSchema | None = None) -> None:
+        super().__init__()
+        self.config, self.schema = config, schema
+        self.num_values = schema.num_values if schema else 0
+        self.noise = FrameNoise()
+        self.motion = StateMotion(schema) if schema and self.num_values else None
+        self.read = StateReader(schema) if schema and self.num_values else None
+        width, widths, side = config.width, config.widths, config.patch // config.factor
+
+        self.painter = self.paint_cells = None
+        if schema is not None and schema.view is not None and schema.role_columns("position"):
+            grid, cells = config.size // config.paint_cell, (config.paint_cell // config.patch) ** 2
+            self.painter = ScenePainter(schema, grid=(grid, grid), width=2 * width)
+            self.paint_cells = nn.Linear(2 * width, cells * width)
+        num_scene = self.read.num_scene if self.read else 0
+        self.scene = nn.Linear(num_scene, config.condition) if num_scene else None
+        self.time = nn.Sequential(
+            nn.Linear(32, config.condition), nn.SiLU(), nn.Linear(config.condition, config.condition)
+        )
+        self.see_frames = nn.Conv2d(3 * side**2, width, 3, padding=1)
+        self.see_guess = nn.Conv2d(3 * config.patch**2, width, 3, padding=1)
+        self.down = nn.ModuleList(Level(w, config) for w in widths)
+        self.up = nn.ModuleList(Level(w, config) for w in widths[:-1])
+        self.coarsen = nn.ModuleList(nn.Linear(4 * a, b) for a, b in pairwise(widths))
+        self.refine = nn.ModuleList(nn.Linear(b, 4 * a) for a, b in pairwise(widths))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.head = nn.Conv2d(width, 3 * config.patch**2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)  # an untrained upsampler is bicubic interpolation
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    # -- the network ----------------------------------------------------------------------------------
+
+    def conditions(self, frames: Tensor, states: Tensor | None = None, before: Tensor | None = None) -> Conditions:
+        """Computes once what every denoising step is told.
+
+        Args:
+            frames: uint8 (B, T, h, w, 3).
+            states: (B, T, num_values), at every pixel frame (see :meth:`frame_states`).
+            before: (B, num_values), at the pixel frame before the first; the first's own where there is none.
+        """
+        kind, small = self.head.weight.dtype, self.config.patch // self.config.factor
+        low = frames.permute(0, 1, 4, 2, 3).to(kind) / 127.5 - 1
+        large = F.interpolate(low.flatten(0, 1), scale_factor=self.config.factor, mode="bicubic")
+        cells = _convolve(self.see_frames, _to_patches(low, small))
+        scene = low.new_zeros(*frames.shape[:2], self.config.condition)
+        if states is not None:
+            states = states.to(kind)
+            if self.painter is not None and self.paint_cells is not None:
+                earlier = torch.cat([states[:, :1] if before is None else before[:, None].to(kind), states[:, :-1]], 1)
+                painted = self.painter(states.flatten(0, 1), earlier.flatten(0, 1)).to(kind)
+                grid, side = self.config.size // self.config.paint_cell, self.config.paint_cell // self.config.patch
+                painted = self.paint_cells(painted.view(*frames.shape[:2], grid, grid, -1))
+                cells = cells + rearrange(painted, "b t h w (p q c) -> b t (h p) (w q) c", p=side, q=side)
+            if self.scene is not None and self.read is not None:
+                features = self.read.scene(states.flatten(0, 1)).unflatten(0, frames.shape[:2])
+                scene = scene + self.scene(features)
+        return Conditions(large.unflatten(0, frames.shape[:2]), cells, scene)
+
+    def denoise(self, z: Tensor, time: Tensor, given: Conditions, cache: StreamingCache | None = None) -> Tensor:
+        """The clean residual, as the network sees it in ``z``.
+
+        ``z`` and the result are residual patches (B, T, h, w, 3 * patch**2) as :meth:`residual` cuts them;
+        ``time`` (B,) runs from 1, noise alone, to 0. Without a cache the clip is taken to be whole.
+        """
+        cache = StreamingCache(len(z), z.device) if cache is None else cache
+        octaves = torch.exp(torch.linspace(0, log(64), 16, device=z.device, dtype=z.dtype))
+        angles = time.to(z.dtype)[:, None] * octaves
+        condition = F.silu(given.scene + self.time(torch.cat([angles.sin(), angles.cos()], -1))[:, None])
+
+        # What is best said without looking, and how far off that is: the network corrects it in units of one.
+        t, detail = time.to(z.dtype).view(-1, 1, 1, 1, 1), self.config.detail
+        spread = ((1 - t) ** 2 * detail**2 + t**2).sqrt()
+        guess, doubt = (1 - t) * detail**2 / spread**2 * z, t * detail / spread
+
+        x = given.cells + _convolve(self.see_guess, guess / detail)
+        skips: list[Tensor] = []
+        for level, coarsen in zip(self.down, self.coarsen, strict=False):
+            x = level(x, condition, cache)
+            skips.append(x)
+            x = coarsen(rearrange(x, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2))
+        x = self.down[-1](x, condition, cache)
+        for level, refine in zip(reversed(self.up), reversed(self.refine), strict=True):
+            x = rearrange(refine(x), "b t h w (p q c) -> b t (h p) (w q) c", p=2, q=2) + skips.pop()
+            x = level(x, condition, cache)
+        cache.advance()
+        return guess + doubt * _convolve(self.head, F.silu(self.norm(x)))
+
+    def residual(self, frames: Tensor, given: Conditions) -> Tensor:
+        """What uint8 frames (B, T, H, W, 3) have beyond bicubic, as patches in units of the noise."""
+        target = frames.permute(0, 1, 4, 2, 3).to(given.bicubic.dtype) / 127.5 - 1
+        return _to_patches((target - given.bicubic) / self.config.noise, self.config.patch)
+
+    def frame_states(self, states: Tensor, num_frames: int) -> Tensor:
+        """States of latent frames (B, 1 + n, num_values) to those of their ``num_frames`` = 1 + r * n pixel frames."""
+        assert self.motion is not None
+        steps = states.shape[1] - 1
+        if (num_frames == 1) != (steps == 0) or (steps and (num_frames - 1) % steps):
+            raise ValueError(
+                f"{num_frames} frames cannot belong to {1 + steps} states: give 1 + r * n frames and 1 + n states"
+            )
+        if steps == 0:
+            return states
+        moved = self.motion(states[:, :-1], states[:, 1:], (num_frames - 1) // steps)
+        return torch.cat([states[:, :1], moved.flatten(1, 2)], 1)
+
+    # -- pictures -------------------------------------------------------------------------------------
+
+    def start_cache(self, batch: int, first_frame: int = 0) -> UpsamplerCache:
+        """The past of ``batch`` streams whose next pixel frame is ``first_frame`` (it names the noise)."""
+        device = self.head.weight.device
+        return UpsamplerCache(torch.full((batch,), first_frame, dtype=torch.long, device=device))
+
+    def generate(
+        self,
+        frames: Tensor,
+        states: Tensor | None,
+        before: Tensor | None,
+        cache: UpsamplerCache,
+        seed: Tensor,
+        num_steps: int = 1,
+    ) -> Tensor:
+        """The next frames of a stream, in any number, unrounded: (B, T, 3, H, W) about [-1, 1].
+
+        ``states`` (B, T, num_values) and ``before`` (B, num_values) are as :meth:`conditions` takes them.
+        """
+        if not cache.passes:
+            cache.passes = [StreamingCache(len(frames), frames.device) for _ in range(num_steps)]
+        if len(cache.passes) != num_steps:
+            raise ValueError(
+                f"this stream was begun with num_steps={len(cache.passes)} and cannot go on with {num_steps}: "
+                "start a new cache to change it"
+            )
+        config, length = self.config, frames.shape[1]
+        given = self.conditions(frames, states, before)
+        index = cache.frame[:, None] + torch.arange(length, device=frames.device)
+        noise = self.noise(seed[:, None], index, (3, config.size, config.size)).to(given.bicubic.dtype)
+        z = _to_patches(noise, config.patch)
+        for i, past in enumerate(cache.passes):
+            time, kept = 1 - i / num_steps, (num_steps - i - 1) / (num_steps - i)  # kept: next time over this one
+            clean = self.denoise(z, z.new_full((len(z),), time), given, past)
+            z = kept * z + (1 - kept) * clean
+        cache.frame = cache.frame + length
+        return given.bicubic + config.noise * _from_patches(z, config.patch)
+
+    @torch.no_grad()
+    def step(
+        self,
+        frames: Tensor,
+        state: Tensor | None,
+        previous_state: Tensor | None,
+        cache: UpsamplerCache,
+        seed: Tensor,
+        num_steps: int = 1,
+    ) -> Tensor:
+        """One step of a stream: uint8 (B, r, h, w, 3) to uint8 (B, r, H, W, 3).
+
+        Args:
+            frames: the step's pixel frames; a single one for a stream's first step.
+            state: (B, num_values), at the last of them. None for a world without state.
+            previous_state: (B, num_values), at the end of the step before, as it stood when the frames were
+                made (that is, after an edit). None where there is no step before.
+            cache: from :meth:`start_cache`; changed in place.
+            seed: int64 (B,), per row.
+            num_steps: denoising steps, 1 to 4 make sense; the same for all of a stream.
+
+        Raises:
+            ValueError: for a wrong shape, or a ``num_steps`` other than the stream was begun with.
+        """
+        self._check(frames, seed, num_steps)
+        states = None
+        if self.motion is not None:
+            state = self._check_state(state, len(frames))
+            previous_state = state if previous_state is None else self._check_state(previous_state, len(frames))
+            states = self.motion(previous_state, state, frames.shape[1])
+        if len(cache.frame) != len(frames):
+            raise ValueError(f"the cache holds {len(cache.frame)} streams, got {len(frames)} rows of frames")
+        return self._to_pixels(self.generate(frames, states, previous_state, cache, seed, num_steps))
+
+    @torch.no_grad()
+    def forward(
+        self,
+        frames: Tensor,
+        states: Tensor | None = None,
+        seed: Tensor | int = 0,
+        num_steps: int = 1,
+        first_frame: int = 0,
+    ) -> Tensor:
+        """A whole clip, as the steps of a stream would give it.
+
+        uint8 (B, 1 + r * n, h, w, 3) and states (B, 1 + n, num_values) to uint8 (B, 1 + r * n, H, W, 3).
+        """
+        seed = torch.as_tensor(seed, device=frames.device).expand(len(frames))
+        self._check(frames, seed, num_steps)
+        moved = None
+        if self.motion is not None:
+            states = self._check_state(states, len(frames), clip=True)
+            moved = self.frame_states(states, frames.shape[1])
+        cache = self.start_cache(len(frames), first_frame)
+        return self._to_pixels(self.generate(frames, moved, None, cache, seed, num_steps))
+
+    @staticmethod
+    def _to_pixels(video: Tensor) -> Tensor:
+        return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(2, -1)
+
+    def _check(self, frames: Tensor, seed: Tensor, num_steps: int) -> None:
+        side = self.config.resolution
+        if frames.dtype != torch.uint8 or frames.dim() != 5 or frames.shape[2:] != (side, side, 3):
+            raise ValueError(
+                f"this upsampler takes uint8 frames (rows, frames, {side}, {side}, 3), "
+                f"got {frames.dtype} {tuple(frames.shape)}: resize or convert them first"
+            )
+        if seed.shape != frames.shape[:1] or seed.dtype != torch.int64:
+            raise ValueError(f"seed must be int64 of shape ({len(frames)},), one a row; got {tuple(seed.shape)}")
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+
+    def _check_state(self, state: Tensor | None, rows: int, *, clip: bool = False) -> Tensor:
+        if state is None:
+            raise ValueError(f"this upsampler is told the scene state: pass {self.num_values} values a row")
+        if state.dim() != 2 + clip or state.shape[0] != rows or state.shape[-1] != self.num_values:
+            wanted = f"({rows}, {'1 + n, ' if clip else ''}{self.num_values})"
+            raise ValueError(f"the scene state must have shape {wanted}, got {tuple(state.shape)}")
+        return state
