@@ -1,7 +1,7 @@
 """Killed and resumed, a run ends in the same weights, bit for bit, as one that was left alone.
 
 Three things make it so. Windows are drawn by number (``train.data.clips``), and the loader's position is in
-the checkpoint. All randomness inside a step is a function of (seed, rank, epoch, batch): the generators are
+the checkpoint. All randomness inside a step is a function of (seed, rank, step): the generators are
 seeded afresh before each batch, so whatever validation or sample videos draw in between cannot be felt, and
 there is no random state to save. And the checkpoint is replaced in one move, so a kill leaves the last one
 or the new one, never half of it.
@@ -20,6 +20,13 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 
+def refuse_changes(saved: dict[str, Any], mine: dict[str, Any]) -> None:
+    """Refuses to go on with other batches than the run began with: the loader would resume wrongly in silence."""
+    changed = [f"{name} {saved[name]} (now {mine[name]})" for name in mine if saved.get(name) != mine[name]]
+    if changed:
+        raise ValueError(f"the run that is resumed began with {', '.join(changed)}: set it back, or begin a new run")
+
+
 class SeededSteps(L.Callback):
     """Seeds torch, numpy and python before every training batch.
 
@@ -32,7 +39,7 @@ class SeededSteps(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        key = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
+        key = (self.seed, trainer.global_rank, trainer.global_step, batch_idx)
         first, second, third = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
         torch.manual_seed(first)
         np.random.seed(second)
@@ -50,27 +57,31 @@ class SeededSteps(L.Callback):
 
 
 class LatestCheckpoint(Checkpoint):
-    """Keeps one checkpoint, ``last.ckpt``: every so many optimizer steps and at the end of an epoch or of training."""
+    """Keeps one checkpoint, ``last.ckpt``: saved every so many optimizer steps, and when training ends."""
 
     def __init__(self, folder: str | Path, every_n_train_steps: int = 500) -> None:
         if every_n_train_steps < 1:
-            raise ValueError(f"every_n_train_steps must be positive, got {every_n_train_steps}")
+            raise ValueError(f"a checkpoint every {every_n_train_steps} steps cannot be: give 1 or more")
         self.path = Path(folder) / "last.ckpt"
         self.every_n_train_steps = every_n_train_steps
-        self._saved_at = -1
+        self._saved_at = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every_n_train_steps == 0:
+        # After an epoch's last batch Lightning could not tell where to go on; the epoch's end follows at once.
+        if not trainer.is_last_batch and trainer.global_step - self._saved_at >= self.every_n_train_steps:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer)
+        steps = trainer.global_step - self._saved_at
+        if steps >= self.every_n_train_steps or (steps and trainer.fit_loop.done):
+            self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
-        if trainer.global_step == self._saved_at or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
-            return
         self._saved_at = trainer.global_step
         partial = self.path.with_suffix(".partial")
         trainer.save_checkpoint(partial, weights_only=False)

@@ -36,7 +36,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 def killed(folder: Path, *more: str, at: int) -> None:
-    """Runs in another process, which kills itself before its ``at``-th batch. An epoch has 5."""
+    """Runs in another process, which kills itself before its ``at``-th batch. An epoch has 6."""
     environment = {
         **os.environ,
         "KILL_AT": str(at),
@@ -75,7 +75,7 @@ def assert_same(one: object, other: object, where: str) -> None:
     ("at", "every"),
     [
         pytest.param(8, 4, id="in-the-middle-of-an-epoch"),
-        pytest.param(12, 5, id="from-a-checkpoint-at-the-end-of-an-epoch"),
+        pytest.param(14, 6, id="from-a-checkpoint-at-the-end-of-an-epoch"),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, at: int, every: int):
@@ -99,7 +99,7 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(tmp_path
 
 @pytest.mark.slow
 def test_a_killed_run_with_workers_resumes_to_the_same_weights(tmp_path: Path):
-    killed(tmp_path / "killed", "--data.num_workers=2", at=13)
+    killed(tmp_path / "killed", "--data.num_workers=2", at=10)
     main(arguments(tmp_path / "killed", "--data.num_workers=2", "--resume=auto"))
     main(arguments(tmp_path / "whole"))  # the number of workers changes nothing
     assert_equal_checkpoints(tmp_path / "killed", tmp_path / "whole")
