@@ -23,9 +23,11 @@ from types import TracebackType
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from av.video.frame import PictureType
 
 from tokenizer.clip import Episode, halve
 from tokenizer.scene_schema import SceneSchema
@@ -345,7 +347,7 @@ class _LosslessVideo:
         for i, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             if i == 0:
-                frame.pict_type = av.video.frame.PictureType.I
+                frame.pict_type = PictureType.I
             self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:

@@ -275,10 +275,10 @@ class Snapshot:
     light: tuple[float, float]
     outcome: bool
     caption: str
-    generator: dict[str, Any]
+    generator: Mapping[str, Any]
 
 
-class Tabletop(gymnasium.Env[np.ndarray, int]):
+class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
     """The simulator. Observations are uint8 ``(resolution, resolution, 3)``, the last picture of the step.
 
     Actions are the indices of ``ACTIONS``: pushes go in the table's directions (north is away from a camera at
@@ -336,7 +336,7 @@ class Tabletop(gymnasium.Env[np.ndarray, int]):
         self.caption = caption(self.schema.to_dict(values), self.np_random)
         return self._observe([self._record()])
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(np.int64(action)):
             raise ValueError(f"Tabletop has actions 0 to {len(ACTIONS) - 1} ({', '.join(ACTIONS)}), got {action!r}")
         if self._static is None:
