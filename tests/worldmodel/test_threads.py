@@ -1,0 +1,27 @@
+import torch
+
+from worldmodel import threads
+from worldmodel.threads import choose_threads
+
+
+def test_the_fastest_count_is_chosen_and_the_setting_left_alone(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    before = torch.get_num_threads()
+    for measured, count in (([3.0, 2.0, 1.0], 4), ([1.0, 2.0, 3.0], 1), ([1.05, 1.0, 1.5], 1)):
+        times = iter(measured)
+        monkeypatch.setattr(threads, "_seconds_of_work", lambda times=times: next(times))
+        choice = choose_threads()
+        assert choice.count == count
+        assert "measured" in choice.reason
+    assert torch.get_num_threads() == before
+
+
+def test_a_persons_own_setting_decides(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert choose_threads().count == 3
+
+
+def test_measuring_is_real_and_quick(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert choose_threads(most=2).count in (1, 2)
