@@ -20,6 +20,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from tokenizer.clip import Clip, Episode
 from tokenizer.scene_schema import SceneSchema
 from train.data.episodes import EpisodeStore
+from train.exact_resume import refuse_changes
 
 
 class Store(Protocol):
@@ -250,12 +251,4 @@ class ClipDataModule(L.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Refuses to go on with other batches than the run began with: the loader would resume wrongly in silence."""
-        mine = self.state_dict()
-        changed = [
-            f"{name} {state_dict[name]} (now {mine[name]})" for name in mine if state_dict.get(name) != mine[name]
-        ]
-        if changed:
-            raise ValueError(
-                f"the run that is resumed began with {', '.join(changed)}: set it back, or begin a new run"
-            )
+        refuse_changes(state_dict, self.state_dict())

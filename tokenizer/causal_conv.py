@@ -1,0 +1,107 @@
+"""Convolutions that look only back in time, and the cache that lets them run one latent frame at a time.
+
+Space and time are factorised: a spatial convolution sees one latent frame, a temporal one mixes the last
+few latent frames at each place. The past before the first frame is the first frame repeated, so a clip has
+no false dark beginning. Whole-clip and streaming results are equal because a cache keeps exactly the
+frames that the kernel still reaches (FIELD_NOTES of causal video VAEs; MAGVIT-v2, arXiv:2310.05737).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class StreamingCache:
+    """The kept past of every causal convolution, keyed by module, for a batch of streams.
+
+    A row may be reset alone: its next frame is then treated as the first of a stream.
+    """
+
+    def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
+        self.past: dict[nn.Module, Tensor] = {}
+        self.fresh = torch.ones(batch, dtype=torch.bool, device=device)
+
+    def reset(self, rows: list[int] | Tensor) -> None:
+        """Forgets the past of these rows."""
+        self.fresh[rows] = True
+
+    def advance(self) -> None:
+        """Call once after each pass over all modules: no row is at its beginning any more."""
+        self.fresh = torch.zeros_like(self.fresh)
+
+    def clone(self) -> StreamingCache:
+        """An independent copy. Kept frames are replaced, never written into, so they may be shared."""
+        twin = StreamingCache(len(self.fresh))
+        twin.past, twin.fresh = dict(self.past), self.fresh.clone()
+        return twin
+
+    def prepend(self, module: nn.Module, x: Tensor, count: int) -> Tensor:
+        """``x`` (B, T, ...) with the ``count`` frames before it, which are then replaced by its own last."""
+        first = x[:, :1].expand(-1, count, *x.shape[2:])
+        past = self.past.get(module)
+        if past is None:
+            past = first
+        elif self.fresh.any():
+            past = torch.where(self.fresh.view(-1, *[1] * (x.dim() - 1)), first, past)
+        x = torch.cat([past, x], 1)
+        self.past[module] = x[:, -count:]
+        return x
+
+
+class ChannelNorm(nn.Module):
+    """RMS norm over channels at each place: nothing is pooled over time or space, so nothing leaks."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W)
+        x = F.rms_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight.to(x.dtype), 1e-6)
+        return x.permute(0, 3, 1, 2)
+
+
+class CausalTemporalConv(nn.Module):
+    """Mixes each place with its own ``kernel - 1`` previous latent frames: (B, T, C, H, W) to the same."""
+
+    def __init__(self, channels: int, kernel: int = 2) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.taps = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(kernel))
+
+    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
+        steps = x.shape[1]
+        reach = self.kernel - 1
+        if cache is None:
+            x = torch.cat([x[:, :1].expand(-1, reach, -1, -1, -1), x], 1)
+        else:
+            x = cache.prepend(self, x, reach)
+        out = None
+        for i, tap in enumerate(self.taps):
+            term = tap(x[:, i : i + steps].flatten(0, 1))
+            out = term if out is None else out + term
+        assert out is not None
+        return out.unflatten(0, (-1, steps))
+
+
+class ResidualBlock(nn.Module):
+    """Norm, spatial convolution, SiLU, pointwise convolution; optionally a causal look back in time."""
+
+    def __init__(self, channels: int, *, spatial: int = 3, temporal: int = 1) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.spatial = nn.Conv2d(channels, channels, spatial, padding=spatial // 2)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+        self.temporal = CausalTemporalConv(channels, temporal) if temporal > 1 else None
+        nn.init.zeros_(self.pointwise.weight)
+        nn.init.zeros_(self.pointwise.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:  # (B, T, C, H, W)
+        steps = x.shape[1]
+        flat = x.flatten(0, 1)
+        h = self.spatial(self.norm(flat))
+        if self.temporal is not None:
+            h = h + self.temporal(h.unflatten(0, (-1, steps)), cache).flatten(0, 1)
+        flat = flat + self.pointwise(F.silu(h))
+        return flat.unflatten(0, (-1, steps))

@@ -1,0 +1,108 @@
+"""The two networks between pixels and latents: a local encoder and a decoder that looks wide and back.
+
+The encoder sees nothing but its own cell (8x8 pixels over one latent frame by default), so an id stays put
+where pixels stay put, and that is what makes ids predictable. Whatever crosses cells is the decoder's work.
+Both patchify before any convolution, the largest speed lever there is. MAGVIT-v2 (arXiv:2310.05737) and
+CogVideoX (arXiv:2408.06072) use wide causal encoders instead: better pixels, restless ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
+from tokenizer.quantizer import QuantizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTokenizerConfig:
+    """Sizes of the tokenizer. ``patch`` pixels are folded away first, then 2x2 patches make one cell."""
+
+    resolution: int = 64
+    frames_per_step: int = 4
+    patch: int = 4
+    encoder_width: int = 256
+    encoder_blocks: int = 2
+    decoder_width: int = 192
+    decoder_blocks: int = 3
+    detail_width: int = 96
+    detail_blocks: int = 3
+    temporal_kernel: int = 2
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.quantizer, dict):
+            object.__setattr__(self, "quantizer", QuantizerConfig(**self.quantizer))
+        if self.resolution % (2 * self.patch):
+            raise ValueError(f"resolution {self.resolution} is not a multiple of the cell of {2 * self.patch} pixels")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells of a latent frame, (rows, columns)."""
+        return (self.resolution // (2 * self.patch),) * 2
+
+    @property
+    def patch_values(self) -> int:
+        return self.patch**2 * self.frames_per_step * 3
+
+
+class Encoder(nn.Module):
+    """Pixel frames (N, r, 3, H, W) of single latent frames to latents (N, C, h, w). No state, no overlap."""
+
+    def __init__(self, config: VideoTokenizerConfig, latent_dim: int) -> None:
+        super().__init__()
+        width = config.encoder_width
+        self.patch = config.patch
+        self.embed = nn.Conv2d(config.patch_values, width, 1)
+        self.fine = nn.ModuleList(ResidualBlock(width, spatial=1) for _ in range(config.encoder_blocks))
+        self.merge = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.coarse = nn.ModuleList(ResidualBlock(2 * width, spatial=1) for _ in range(config.encoder_blocks))
+        self.head = nn.Sequential(ChannelNorm(2 * width), nn.Conv2d(2 * width, latent_dim, 1))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        p = self.patch
+        x = rearrange(frames, "n r c (h p) (w q) -> n (r c p q) h w", p=p, q=p)
+        x = self.embed(x.contiguous(memory_format=torch.channels_last))[:, None]
+        for block in self.fine:
+            x = block(x)
+        x = self.merge(x[:, 0])[:, None]
+        for block in self.coarse:
+            x = block(x)
+        return self.head(x[:, 0])
+
+
+class Decoder(nn.Module):
+    """Codes (B, T, C, h, w) to pixel frames (B, T, r, 3, H, W), causal over T."""
+
+    def __init__(self, config: VideoTokenizerConfig, latent_dim: int) -> None:
+        super().__init__()
+        width, detail, (rows, columns) = config.decoder_width, config.detail_width, config.grid
+        self.config = config
+        self.embed = nn.Conv2d(latent_dim, width, 3, padding=1)
+        self.place = nn.Parameter(torch.zeros(width, rows, columns))
+        self.coarse = nn.ModuleList(
+            ResidualBlock(width, temporal=config.temporal_kernel if i < 2 else 1) for i in range(config.decoder_blocks)
+        )
+        self.split = nn.Conv2d(width, 4 * detail, 1)
+        self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
+        self.fine = nn.ModuleList(ResidualBlock(detail) for _ in range(config.detail_blocks))
+        self.norm = ChannelNorm(detail)
+        self.head = nn.Conv2d(detail, config.patch_values, 1)
+
+    def forward(self, codes: Tensor, cache: StreamingCache | None = None) -> Tensor:
+        steps = codes.shape[1]
+        x = codes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = (self.embed(x) + self.place).unflatten(0, (-1, steps))
+        for block in self.coarse:
+            x = block(x, cache)
+        x = nn.functional.pixel_shuffle(self.split(x.flatten(0, 1)), 2)
+        x = (x.contiguous(memory_format=torch.channels_last) + self.detail_place)[:, None]
+        for block in self.fine:
+            x = block(x)
+        x = self.head(nn.functional.silu(self.norm(x[:, 0])))
+        r, p = self.config.frames_per_step, self.config.patch
+        return rearrange(x, "(b t) (r c p q) h w -> b t r c (h p) (w q)", t=steps, r=r, c=3, p=p, q=p)

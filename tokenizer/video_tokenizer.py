@@ -1,0 +1,166 @@
+"""Video to ids and back: ``1 + r * n`` pixel frames are ``1 + n`` latent frames of ``h * w`` ids.
+
+The first pixel frame is its own latent frame (it is encoded as ``r`` copies of itself, and of its ``r``
+decoded frames the last is kept). Encoding is local in time, decoding is causal, and streaming equals the
+whole clip.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from tokenizer.causal_conv import StreamingCache
+from tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
+from tokenizer.video_autoencoder import Decoder, Encoder, VideoTokenizerConfig
+
+__all__ = ["QuantizerConfig", "Reconstruction", "VideoTokenizer", "VideoTokenizerConfig"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """video: float (B, 1 + r * n, 3, H, W) in [0, 1], unclamped; indices: (B, 1 + n, h, w); loss: the quantizer's."""
+
+    video: Tensor
+    indices: Tensor
+    loss: Tensor
+
+
+class VideoTokenizer(nn.Module):
+    """A causal VQ autoencoder of video with exact streaming."""
+
+    def __init__(self, config: VideoTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.quantizer = Quantizer(config.quantizer)
+        self.encoder = Encoder(config, self.quantizer.dim)
+        self.decoder = Decoder(config, self.quantizer.dim)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.config.grid
+
+    @property
+    def num_codes(self) -> int:
+        return self.quantizer.num_codes
+
+    @property
+    def frames_per_step(self) -> int:
+        return self.config.frames_per_step
+
+    @property
+    def resolution(self) -> int:
+        return self.config.resolution
+
+    # -- training -----------------------------------------------------------------------------------
+
+    def forward(self, video: Tensor) -> Reconstruction:
+        """Reconstructs float video (B, 1 + r * n, 3, H, W) in [0, 1] with gradients through the quantizer."""
+        quantized, batch = self._quantize(video), len(video)
+        decoded = self.decoder(quantized.codes.unflatten(0, (batch, -1)))
+        return Reconstruction(
+            self._join(decoded) + 0.5, quantized.indices.unflatten(0, (batch, -1)), quantized.loss
+        )
+
+    def _quantize(self, video: Tensor) -> Quantized:
+        r = self.frames_per_step
+        if video.dim() != 5 or video.shape[2:] != (3, self.resolution, self.resolution):
+            size = self.resolution
+            raise ValueError(
+                f"this tokenizer takes clips of {size}x{size} RGB frames, got shape {tuple(video.shape)}: resize them first"
+            )
+        if (video.shape[1] - 1) % r:
+            raise ValueError(
+                f"a clip has 1 + {r}n frames, got {video.shape[1]}: drop the last {(video.shape[1] - 1) % r}"
+            )
+        video = torch.cat([video[:, :1].expand(-1, r - 1, -1, -1, -1), video], 1) - 0.5
+        return self.quantizer(self.encoder(rearrange(video, "b (t r) c h w -> (b t) r c h w", r=r)))
+
+    @staticmethod
+    def _join(decoded: Tensor) -> Tensor:
+        """(B, T, r, 3, H, W) to (B, 1 + r * (T - 1), 3, H, W)."""
+        return decoded.flatten(1, 2)[:, decoded.shape[2] - 1 :]
+
+    # -- ids ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 (B, 1 + r * n, H, W, 3) to local ids int64 (B, 1 + n, h, w)."""
+        video = frames.permute(0, 1, 4, 2, 3).to(self._float_kind) / 255
+        return self._quantize(video).indices.unflatten(0, (len(frames), -1))
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor) -> Tensor:
+        """Local ids (B, 1 + n, h, w) to uint8 frames (B, 1 + r * n, H, W, 3)."""
+        return self._to_pixels(self._join(self.decoder(self._codes(ids))))
+
+    # -- streaming ----------------------------------------------------------------------------------
+
+    def start_cache(self, batch: int) -> StreamingCache:
+        """An empty past for ``batch`` streams to be decoded step by step."""
+        return StreamingCache(batch, self.decoder.place.device)
+
+    @torch.no_grad()
+    def encode_step(self, frames: Tensor) -> Tensor:
+        """uint8 (B, r, H, W, 3), or (B, 1, H, W, 3) for a stream's first frame, to ids (B, h, w).
+
+        The encoder keeps no past, so there is no cache to pass.
+        """
+        if frames.shape[1] == 1:
+            return self.encode(frames)[:, 0]
+        lead = frames[:, :1]  # a first frame that only fills the clip's place for one
+        return self.encode(torch.cat([lead, frames], 1))[:, 1]
+
+    @torch.no_grad()
+    def decode_step(self, ids: Tensor, cache: StreamingCache) -> Tensor:
+        """Ids of one latent frame (B, h, w) to uint8 (B, r, H, W, 3); of a stream's first, keep the last frame."""
+        decoded = self.decoder(self._codes(ids[:, None]), cache)
+        cache.advance()
+        return self._to_pixels(decoded[:, 0])
+
+    @property
+    def _float_kind(self) -> torch.dtype:
+        return self.decoder.place.dtype
+
+    def _codes(self, ids: Tensor) -> Tensor:
+        if ids.shape[2:] != self.grid:
+            raise ValueError(f"this tokenizer's latent frames are {self.grid} ids, got shape {tuple(ids.shape)}")
+        return self.quantizer.lookup(ids.flatten(0, 1)).unflatten(0, ids.shape[:2]).to(self._float_kind)
+
+    @staticmethod
+    def _to_pixels(video: Tensor) -> Tensor:
+        return ((video + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
+
+    # -- on disk ------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``tokenizer.json`` and ``tokenizer.safetensors``."""
+        from safetensors.torch import save_model
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(json.dumps(asdict(self.config), indent=1))
+        save_model(self, str(folder / "tokenizer.safetensors"))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> VideoTokenizer:
+        """Reads what ``save`` wrote. Raises ValueError when the folder holds no tokenizer."""
+        from safetensors.torch import load_model
+
+        folder = Path(folder)
+        tokenizer = cls(read_config(folder))
+        load_model(tokenizer, str(folder / "tokenizer.safetensors"))
+        return tokenizer.eval()
+
+
+def read_config(folder: str | Path) -> VideoTokenizerConfig:
+    """The sizes of the tokenizer exported to ``folder``."""
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"no tokenizer.json in {folder}: give a folder that a tokenizer was exported to")
+    return VideoTokenizerConfig(**json.loads(path.read_text()))

@@ -1,0 +1,163 @@
+"""Trains the dynamics by teacher forcing: text, scene, state changes and video ids of one stream.
+
+What it feeds back is made slightly wrong on purpose, as its own output will be: states are perturbed and
+the target change leads back to the truth (Graph Network Simulators, arXiv:2002.09405); some context ids are
+random. Cells whose ids change weigh more, for most of a picture stands still.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.stream import Layout
+from train.data.tokens import TokenStore
+from train.schedule import ScheduledModule
+from worldmodel.scene_state import StateCodec
+from worldmodel.transformer import Dynamics, DynamicsBatch, DynamicsConfig
+
+
+def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cells (B, T, V) whose id, or a neighbour's, differs from the frame before; everything in the first frame."""
+    changed = F.pad(video[:, 1:] != video[:, :-1], (0, 0, 1, 0), value=True).float()
+    near = F.max_pool2d(changed.unflatten(-1, grid), 3, stride=1, padding=1)
+    return near.flatten(-2)
+
+
+class DynamicsModule(ScheduledModule):
+    """Lightning module around :class:`Dynamics`.
+
+    Args:
+        tokens: folder of token shards: its vocabulary and schema shape the network.
+        config: fields of ``DynamicsConfig``.
+        state_noise: standard deviation of the noise on states, in units of each field's largest change.
+        corruption: at most this share of the fed-back video ids is replaced by random ones.
+        mode_shares: how often each of ``tokens_per_pass`` is trained.
+        caption_dropout: share of scenes shown without their caption.
+        start_from: a checkpoint of this module whose weights to start from.
+    """
+
+    def __init__(
+        self,
+        tokens: str,
+        config: dict[str, Any] | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.02,
+        warmup_steps: int = 100,
+        total_steps: int = 1500,
+        state_noise: float = 0.01,
+        corruption: float = 0.1,
+        change_weight: float = 3.0,
+        state_weight: float = 1.0,
+        header_weight: float = 0.3,
+        read_weight: float = 0.3,
+        mode_shares: list[float] | None = None,
+        caption_dropout: float = 0.15,
+        start_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        store = TokenStore(tokens)
+        dynamics_config = DynamicsConfig(**(config or {}))
+        self.schema: SceneSchema = store.schema
+        self.layout: Layout = store.layout(dynamics_config.max_text)
+        self.dynamics = Dynamics(dynamics_config, self.layout, self.schema)
+        self.codec = StateCodec(self.schema)
+        self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
+        self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
+        self.state_weight, self.header_weight, self.read_weight = state_weight, header_weight, read_weight
+        self.caption_dropout = caption_dropout
+        if start_from:
+            saved = torch.load(start_from, map_location="cpu", weights_only=True)
+            weights = {k: v for k, v in saved["state_dict"].items() if k.startswith("dynamics.")}
+            self.load_state_dict(weights, strict=True)
+
+    def prepare(self, batch: dict[str, Tensor], *, disturb: bool) -> tuple[DynamicsBatch, Any]:
+        """What the network is fed and which state ids it should say, from token windows."""
+        states, text = batch["states"], batch["text"]
+        size, steps = states.shape[:2]
+        inputs = torch.cat([states[:, :1], states[:, :-1]], 1)
+        if disturb:
+            level = torch.rand(size, 1, 1, device=states.device) * self.state_noise
+            noise = torch.randn(size, steps, len(self.codec.column), device=states.device) * level
+            inputs = self.codec.perturb(inputs, noise)
+            dropped = torch.rand(size, 1, device=text.device) < self.caption_dropout
+            text = torch.where(dropped, -1, text)
+        targets = self.codec.targets(states, inputs)
+        ids = torch.where(targets.weight > 0.5, targets.high, targets.low)
+        first = self.schema.encode(states[:, 0], "absolute")
+        ids[:, 0] = targets.low[:, 0] = targets.high[:, 0] = first
+        video = batch.get("video", ids.new_zeros(size, steps, self.layout.num_video))
+        fed = video
+        if disturb and "video" in batch:
+            level = torch.rand(size, 1, 1, device=video.device) * self.corruption
+            wrong = torch.rand(video.shape, device=video.device) < level
+            fed = torch.where(wrong, torch.randint_like(video, self.layout.vocabulary.size("video")), video)
+        prepared = DynamicsBatch(
+            text=text,
+            static=self.schema.encode(states[:, 0], "static"),
+            actions=batch["actions"],
+            state_ids=ids,
+            states=states,
+            input_states=inputs,
+            video=video,
+            input_video=fed,
+        )
+        return prepared, targets
+
+    def losses(self, batch: dict[str, Tensor], k: int, *, disturb: bool) -> dict[str, Tensor]:
+        """Nats an id, by modality, and their weighted sum as ``loss``."""
+        prepared, targets = self.prepare(batch, disturb=disturb)
+        with_video = "video" in batch
+        logits = self.dynamics(prepared, k, with_video=with_video)
+
+        log_p = logits.state.log_softmax(-1)
+        low = log_p.gather(-1, targets.low[..., None])[..., 0]
+        high = log_p.gather(-1, targets.high[..., None])[..., 0]
+        nats = -torch.where(targets.weight > 0, (1 - targets.weight) * low + targets.weight * high, low)
+        foreseen = ~batch["skipped"][:, 1:, None].expand(-1, -1, nats.shape[-1])
+        state = nats[:, 1:][foreseen].mean()
+        first_state = nats[:, 0].mean()
+
+        header_ids = self.layout.pack_header(prepared.text, prepared.static)
+        spoken = (header_ids != self.layout.vocabulary.special("pad")).clone()
+        spoken[:, :2] = False
+        header = F.cross_entropy(logits.header[spoken], header_ids[spoken])
+        total = self.state_weight * state + self.header_weight * (first_state + header)
+        out = {"state": state, "first_state": first_state, "header": header}
+        if logits.video is not None:
+            video_nats = F.cross_entropy(logits.video.flatten(0, 2), prepared.video.flatten(), reduction="none")
+            weight = 1 + (self.change_weight - 1) * near_changes(prepared.video, self.layout.grid).flatten()
+            total = total + (video_nats * weight).sum() / weight.sum()
+            out["video"] = video_nats.mean()
+            out["read"] = self._reading_loss(prepared, hide=disturb)
+            total = total + self.read_weight * out["read"]
+        return {"loss": total} | out
+
+    def _reading_loss(self, batch: DynamicsBatch, *, hide: bool) -> Tensor:
+        """Nats an id of the scene and the state read from one pair of latent frames of every window."""
+        size, steps = batch.actions.shape
+        at = torch.randint(1, steps, (size,), device=batch.video.device) if hide else torch.full((size,), steps - 1)
+        rows = torch.arange(size, device=batch.video.device)
+        previous = batch.video[rows, at - 1]
+        if hide:
+            alone = torch.rand(size, 1, device=previous.device) < 0.15
+            previous = torch.where(alone, -1, previous)
+        logits = self.dynamics.read(batch.video[rows, at], previous)
+        state = batch.states[rows, at]
+        ids = torch.cat([batch.static, self.schema.encode(state, "absolute")], 1)
+        return F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        mode = int(torch.multinomial(self.mode_shares, 1))
+        losses = self.losses(batch, self.dynamics.config.tokens_per_pass[mode], disturb=True)
+        self.log_dict({name: value.detach() for name, value in losses.items()})
+        return losses["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        losses = self.losses(batch, self.dynamics.config.tokens_per_pass[0], disturb=False)
+        self.log_dict({f"val/{name}": value for name, value in losses.items()}, on_epoch=True)

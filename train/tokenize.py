@@ -1,0 +1,148 @@
+"""Turns a recording into token shards: ``python -m train.tokenize --recording DIR --tokenizer DIR --out DIR``.
+
+``--simulate N`` makes shards of N fresh episodes of the simulated world's states alone, without pictures:
+physics is cheap where rendering is not, and the state's part of the dynamics needs nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tokenizer.text_tokenizer import TextTokenizer
+from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read_config
+from train.data.episodes import EpisodeStore
+from train.data.tokens import TokenisedEpisode, TokenWriter
+from train.record import draw_episode, split_of
+from train.worlds.tabletop import Tabletop, tabletop_schema
+from train.worlds.tabletop_behaviours import behaviour
+
+SHARD = 64  # episodes
+
+
+def _shards(indices: list[int]) -> list[list[int]]:
+    return [indices[i : i + SHARD] for i in range(0, len(indices), SHARD)]
+
+
+def tokenise_recording(
+    store: EpisodeStore, tokenizer: VideoTokenizer, indices: list[int], splits: dict[int, str]
+) -> Iterator[TokenisedEpisode]:
+    """Encodes whole episodes, one at a time, at the tokenizer's resolution."""
+    for index in indices:
+        episode = store.read(index, resolution=tokenizer.resolution)
+        assert episode.states is not None and episode.actions is not None
+        video = tokenizer.encode(torch.from_numpy(episode.frames)[None])[0]
+        yield TokenisedEpisode(
+            episode=index,
+            split=splits[index],
+            caption=episode.caption,
+            states=torch.from_numpy(episode.states),
+            actions=torch.from_numpy(episode.actions),
+            video=video.flatten(1),
+        )
+
+
+def simulate_states(seed: int, index: int, num_steps: int) -> TokenisedEpisode:
+    """One Tabletop episode without pictures; a function of (seed, index), like a recorded one."""
+    env = Tabletop(physics_only=True)
+    episode_seed, acting = draw_episode(seed, index)
+    act = behaviour(acting, np.random.default_rng([episode_seed, 1]))
+    _, info = env.reset(seed=episode_seed)
+    states, actions, caption = [info["state"]], [], info["caption"]
+    for _ in range(num_steps):
+        actions.append(act(info["state"]))
+        _, _, terminated, _, info = env.step(actions[-1])
+        states.append(info["state"])
+        if terminated:
+            break
+    return TokenisedEpisode(
+        episode=index,
+        split=split_of(seed, index),
+        caption=caption,
+        states=torch.from_numpy(np.stack(states)),
+        actions=torch.tensor(actions),
+        video=None,
+    )
+
+
+def _simulate_many(seed: int, indices: list[int], num_steps: int) -> list[TokenisedEpisode]:
+    torch.set_num_threads(1)
+    return [simulate_states(seed, index, num_steps) for index in indices]
+
+
+def write_recording(recording: Path, tokenizer_folder: Path, out: Path, text: TextTokenizer | None = None) -> None:
+    """Tokenises every split of a recording. Without ``text``, a text model is trained on the training captions."""
+    store, tokenizer = EpisodeStore(recording), VideoTokenizer.load(tokenizer_folder)
+    splits = {i: name for name in ("train", "validation", "test") for i in store.split(name)}
+    text = text or TextTokenizer.train([store.caption(i) for i in store.split("train")])
+    writer = TokenWriter(out, schema=store.schema, text=text, num_codes=tokenizer.num_codes, grid=tokenizer.grid)
+    with tqdm(total=len(splits), unit=" episodes") as bar:
+        for indices in _shards(sorted(splits)):
+            writer.write_shard(list(tokenise_recording(store, tokenizer, indices, splits)))
+            bar.update(len(indices))
+    writer.close()
+
+
+def write_simulated(
+    episodes: int, out: Path, tokenizer: VideoTokenizerConfig, *, seed: int, num_steps: int, workers: int
+) -> None:
+    """Simulates episodes of states alone; a text model is trained on their training captions.
+
+    ``tokenizer`` says how large the video range of the shared vocabulary will be.
+    """
+    parts = _shards(list(range(episodes)))
+    with ProcessPoolExecutor(workers) as pool, tqdm(total=episodes, unit=" episodes") as bar:
+        shards = []
+        for shard in pool.map(_simulate_many, [seed] * len(parts), parts, [num_steps] * len(parts)):
+            shards.append(shard)
+            bar.update(len(shard))
+    text = TextTokenizer.train([e.caption for shard in shards for e in shard if e.split == "train"])
+    codes = tokenizer.quantizer.size
+    writer = TokenWriter(out, schema=tabletop_schema(), text=text, num_codes=codes, grid=tokenizer.grid)
+    for shard in shards:
+        writer.write_shard(shard)
+    writer.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.tokenize", description=__doc__)
+    parser.add_argument("--recording", type=Path, help="folder that train.record wrote")
+    parser.add_argument("--tokenizer", type=Path, help="folder that the video tokenizer was exported to")
+    parser.add_argument("--text", type=Path, help="a text.model to speak, instead of training one on the captions")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--simulate", type=int, default=0, help="episodes of states alone, instead of a recording's")
+    parser.add_argument("--seed", type=int, default=1_000, help="of the simulated episodes")
+    parser.add_argument("--steps", type=int, default=64, help="of a simulated episode at the most")
+    parser.add_argument("--workers", type=int, default=2)
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.simulate:
+            config = read_config(chosen.tokenizer) if chosen.tokenizer else VideoTokenizerConfig()
+            write_simulated(
+                chosen.simulate,
+                chosen.out,
+                config,
+                seed=chosen.seed,
+                num_steps=chosen.steps,
+                workers=chosen.workers,
+            )
+        elif chosen.tokenizer is None or chosen.recording is None:
+            parser.error("name the recording and the folder that the video tokenizer was exported to")
+        else:
+            text = TextTokenizer.load(chosen.text) if chosen.text else None
+            write_recording(chosen.recording, chosen.tokenizer, chosen.out, text)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""3-D rotary positions: (step, row, column), each turning its own third of a head.
+
+Steps grow without end, and float32 angles go wrong after 1e7 of them, so angles come from integer indices
+in float64 on the host and only their cosines travel (RoFormer, arXiv:2104.09864).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_BASE = 100.0  # windows and grids are small: slow turns would be wasted
+
+
+def angles(position: Tensor, head_dim: int) -> Tensor:
+    """Integer positions (..., 3) to float64 angles (..., head_dim / 2)."""
+    pairs = head_dim // 6
+    frequency = _BASE ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    return (position.cpu().double()[..., None] * frequency).flatten(-2)
+
+
+def cos_sin(position: Tensor, head_dim: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Integer positions (..., 3) to cosines and sines (..., head_dim / 2)."""
+    angle = angles(position, head_dim)
+    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (x[i], x[i + d/2]) of the last axis; ``cos`` and ``sin`` broadcast over the rest."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

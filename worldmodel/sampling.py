@@ -1,0 +1,31 @@
+"""Logits to ids, reproducibly for each row of a batch on its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def uniforms(generators: list[torch.Generator], count: int, device: torch.device) -> Tensor:
+    """One row of ``count`` uniform numbers from each generator: (B, count). A row's numbers are its own affair."""
+    return torch.stack([torch.rand(count, generator=g) for g in generators]).to(device)
+
+
+def sample(logits: Tensor, temperature: float, uniform: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Draws ids (B, n) from logits (B, n, ids) by inverting the cumulative distribution at ``uniform`` (B, n).
+
+    Temperature 0 takes the likeliest. Returns the ids and the probabilities at temperature 1.
+    """
+    probabilities = logits.softmax(-1)
+    if temperature == 0:
+        return logits.argmax(-1), probabilities
+    drawn = probabilities if temperature == 1 else (logits / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = drawn.sort(-1, descending=True)
+        kept = (ordered.cumsum(-1) - ordered) < top_p
+        drawn = torch.zeros_like(drawn).scatter(-1, order, ordered * kept)
+    cumulative = drawn.cumsum(-1)
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    ids = (cumulative <= threshold).sum(-1)
+    last = drawn.shape[-1] - 1 - (drawn > 0).flip(-1).int().argmax(-1)  # rounding must not pick an impossible id
+    return torch.minimum(ids, last), probabilities

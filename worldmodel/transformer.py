@@ -1,0 +1,461 @@
+"""The dynamics: a decoder-only transformer over the token stream that predicts k ids per pass.
+
+One mechanism covers raster, row and whole-frame prediction. Within a segment (a step's state, a step's
+video) the input at a slot is the id k places earlier in the segment's own stream, so in a whole-frame pass
+it is the previous frame's id at the same place; a slot sees its own pass and everything before it, never an
+id that is not yet committed. Besides, every slot is told what is already settled: the action, the painted
+state (`painting.py`), the previous id at its place.
+
+The state is simulated before it is drawn: by default its slots do not look at video, so that physics depends
+on the state alone and an edit of the state is not contradicted by the picture before it.
+
+Training lays the steps out as blocks and lets every block attend to exactly what streaming would keep: the
+header at a fixed distance, the anchors, a window of steps. Sources: IRIS (arXiv:2209.00588) for tokens,
+Loong (arXiv:2410.02757) for one stream, StreamingT2V (arXiv:2403.14773) for anchors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.stream import Layout
+from worldmodel.attention import attend
+from worldmodel.painting import ScenePainter, StatePainter
+from worldmodel.rotary import cos_sin, rotate
+
+_HIDDEN = -1e4  # a bias that hides a key; finite, so that a row without keys cannot become NaN
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsConfig:
+    """Size and memory of the transformer.
+
+    ``window`` steps are remembered besides the header and the first ``anchor_frames`` latent frames.
+    ``tokens_per_pass`` are the video modes the weights are trained for; the first is the default.
+    """
+
+    width: int = 192
+    depth: int = 6
+    heads: int = 4
+    window: int = 4
+    anchor_frames: int = 1
+    max_text: int = 64
+    tokens_per_pass: tuple[int, ...] = (64,)
+    state_sees_video: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
+        if self.width % (6 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 6 x heads = {6 * self.heads}, for 3-D rotary positions")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), 1e-6)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP. ``project`` and ``finish`` bracket whatever attention is wanted between."""
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.attention_norm, self.mlp_norm = RMSNorm(width), RMSNorm(width)
+        self.query_norm, self.key_norm = RMSNorm(config.head_dim), RMSNorm(config.head_dim)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.merge = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., Q, width) to rotated queries and keys and values, each (..., heads, Q, head_dim)."""
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2)
+        query, key, value = qkv.unbind(-3)  # (..., heads, Q, head_dim)
+        return rotate(self.query_norm(query), cos, sin), rotate(self.key_norm(key), cos, sin), value
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual connections around the attended (..., heads, Q, head_dim) and the MLP."""
+        x = x + self.merge(attended.transpose(-3, -2).flatten(-2))
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsBatch:
+    """Scenes for teacher forcing, local ids and float states (B scenes of T blocks, block 0 the first frame).
+
+    ``input_states`` (B, T, F): the state a step starts from as the model is to see it, possibly perturbed;
+    block 0's is not read. ``states``: the true state each step leads to. ``input_video`` (B, T, V): the video
+    ids as fed back, possibly corrupted.
+    """
+
+    text: Tensor  # (B, max_text), -1 pads
+    static: Tensor  # (B, S0)
+    actions: Tensor  # (B, T), -1 in block 0
+    state_ids: Tensor  # (B, T, S)
+    states: Tensor  # (B, T, F)
+    input_states: Tensor  # (B, T, F)
+    video: Tensor  # (B, T, V)
+    input_video: Tensor  # (B, T, V)
+
+
+@dataclass(frozen=True)
+class KeysValues:
+    """Keys and values of all layers, (depth, B, heads, n, head_dim) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Logits:
+    """header: (B, header, vocabulary); state: (B, T, S, local state ids); video: (B, T, V, codes)."""
+
+    header: Tensor
+    state: Tensor
+    video: Tensor | None
+
+
+class Dynamics(nn.Module):
+    """Predicts text, state and video ids of the stream described by ``layout``."""
+
+    def __init__(self, config: DynamicsConfig, layout: Layout, schema: SceneSchema) -> None:
+        super().__init__()
+        self.config, self.layout, self.schema = config, layout, schema
+        vocabulary, width = layout.vocabulary, config.width
+        for k in config.tokens_per_pass:
+            if k < 1 or layout.num_video % k:
+                raise ValueError(f"tokens_per_pass {k} does not divide the {layout.num_video} ids of a frame")
+        self.embed = nn.Embedding(len(vocabulary), width)
+        self.modality = nn.Embedding(5, width)
+        self.static_slot = nn.Embedding(max(1, layout.num_static), width)
+        self.state_slot = nn.Embedding(max(1, layout.num_state), width)
+        self.cell = nn.Embedding(layout.num_video, width)
+        self.previous = nn.Embedding(vocabulary.size("video"), width)
+        self.pass_size = nn.Embedding(len(config.tokens_per_pass), width)
+        has_state = layout.num_state > 0
+        self.state_painter = StatePainter(schema, width) if has_state else None
+        self.scene_painter = ScenePainter(schema, layout.grid, width) if has_state and schema.view else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = RMSNorm(width)
+        self.header_head = nn.Linear(width, len(vocabulary), bias=False)
+        self.state_head = nn.Linear(width, max(1, vocabulary.size("state")))
+        self.video_head = nn.Linear(width, vocabulary.size("video"))
+        self.copy = nn.Linear(width, 1)
+        self.register_buffer("static_range", schema.legal_ranges("static"), persistent=False)
+        self.register_buffer("absolute_range", schema.legal_ranges("absolute"), persistent=False)
+        self.register_buffer("change_range", schema.legal_ranges("change"), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for block in self.blocks:
+            for last in (block.merge, block.down):
+                nn.init.normal_(last.weight, std=0.02 / (2 * self.config.depth) ** 0.5)  # type: ignore[arg-type]
+        nn.init.constant_(self.copy.bias, 3.0)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.weight.dtype
+
+    # -- embeddings ---------------------------------------------------------------------------------
+
+    def embed_header(self, ids: Tensor) -> Tensor:
+        """Global header ids (B, A) to inputs (B, A, width): each slot is given the id before it."""
+        layout = self.layout
+        before = F.pad(ids[:, :-1], (1, 0), value=layout.vocabulary.special("pad"))
+        x = self.embed(before) + self.modality(layout.header_modality.to(ids.device))
+        slots = torch.zeros_like(x)
+        slots[:, layout.header_static] = self.static_slot.weight[: layout.num_static].to(x.dtype)
+        return x + slots
+
+    def action_ids(self, actions: Tensor) -> Tensor:
+        """Local actions (...), -1 for none yet, to global ids."""
+        v = self.layout.vocabulary
+        return torch.where(actions >= 0, actions + v.span("action").start, v.special("step"))
+
+    def embed_state(self, actions: Tensor, input_ids: Tensor, state: Tensor, known: Tensor) -> Tensor:
+        """The action slot and the state slots of one step, (N, 1 + S, width).
+
+        ``actions`` (N,); ``input_ids`` (N, S) local ids k places earlier, -1 for none; ``state`` (N, F) the
+        state the step starts from, read only where ``known`` (N,) (a first step starts from none).
+        """
+        v = self.layout.vocabulary
+        act = self.embed(self.action_ids(actions))[:, None]
+        kinds = self.modality(self.layout.step_modality[: 1 + self.layout.num_state].to(actions.device))
+        if not self.layout.num_state:
+            return act + kinds
+        fed = torch.where(input_ids >= 0, input_ids + v.span("state").start, v.special("mask"))
+        x = self.embed(fed) + self.state_slot.weight + act
+        assert self.state_painter is not None
+        x = x + self.state_painter(state) * known[:, None, None].to(x.dtype)
+        return torch.cat([act, x], 1) + kinds
+
+    def embed_video(
+        self, actions: Tensor, input_ids: Tensor, previous_ids: Tensor, state: Tensor, shown: Tensor, k: int
+    ) -> Tensor:
+        """The video slots of one step, (N, V, width).
+
+        ``input_ids`` (N, V) local ids k places earlier and ``previous_ids`` (N, V) those of the last frame at
+        the same place, -1 for none; ``state`` (N, F) the state to draw, ``shown`` (N, F) the one the previous
+        picture shows.
+        """
+        v = self.layout.vocabulary
+        fed = torch.where(input_ids >= 0, input_ids + v.span("video").start, v.special("mask"))
+        x = self.embed(fed) + self.cell.weight + self.embed(self.action_ids(actions))[:, None]
+        x = x + self.previous(previous_ids.clamp_min(0)) * (previous_ids >= 0)[..., None].to(x.dtype)
+        x = x + self.modality.weight[int(self.layout.step_modality[-1])]
+        x = x + self.pass_size.weight[self.config.tokens_per_pass.index(k)]
+        if self.scene_painter is not None:
+            x = x + self.scene_painter(state, shown)
+        return x
+
+    # -- heads --------------------------------------------------------------------------------------
+
+    def state_logits(self, hidden: Tensor, legal: Tensor) -> Tensor:
+        """(..., S, width) to logits over local state ids, in which only each slot's ``legal`` ones (S, 2) count."""
+        ids = torch.arange(self.layout.vocabulary.size("state"), device=hidden.device)
+        allowed = (ids >= legal[:, :1]) & (ids < legal[:, 1:])
+        return self.state_head(hidden).float().masked_fill(~allowed, -torch.inf)
+
+    def video_logits(self, hidden: Tensor, previous_ids: Tensor) -> Tensor:
+        """(..., V, width) to logits over codes; a learned gate favours the previous id at the same place."""
+        logits = self.video_head(hidden)
+        gate = self.copy(hidden) * (previous_ids >= 0)[..., None].to(logits.dtype)
+        return logits.scatter_add(-1, previous_ids.clamp_min(0)[..., None], gate.to(logits.dtype)).float()
+
+    # -- the functional core ------------------------------------------------------------------------
+
+    def core(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        past: list[KeysValues],
+        bias: Tensor | None,
+        backend: str = "sdpa",
+    ) -> tuple[Tensor, KeysValues]:
+        """One pass: inputs (B, Q, width) attend to the past and to themselves under one softmax.
+
+        ``past`` are pieces of rotated keys and values, (depth, B, heads, P_i, head_dim) each; ``bias``
+        broadcasts to (B, 1, Q, sum P_i + Q). Nothing is written in place: the caller commits the new keys and
+        values, (depth, B, heads, Q, head_dim).
+        """
+        new_keys, new_values = [], []
+        for layer, block in enumerate(self.blocks):
+            query, key, value = block.project(x, cos, sin)  # type: ignore[operator]
+            new_keys.append(key)
+            new_values.append(value)
+            keys = torch.cat([*(piece.keys[layer] for piece in past), key], 2)
+            values = torch.cat([*(piece.values[layer] for piece in past), value], 2)
+            x = block.finish(x, attend(query, keys, values, bias, backend))  # type: ignore[operator]
+        return self.norm(x), KeysValues(torch.stack(new_keys), torch.stack(new_values))
+
+    # -- reading the picture ------------------------------------------------------------------------
+
+    def read(self, video: Tensor, previous: Tensor) -> Tensor:
+        """What a picture shows: the scene and the state, read from video ids alone.
+
+        Args:
+            video: (N, V) local ids of a latent frame; ``previous`` (N, V) of the one before, -1 if unknown.
+
+        Returns:
+            logits (N, S0 + S, local state ids): static slots, then the state's slots in absolute ids.
+        """
+        layout, v = self.layout, self.layout.vocabulary
+        ask = self.embed.weight[v.special("read")] + self.modality.weight[int(layout.step_modality[1])]
+        asked = torch.cat([self.static_slot.weight[: layout.num_static], self.state_slot.weight]) + ask
+        ids = torch.cat([video, previous], 1)
+        seen = torch.where(ids >= 0, ids + v.span("video").start, v.special("mask"))
+        shown = self.embed(seen) + self.cell.weight.repeat(2, 1) + self.modality.weight[int(layout.step_modality[-1])]
+        x = torch.cat([asked.expand(len(video), -1, -1), shown], 1)
+        count = len(asked)
+        place = torch.cat([layout.step_place[:1].expand(count, 2), layout.step_place[layout.step_video].repeat(2, 1)])
+        step = torch.zeros(len(place), dtype=torch.long)
+        step[-layout.num_video :] = -1
+        cos, sin = cos_sin(torch.cat([step[:, None], place], 1), self.config.head_dim, self.device, self.attention_dtype)
+        for block in self.blocks:
+            query, key, value = block.project(x, cos, sin)  # type: ignore[operator]
+            x = block.finish(x, attend(query, key, value, None))  # type: ignore[operator]
+        legal = torch.cat([self.static_range, self.absolute_range])  # type: ignore[list-item]
+        return self.state_logits(self.norm(x)[:, :count], legal)
+
+    def positions(self, step: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin for tokens at ``place`` (Q, 2) of ``step`` (...): each (..., Q, head_dim / 2)."""
+        step = step.cpu().long()
+        position = torch.cat(
+            [
+                step[..., None, None].expand(*step.shape, len(place), 1),
+                place.expand(*step.shape, -1, -1),
+            ],
+            -1,
+        )
+        return cos_sin(position, self.config.head_dim, self.device, self.attention_dtype)
+
+    def header_bias(self, ids: Tensor) -> Tensor:
+        """(B, 1, A, A): causal, and padding is not seen. ``key_bias`` of the header for later steps is its last row."""
+        length = ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        real = ids != self.layout.vocabulary.special("pad")
+        return bias_of(causal & real[:, None], self.attention_dtype)[:, None]
+
+    def pass_of_slot(self, k: int, *, first: bool) -> Tensor:
+        """In which pass of its step each slot is settled: int64 (step_length,). A first state goes id by id."""
+        layout = self.layout
+        state = torch.arange(layout.num_state) if first else torch.zeros(layout.num_state, dtype=torch.long)
+        state_passes = layout.num_state if first else 1
+        video = torch.arange(layout.num_video) // k + state_passes
+        return torch.cat([torch.zeros(1, dtype=torch.long), state, video])
+
+    # -- teacher forcing ----------------------------------------------------------------------------
+
+    def forward(self, batch: DynamicsBatch, k: int, *, with_video: bool = True) -> Logits:
+        """Logits for every id of a batch of scenes, each predicted from exactly what streaming would show it.
+
+        ``k`` is the number of video tokens per pass. ``with_video=False`` runs the state's part alone, which
+        is exact when the state does not look at video.
+        """
+        layout, config, window = self.layout, self.config, self.config.window
+        batch_size, steps = batch.actions.shape
+        device, count = self.device, 1 + layout.num_state
+        assert with_video or not config.state_sees_video
+
+        header_ids = layout.pack_header(batch.text, batch.static)
+        header = self.embed_header(header_ids)
+        header_bias = self.header_bias(header_ids)
+
+        flat = {name: getattr(batch, name).flatten(0, 1) for name in ("actions", "states", "input_states")}
+        shifted = _shift(batch.state_ids, layout.num_state, first_by=1)
+        known = (torch.arange(steps, device=device) > 0).repeat(batch_size)
+        x = self.embed_state(flat["actions"], shifted.flatten(0, 1), flat["input_states"], known)
+        if with_video:
+            fed = _shift(batch.input_video, k, first_by=k).flatten(0, 1)
+            before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1).flatten(0, 1)
+            shown = torch.cat([batch.states[:, :1], batch.states[:, :-1]], 1).flatten(0, 1)
+            x = torch.cat([x, self.embed_video(flat["actions"], fed, before, flat["states"], shown, k)], 1)
+        length = x.shape[1]
+        x = x.unflatten(0, (batch_size, steps))  # (B, T, Q, width)
+
+        place = layout.step_place[:length]
+        cos, sin = (c[:, None] for c in self.positions(torch.arange(steps), place))  # (T, 1, Q, d/2)
+        origin_cos, origin_sin = self.positions(torch.tensor(0), layout.header_place)
+        far = torch.arange(steps) - window - 1
+        turn = self.turn(far)  # (T, 1, 1, d/2) each
+        biases = self._block_biases(header_bias, steps, length, k)
+
+        for block in self.blocks:
+            query, key, value = block.project(header, origin_cos, origin_sin)  # type: ignore[operator]
+            header = block.finish(header, attend(query, key, value, header_bias))  # type: ignore[operator]
+            q, keys, values = block.project(x, cos, sin)  # type: ignore[operator]  # (B, T, heads, Q, d)
+            far_keys, far_values = [key], [value]
+            for i in range(1, min(config.anchor_frames, steps - 1) + 1):
+                home = self.turn(torch.tensor([-i]))
+                far_keys.append(rotate(keys[:, i], *(c[0] for c in home)))
+                far_values.append(values[:, i])
+            far_key = rotate(torch.cat(far_keys, 2)[:, None], *turn)  # (B, T, heads, A', d)
+            far_value = torch.cat(far_values, 2)[:, None].expand(-1, steps, -1, -1, -1)
+            near_key, near_value = _windows(keys, window), _windows(values, window)
+            all_keys = torch.cat([far_key, near_key], 3).flatten(0, 1)
+            all_values = torch.cat([far_value, near_value], 3).flatten(0, 1)
+            q = q.flatten(0, 1)
+            parts = []
+            for rows, columns, bias in biases:
+                k_part, v_part = (all_keys, all_values) if columns is None else (all_keys[:, :, columns], all_values[:, :, columns])
+                parts.append(attend(q[:, :, rows], k_part, v_part, bias))
+            attended = torch.cat(parts, 2).unflatten(0, (batch_size, steps))
+            x = block.finish(x, attended)  # type: ignore[operator]
+
+        x, header = self.norm(x), self.norm(header)
+        hidden = x[:, :, layout.step_state]
+        state = torch.cat(
+            [
+                self.state_logits(hidden[:, :1], self.absolute_range),  # type: ignore[arg-type]
+                self.state_logits(hidden[:, 1:], self.change_range),  # type: ignore[arg-type]
+            ],
+            1,
+        )
+        video = None
+        if with_video:
+            before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1)
+            video = self.video_logits(x[:, :, count:], before)
+        return Logits(self.header_head(header).float(), state, video)
+
+    def turn(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin that move keys by so many steps and leave their place: (n, 1, 1, d/2) each."""
+        cos, sin = self.positions(steps, torch.zeros(1, 2, dtype=torch.long))
+        return cos[:, None], sin[:, None]
+
+    def _block_biases(
+        self, header_bias: Tensor, steps: int, length: int, k: int
+    ) -> list[tuple[slice, Tensor | None, Tensor]]:
+        """What each query of each block may see, as (query rows, key columns or None for all, bias) parts."""
+        layout, window, device = self.layout, self.config.window, self.device
+        batch_size, count = len(header_bias), 1 + layout.num_state
+        header_seen = (header_bias[:, 0, -1] == 0)[:, None].expand(-1, steps, -1)  # (B, T, A)
+        t = torch.arange(steps, device=device)
+        anchors = [(t > window + i)[:, None].expand(-1, length) for i in range(1, min(self.config.anchor_frames, steps - 1) + 1)]
+        ages = torch.arange(window, 0, -1, device=device)
+        recent = (t[:, None] >= ages)[:, :, None].expand(-1, -1, length).flatten(1)  # (T, window * Q)
+        seen = torch.cat([*anchors, recent], 1)  # (T, K')
+        seen = torch.cat([header_seen, seen.expand(batch_size, -1, -1)], 2)  # (B, T, keys before the block)
+        passes = torch.stack([self.pass_of_slot(k, first=bool(i == 0)) for i in range(steps)])[:, :length].to(device)
+        inside = passes[:, None, :] <= passes[:, :, None]  # (T, Q, Q)
+
+        slot = torch.arange(seen.shape[2] - header_seen.shape[2] + length, device=device) % length
+        is_state = torch.cat([torch.ones(header_seen.shape[2], dtype=torch.bool, device=device), slot < count])
+        state_columns = None if self.config.state_sees_video or length == count else is_state.nonzero()[:, 0]
+
+        def part(rows: slice, columns: Tensor | None) -> tuple[slice, Tensor | None, Tensor]:
+            own = inside[:, rows].expand(batch_size, -1, -1, -1)
+            allowed = torch.cat([seen[:, :, None].expand(-1, -1, own.shape[2], -1), own], 3)
+            if columns is not None:
+                allowed = allowed[..., columns]
+            return rows, columns, bias_of(allowed.flatten(0, 1), self.attention_dtype)[:, None]
+
+        parts = [part(slice(0, count), state_columns)]
+        if length > count:
+            parts.append(part(slice(count, length), None))
+        return parts
+
+    @property
+    def attention_dtype(self) -> torch.dtype:
+        """What attention runs in: autocast's type while it is on, else the weights'."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
+
+
+def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, _HIDDEN)
+
+
+def _shift(ids: Tensor, k: int, *, first_by: int) -> Tensor:
+    """Ids (B, T, n) moved k places later through the steps, and within the first step by ``first_by``; -1 fills."""
+    batch, steps, length = ids.shape
+    moved = F.pad(ids.flatten(1), (k, 0), value=-1)[:, : steps * length].unflatten(1, (steps, length)).clone()
+    moved[:, 0] = F.pad(ids[:, 0], (first_by, 0), value=-1)[:, :length]
+    return moved
+
+
+def _windows(x: Tensor, window: int) -> Tensor:
+    """(B, T, heads, Q, d) to each step's last ``window`` steps and itself, (B, T, heads, (window + 1) * Q, d)."""
+    padded = F.pad(x, (0, 0, 0, 0, 0, 0, window, 0))
+    return padded.unfold(1, window + 1, 1).movedim(-1, 3).flatten(3, 4)
