@@ -11,6 +11,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], An
     print(f"Play at {url} (stop with Ctrl+C); ready after {perf_counter() - begun:.1f} s", flush=True)
     if not options.no_browser and _has_screen():
         webbrowser.open(url)
-    serve(app, listener)
+    with suppress(KeyboardInterrupt):
+        serve(app, listener)
     return 0
 
 

@@ -12,33 +12,43 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import themes
 from starlette.staticfiles import StaticFiles
 
 from demo.play_socket import Playroom
 
 ASSETS = Path(__file__).parent / "assets"
 SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "DejaVu Sans", "sans-serif")
+SYSTEM_MONO = ("ui-monospace", "DejaVu Sans Mono", "monospace")
 EXAMPLES = {
     "tabletop": {
         "Red ball, blue box": "you push a red rubber ball; beside it a blue wooden box, front view",
-        "Four toys": "four toys on a table: a green metal cylinder, a red rubber ball, a yellow wooden box and a purple glass ball",
-        "Circling lamp": "the player is an orange glass sphere; with it a green steel drum. a bright light circles clockwise",
-        "From the left": "a blue wooden block with a white mark; around it a red metal ball and a purple rubber box, seen from the left",
+        "Four toys": "four toys on a table: a green metal cylinder, a red rubber ball, a yellow wooden box "
+        "and a purple glass ball",
+        "Circling lamp": "the player is an orange glass sphere; with it a green steel drum. "
+        "a bright light circles clockwise",
+        "From the left": "a blue wooden block with a white mark; around it a red metal ball and a purple rubber box, "
+        "seen from the left",
     }
 }
 START = """(caption, seed) => {
-    document.dispatchEvent(new CustomEvent("world:start", {detail: {caption: caption || null, seed: Math.trunc(seed) || 0}}))
+    const detail = {caption: caption || null, seed: Math.trunc(seed) || 0};
+    document.dispatchEvent(new CustomEvent("world:start", {detail}));
 }"""
 NEXT = f"(caption, seed) => {{ const next = (Math.trunc(seed) || 0) + 1; ({START})(caption, next); return next }}"
 LOAD = """(async () => {
     const { play } = await import(new URL("play-assets/play.js", document.baseURI));
     const stage = await new Promise((found) => {
-        const look = () => { const it = document.querySelector("#stage .stage"); it ? found(it) : requestAnimationFrame(look) };
-        look();
+        (function look() {
+            const stage = document.querySelector("#stage .stage");
+            stage ? found(stage) : requestAnimationFrame(look);
+        })();
     });
     document.addEventListener("world:next", () => document.querySelector("#next-world").click());
     play(stage, element.querySelector(".scene"));
 })()"""
+HEAD = """<h1>{name}</h1><p>Every frame is imagined by a world model as you play.
+Arrows or WASD push the body with the white mark, Q and E turn the camera.</p>"""
 THEME_TOGGLE = "() => { document.body.classList.toggle('dark') }"
 
 
@@ -47,17 +57,14 @@ def build_page(world: Any) -> gr.Blocks:
     name = world.schema.name
     with gr.Blocks(title=f"Play {name}", analytics_enabled=False) as page:
         with gr.Row(elem_id="page-head"):
-            gr.HTML(
-                f"<h1>{name.capitalize()}</h1><p>Every frame is imagined by a world model as you play. "
-                "Arrows or WASD push the body with the white mark, Q and E turn the camera.</p>"
-            )
+            gr.HTML(HEAD.format(name=name.capitalize()), apply_default_css=False)
             theme = gr.Button("Light / dark", size="sm", min_width=110, scale=0)
         with gr.Row():
-            with gr.Column(scale=11, min_width=320):
-                gr.HTML(html_template=_asset("stage.html"), js_on_load=None, elem_id="stage")
+            with gr.Column(scale=12, min_width=320):
+                gr.HTML(html_template=_asset("stage.html"), js_on_load=None, apply_default_css=False, elem_id="stage")
             with gr.Column(scale=10, min_width=320):
                 prompt = gr.Textbox(
-                    label="Prompt", lines=2, max_lines=2, elem_id="prompt",
+                    label="Prompt", show_label=False, container=False, lines=1, max_lines=2, elem_id="prompt",
                     placeholder="Describe a scene, or leave this empty and let the model choose one",
                 )  # fmt: skip
                 with gr.Row(elem_id="examples"):
@@ -66,10 +73,12 @@ def build_page(world: Any) -> gr.Blocks:
                         for title, caption in EXAMPLES.get(name, {}).items()
                     ]
                 with gr.Row(elem_id="beginning"):
-                    seed = gr.Number(7, label="Seed", precision=0, minimum=0, min_width=110, scale=1)
-                    start = gr.Button("Start this world", variant="primary", min_width=150, scale=2)
-                    following = gr.Button("Next seed (N)", min_width=120, scale=1, elem_id="next-world")
-                gr.HTML(html_template=_asset("scene.html"), js_on_load=LOAD, elem_id="scene")
+                    seed = gr.Number(
+                        7, label="Seed", show_label=False, container=False, precision=0, minimum=0, min_width=90
+                    )
+                    start = gr.Button("Start this world", variant="primary", size="md", min_width=150, scale=2)
+                    following = gr.Button("Next seed", size="md", min_width=110, scale=1, elem_id="next-world")
+                gr.HTML(html_template=_asset("scene.html"), js_on_load=LOAD, apply_default_css=False, elem_id="scene")
         theme.click(None, js=THEME_TOGGLE)
         for begin in (start.click, prompt.submit, seed.submit):
             begin(None, [prompt, seed], js=START)
@@ -86,8 +95,9 @@ def build_app(world: Any, *, seats: int = 4) -> FastAPI:
     app.state.playroom = playroom = Playroom(world, seats=seats)
     app.add_api_websocket_route("/play", playroom.play)
     app.mount("/play-assets", StaticFiles(directory=ASSETS), name="play-assets")
-    fonts = [gr.themes.Font(font) for font in SYSTEM_FONTS]
-    theme = gr.themes.Soft(font=fonts, font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")])
+    fonts, mono = ([themes.Font(font) for font in family] for family in (SYSTEM_FONTS, SYSTEM_MONO))
+    theme = themes.Default(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono)
+    theme.set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
     return gr.mount_gradio_app(
         app, build_page(world), path="/", theme=theme, css_paths=[ASSETS / "play.css"],
         footer_links=[], run_history=False, show_error=False, ssr_mode=False,

@@ -6,16 +6,17 @@ The client sends JSON objects with a ``type``:
 |---|---|---|
 | ``start`` | ``caption`` (or null), ``seed`` | begin a world |
 | ``keys`` | ``held``: names of actions | which actions' keys are down; the server keeps time, not the client |
-| ``edit`` | ``edit``: {entity: {field: value}} | write the state |
+| ``edit`` | ``edit``: {entity: {field: value}}, ``continues`` | write the state; true within a drag |
 | ``undo``, ``fork``, ``switch`` | ``index`` | go back, branch, change branch |
 | ``pause`` | ``on`` | hold still, or go on (also after the end) |
 | ``pace`` | ``steps_per_s`` (or null) | steps a second; null is as fast as possible |
 | ``upsample``, ``record`` | ``on`` | switch them; the end of a recording sends its mp4 |
 | ``seen`` | ``count`` | pictures received so far: no more than ``WINDOW`` go unanswered |
 
-The server sends text (``hello``: schema and abilities; ``error``: a sentence) and binary messages: a little-endian uint32 ``n``, ``n`` bytes of JSON header, then the payload. A
-``picture`` carries its frames as raw RGB, frame after frame; a ``recording`` an mp4. Raw, because at 64 and 128
-pixels a side lossless coding takes 0.2 to 1.3 ms a frame to halve what a local socket carries for nothing.
+The server sends text (``hello``: schema and abilities; ``error``: a sentence) and binary messages: a
+little-endian uint32 ``n``, ``n`` bytes of JSON header, then the payload. A ``picture`` carries its frames as raw
+RGB, frame after frame; a ``recording`` an mp4. Raw, because at 64 and 128 pixels a side lossless coding takes
+0.2 to 1.3 ms a frame to halve what a local socket carries for nothing.
 
 Whatever a player sends, the answer is one sentence and the server lives on. All model work of all players
 is done by one thread, in turn: players don't trample on each other, the event loop stays free, and PyTorch
@@ -29,11 +30,11 @@ import json
 import logging
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -44,6 +45,8 @@ WINDOW = 4
 MAX_MESSAGE = 2**16
 MAX_WAITING = 32
 MAX_PACE = 240.0
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ class Command:
 
     run: Callable[[], Picture | None]
     plays_on: bool = False
-    edit: dict[str, dict[str, Any]] | None = None
+    continues: bool | None = None  # of an edit; None for anything else
 
 
 class Player:
@@ -169,13 +172,13 @@ class Player:
             case "pace":
                 pace = said.get("steps_per_s")
                 if pace is not None and not (isinstance(pace, (int, float)) and 0 < pace <= MAX_PACE):
-                    raise ValueError(f"The pace must be null or between 0 and {MAX_PACE:g} steps a second, got {pace!r}.")
+                    raise ValueError(f"The pace must be null or up to {MAX_PACE:g} steps a second, got {pace!r}.")
                 self.steps_per_s = pace
             case "start":
                 caption, seed = _field(said, "caption", (str, type(None))), _field(said, "seed", int)
                 self._wait(Command(lambda: session.start(caption, seed), plays_on=True))
             case "edit":
-                self._wait_for_edit(_field(said, "edit", dict))
+                self._wait_for_edit(_field(said, "edit", dict), said.get("continues") is True)
             case "undo":
                 self._wait(Command(session.undo, plays_on=True))
             case "fork":
@@ -189,18 +192,18 @@ class Player:
             case "record":
                 self._switch_recording(_field(said, "on", bool))
             case unknown:
-                raise ValueError(f"The message type {unknown!r} is unknown; see demo/play_socket.py for those there are.")
+                raise ValueError(f"The message type {unknown!r} is unknown; demo/play_socket.py lists them.")
 
     def _wait(self, command: Command) -> None:
         if len(self._waiting) >= MAX_WAITING:
             raise ValueError("Too many commands at once; wait for the picture to follow.")
         self._waiting.append(command)
 
-    def _wait_for_edit(self, edit: dict[str, dict[str, Any]]) -> None:
+    def _wait_for_edit(self, edit: dict[str, Any], continues: bool) -> None:
         """A drag sends places faster than steps are made: of those waiting, only the last one counts."""
-        if self._waiting and (last := self._waiting[-1].edit) is not None and last.keys() == edit.keys():
-            self._waiting.pop()
-        self._wait(Command(lambda: self.session.edit(edit), plays_on=self.playing, edit=edit))
+        if continues and self._waiting and self._waiting[-1].continues is not None:
+            continues = bool(self._waiting.pop().continues)
+        self._wait(Command(lambda: self.session.edit(edit, continues=continues), continues=continues))
 
     # -- time ---------------------------------------------------------------------------------------
 
@@ -237,14 +240,19 @@ class Player:
             await self._show(picture)
 
     async def _attempt(self, job: Callable[[], Picture | None]) -> Picture | None:
+        return await self._guard(self.room.work(job))
+
+    async def _guard(self, work: Awaitable[Result]) -> Result | None:
+        """The work's result, or None after telling the player in a sentence what went wrong."""
         try:
-            return await self.room.work(job)
+            return await work
         except ValueError as mistake:
             await self.complain(str(mistake))
         except Exception as failure:
             log.exception("the world failed")
-            kind = type(failure).__name__
-            await self.complain(f"The world failed with {kind}: {failure}. Restart it, or go back with undo.")
+            await self.complain(
+                f"The world failed with {type(failure).__name__}: {failure}. Restart it, or go back with undo."
+            )
         return None
 
     # -- recording ----------------------------------------------------------------------------------
@@ -259,15 +267,15 @@ class Player:
 
     async def _record(self, picture: Picture) -> None:
         if self.recording is not None:
-            await asyncio.to_thread(self.recording.write, picture.frames)
+            await self._guard(asyncio.to_thread(self.recording.write, picture.frames))
             if self.recording is not None and self.recording.full:
                 self._switch_recording(on=False)
 
     async def _deliver(self, recorded: Recording) -> None:
         self._recorded = None
-        if recorded.num_frames:
-            header = {"type": "recording", "seconds": recorded.num_frames / recorded.fps}
-            await self._send(pack(header, await asyncio.to_thread(recorded.finish)))
+        video = await self._guard(asyncio.to_thread(recorded.finish))
+        if video:
+            await self._send(pack({"type": "recording", "seconds": recorded.num_frames / recorded.fps}, video))
         else:
             await self.complain("The recording is empty: no step was made while it ran.")
 

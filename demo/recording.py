@@ -20,8 +20,7 @@ class Recording:
         self.fps, self.min_size, self.max_frames = fps, min_size, int(max_seconds * fps)
         self.num_frames = 0
         self._file = io.BytesIO()
-        self._container: Any = None
-        self._stream: Any = None
+        self._video: tuple[Any, Any] | None = None  # container and stream, opened by the first frame
         self._lock = threading.Lock()
         self._finished = False
 
@@ -36,31 +35,32 @@ class Recording:
         with self._lock:
             if self._finished:
                 return
-            if self._container is None:
-                self._open(*frames.shape[1:3])
+            self._video = container, stream = self._video or self._open(*frames.shape[1:3])
             for frame in frames[: self.max_frames - self.num_frames]:
-                picture = av.VideoFrame.from_ndarray(_fit(frame, self._stream.height, self._stream.width), "rgb24")
-                self._container.mux(self._stream.encode(picture))
+                picture = av.VideoFrame.from_ndarray(_fit(frame, stream.height, stream.width), "rgb24")
+                container.mux(stream.encode(picture))
                 self.num_frames += 1
 
     def finish(self) -> bytes:
         """The whole mp4; empty if nothing was written."""
         with self._lock:
-            if self._container is not None and not self._finished:
-                self._container.mux(self._stream.encode())
-                self._container.close()
+            if self._video is not None and not self._finished:
+                container, stream = self._video
+                container.mux(stream.encode())
+                container.close()
             self._finished = True
             return self._file.getvalue()
 
-    def _open(self, height: int, width: int) -> None:
+    def _open(self, height: int, width: int) -> tuple[Any, Any]:
         import av
 
         factor = max(1, -(-self.min_size // height))
-        self._container = av.open(self._file, "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "18"})
-        self._stream.height, self._stream.width = (height * factor + 1) // 2 * 2, (width * factor + 1) // 2 * 2
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.thread_count = 1
+        container = av.open(self._file, "w", format="mp4")
+        stream = container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "18"})
+        stream.height, stream.width = (height * factor + 1) // 2 * 2, (width * factor + 1) // 2 * 2
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1
+        return container, stream
 
 
 def _fit(frame: np.ndarray, height: int, width: int) -> np.ndarray:

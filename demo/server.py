@@ -25,7 +25,8 @@ def listen(host: str, port: int | None) -> socket.socket:
         except (OSError, OverflowError) as refusal:
             listener.close()
             if port is not None:
-                raise ValueError(f"Cannot listen on {host}:{port} ({refusal}); choose another --port or --host.") from None
+                sentence = f"Cannot listen on {host}:{port} ({refusal}); choose another --port or --host."
+                raise ValueError(sentence) from None
             continue
         listener.listen(128)
         return listener
@@ -33,8 +34,9 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address, port = listener.getsockname()[:2]
+    assert isinstance(address, str)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 MAX_SEED = 2**31 - 1
-EDIT_PAUSE = 3  # steps; edits closer together belong to one drag, which is undone as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,6 @@ class Branch:
     picture: Picture
     start: Mark
     marks: deque[Mark] = field(default_factory=deque)
-    edited_at: int = -EDIT_PAUSE - 1
 
 
 class Session:
@@ -94,11 +92,12 @@ class Session:
 
     def start(self, caption: str | None, seed: int) -> Picture:
         """Begins a world from a caption (None lets the model choose) and forgets the one before."""
-        if len(caption or "") > self.config.max_caption:
-            raise ValueError(f"The prompt has {len(caption or '')} characters; keep it under {self.config.max_caption}.")
+        caption, most = (caption or "").strip(), self.config.max_caption
+        if len(caption) > most:
+            raise ValueError(f"The prompt has {len(caption)} characters; keep it under {most}.")
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"The seed must lie between 0 and {MAX_SEED}, got {seed}.")
-        rollout = self.world.start(caption=(caption or "").strip() or None, seed=seed, upsample=self.upsample)
+        rollout = self.world.start(caption=caption or None, seed=seed, upsample=self.upsample)
         picture = Picture(frames=_frames(rollout.frames), state=_state(rollout), time=int(rollout.time))
         self.branches = [Branch(rollout, picture, Mark(rollout.snapshot(), picture))]
         self.current = 0
@@ -139,18 +138,23 @@ class Session:
             step_ms=(time.perf_counter() - begun) * 1e3,
         )
         if branch.picture.time % self.config.mark_every == 0:
-            self._mark(branch)
+            self._keep(branch, Mark(branch.rollout.snapshot(), branch.picture))
         return branch.picture
 
-    def edit(self, edit: Mapping[str, Mapping[str, Any]]) -> Picture:
-        """Writes the state, as ``{entity: {field: value}}``; the frames follow with the next step."""
+    def edit(self, edit: Mapping[str, Mapping[str, Any]], *, continues: bool = False) -> Picture:
+        """Writes the state, as ``{entity: {field: value}}``; the frames follow with the next step.
+
+        One that ``continues`` the edit before it, as in a drag, is undone together with it.
+        """
         _check_numbers(edit)
         branch = self.branch
-        snapshot = branch.rollout.snapshot() if branch.picture.time - branch.edited_at > EDIT_PAUSE else None
+        mark = None if continues else Mark(branch.rollout.snapshot(), branch.picture, before_edit=True)
         branch.rollout.edit(edit)
-        branch.edited_at = branch.picture.time
-        if snapshot is not None:
-            self._mark(branch, snapshot, before_edit=True)
+        if mark is not None:
+            self._keep(branch, mark)
+        elif any(mark.before_edit for mark in branch.marks):
+            while not branch.marks[-1].before_edit:
+                branch.marks.pop()
         branch.picture = replace(branch.picture, state=_state(branch.rollout), terminated=False)
         return branch.picture.still
 
@@ -167,7 +171,7 @@ class Session:
         if mark.before_edit:
             branch.marks.pop()
         branch.rollout.restore(mark.snapshot)
-        branch.picture, branch.edited_at = mark.picture, -EDIT_PAUSE - 1
+        branch.picture = mark.picture
         return mark.picture.still
 
     def set_upsample(self, on: bool) -> None:
@@ -195,10 +199,9 @@ class Session:
         self.current = index
         return self.branch.picture.still
 
-    def _mark(self, branch: Branch, snapshot: Any = None, *, before_edit: bool = False) -> None:
-        snapshot = branch.rollout.snapshot() if snapshot is None else snapshot
-        branch.marks.append(Mark(snapshot, branch.picture, before_edit))
-        while len(branch.marks) > self.config.max_marks:
+    def _keep(self, branch: Branch, mark: Mark) -> None:
+        branch.marks.append(mark)
+        if len(branch.marks) > self.config.max_marks:
             branch.marks.popleft()
 
 
@@ -218,5 +221,5 @@ def _check_numbers(edit: Any) -> None:
     for entity, fields in edit.items():
         for name, value in fields.items():
             for part in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
-                if not isinstance(part, (int, float, str)) or isinstance(part, float) and not math.isfinite(part):
+                if not isinstance(part, (int, float, str)) or (isinstance(part, float) and not math.isfinite(part)):
                     raise ValueError(f"{entity}.{name} must be a finite number, got {part!r}.")

@@ -2,7 +2,7 @@
 
 import { SceneReader } from "./schema.js";
 
-const MARGIN = 0.17; // of the canvas, around the table: where camera and light stand
+const MARGIN = 0.14; // of the canvas, around the table: where camera and light stand
 const EDIT_EVERY = 40; // ms
 
 export class SceneMap {
@@ -11,7 +11,7 @@ export class SceneMap {
     this.context = canvas.getContext("2d");
     this.edit = edit;
     this.state = null;
-    this.drag = null; // {entity, x, y, sentAt}
+    this.drag = null; // {x, y, sentAt, sent}: the chosen body in the player's hand
     this.dirty = false;
     canvas.addEventListener("pointerdown", (event) => this.grab(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
@@ -61,7 +61,7 @@ export class SceneMap {
     if (near.length) this.chosen = near[0].body;
     if (!near.length && (Math.min(x, y) < this.low || Math.max(x, y) > this.high)) return;
     this.canvas.setPointerCapture(event.pointerId);
-    this.drag = { sentAt: 0 };
+    this.drag = { sentAt: 0, sent: false };
     if (!near.length) this.move(event); // a click on the bare table calls the chosen body there
   }
 
@@ -88,7 +88,8 @@ export class SceneMap {
       const values = role === "position" ? [this.drag.x, this.drag.y].map((v) => Number(v.toFixed(4))) : Array(field.size).fill(0);
       fields[field.name] = field.size === 1 ? values[0] : values;
     }
-    this.edit({ [this.chosen.name]: fields });
+    this.edit({ [this.chosen.name]: fields }, this.drag.sent);
+    this.drag.sent = true;
   }
 
   // -- drawing
@@ -203,7 +204,7 @@ export class SceneMap {
   drawLight() {
     const angle = this.scene.find(this.state, "light")?.[0];
     if (angle === undefined) return;
-    const c = this.context, [x, y] = this.onRing(angle, 0.44), bright = this.scene.find(this.state, "light_brightness")?.[0] ?? 1;
+    const c = this.context, [x, y] = this.onRing(angle, 0.46), bright = this.scene.find(this.state, "light_brightness")?.[0] ?? 1;
     c.save();
     c.globalAlpha = 0.35 + 0.65 * bright;
     c.strokeStyle = c.fillStyle = "#f5b301";
@@ -222,7 +223,7 @@ export class SceneMap {
   drawCamera() {
     const azimuth = this.schemaAzimuth();
     if (azimuth === undefined) return;
-    const c = this.context, [x, y] = this.onRing(azimuth - Math.PI / 2, 0.43), middle = this.size / 2;
+    const c = this.context, [x, y] = this.onRing(azimuth - Math.PI / 2, 0.42), middle = this.size / 2;
     const gaze = Math.atan2(middle - y, middle - x);
     c.save();
     c.translate(x, y);

@@ -15,8 +15,8 @@ export function play(stage, scene) {
   const playback = new Playback(find(".picture"));
   const socket = new PlaySocket({ hello, picture, recording, error: complain, closed });
   const keyboard = new Keyboard({ pad: find(".pad"), shortcuts: SHORTCUTS, held: (held) => socket.send({ type: "keys", held }), shortcut: act });
-  const map = new SceneMap(scene.querySelector(".map canvas"), (edit) => socket.send({ type: "edit", edit }));
-  const table = new ValueTable(scene.querySelector(".values"));
+  const map = new SceneMap(scene.querySelector(".map canvas"), (edit, continues) => socket.send({ type: "edit", edit, continues }));
+  const table = new ValueTable(scene);
   let world = { caption: null, seed: 7 }; // as it was started last
   let realTime = 15, last = null, toastTimer = 0, hiddenWhilePlaying = false, recordingSince = 0;
 
@@ -50,7 +50,8 @@ export function play(stage, scene) {
     URL.revokeObjectURL(download.href);
     download.href = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
     download.download = `world-${world.seed}.mp4`;
-    download.textContent = `Save mp4 (${header.seconds.toFixed(1)} s)`;
+    download.textContent = `Save ${header.seconds.toFixed(1)} s`;
+    download.title = "Save the recording as an mp4";
     download.hidden = false;
     press("record", false);
     find(".recording-dot").hidden = true;
@@ -76,9 +77,10 @@ export function play(stage, scene) {
   function start({ caption, seed }) {
     world = { caption, seed };
     last = null;
+    toast.hidden = true;
     show("Imagining…", caption || "a world of the model's own choice");
     socket.send({ type: "start", caption, seed });
-    find(".picture").focus({ preventScroll: true });
+    document.activeElement?.blur(); // keys are for playing now
   }
 
   function act(what) {
@@ -117,14 +119,16 @@ export function play(stage, scene) {
     socket.send({ type: "pace", steps_per_s: factor ? factor * realTime : null });
   }
 
-  find(".tools").addEventListener("click", (event) => {
+  stage.addEventListener("click", (event) => {
     const chosen = event.target.closest("[data-do], [data-branch]");
     if (!chosen) return;
-    if (event.detail) chosen.blur(); // Clicked with the mouse: keep Space for the game.
     if (chosen.dataset.do) act(chosen.dataset.do);
     else socket.send({ type: "switch", index: Number(chosen.dataset.branch) });
   });
   find(".pace").addEventListener("change", (event) => { setPace(); event.target.blur(); });
+  document.addEventListener("click", (event) => {
+    if (event.detail) event.target.closest("button")?.blur(); // clicked with the mouse: Space stays the game's
+  });
   document.addEventListener("world:start", (event) => start(event.detail));
   document.addEventListener("visibilitychange", () => {
     if (document.hidden && last?.playing) { hiddenWhilePlaying = true; setPlaying(false); }
@@ -134,10 +138,9 @@ export function play(stage, scene) {
     if (!last) return;
     const m = playback.measure();
     find(".fps").textContent = last.playing ? `${m.framesPerS.toFixed(0)} frames/s` : "still";
-    find(".detail").textContent =
-      (last.playing ? `${m.stepsPerS.toFixed(1)} steps/s · ` : "") +
-      (m.p50 ? `model ${m.p50.toFixed(0)} ms a step, slowest twentieth ${m.p95.toFixed(0)} ms · could run at ${(m.framesPerStep * 1000 / m.p50).toFixed(0)} frames/s · ` : "") +
-      `step ${last.time}`;
+    const model = m.p50 ? `model ${m.p50.toFixed(0)} ms (p95 ${m.p95.toFixed(0)})` : "";
+    find(".detail").textContent = [last.playing ? `${m.stepsPerS.toFixed(1)} steps/s` : `step ${last.time}`, model].filter(Boolean).join(" · ");
+    find(".meter").title = `Step ${last.time}. Measured over the last three seconds` + (m.p50 ? `; flat out, the model could show ${((m.framesPerStep * 1000) / m.p50).toFixed(0)} frames/s` : "");
     if (last.recording) find(".recording-dot span").textContent = `${((performance.now() - recordingSince) / 1000).toFixed(0)} s`;
   }, 500);
 
@@ -147,7 +150,7 @@ export function play(stage, scene) {
     if (last.terminated) show(last.reward > 0 ? "Target reached" : "The end", "<kbd>R</kbd> again · <kbd>N</kbd> next world · <kbd>Space</kbd> play on", last.reward > 0 ? "won" : "");
     else if (!last.playing) show("Paused", "<kbd>Space</kbd> to play on");
     else banner.hidden = true;
-    button("pause").lastChild.textContent = last.playing ? " Pause" : " Play";
+    button("pause").querySelector("span").textContent = last.playing ? "Pause" : "Play";
   }
 
   function show(title, hint, kind = "") {

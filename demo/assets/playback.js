@@ -1,7 +1,8 @@
 // Shows the frames of a step evenly spaced over the time to the next step, and says how fast that went.
 
 const MEMORY = 3000; // ms that measurements look back
-const LATE = 2; // steps that may wait before frames are skipped to catch up
+const LATE = 2; // steps that may wait before they are brought nearer
+const CUSHION = 0.25; // of a step: how long a picture waits when none did, so that small delays don't show
 
 export class Playback {
   constructor(canvas) {
@@ -12,6 +13,7 @@ export class Playback {
     this.shown = []; // times
     this.interval = 1000 / 15; // ms a step takes, smoothed
     this.framesPerStep = 4;
+    this.lastDue = 0;
     const tick = () => { this.draw(performance.now()); requestAnimationFrame(tick); };
     requestAnimationFrame(tick);
   }
@@ -27,22 +29,25 @@ export class Playback {
       this.forget(); // after an undo or a switch, what was to come no longer is
     }
     const spacing = this.interval / frames;
-    let due = Math.max(now, (this.queue.at(-1)?.due ?? 0) + spacing);
+    const follows = this.lastDue + spacing;
+    let due = follows > now ? follows : now + (step_ms > 0 ? CUSHION * this.interval : 0);
     for (let i = 0; i < frames; i++, due += spacing) {
       this.queue.push({ image: toImage(pixels.subarray(i * width * height * 3), width, height), due });
     }
-    if (due - now > LATE * this.interval + spacing) { // shown too slowly: bring everything nearer
-      const surplus = due - now - this.interval;
-      for (const frame of this.queue) frame.due -= surplus;
-    }
+    const surplus = due - now - this.interval * (1 + CUSHION);
+    if (surplus > LATE * this.interval) for (const frame of this.queue) frame.due -= surplus;
+    this.lastDue = this.queue.at(-1).due;
   }
 
-  forget() { this.queue = []; }
+  forget() { this.queue = []; this.lastDue = 0; }
 
   draw(now) {
-    let image = null;
-    while (this.queue.length && this.queue[0].due <= now) image = this.queue.shift().image;
-    if (!image) return;
+    // One frame a refresh, skipping only those that are late by a whole one: at 60 frames/s on a 60 Hz screen
+    // the two clocks differ by little, and every frame is seen.
+    const spacing = this.interval / this.framesPerStep;
+    if (!this.queue.length || this.queue[0].due > now) return;
+    let { image } = this.queue.shift();
+    while (this.queue.length && this.queue[0].due < now - spacing) ({ image } = this.queue.shift());
     if (this.canvas.width !== image.width || this.canvas.height !== image.height) {
       Object.assign(this.canvas, { width: image.width, height: image.height });
     }

@@ -6,7 +6,7 @@ const EVERY = 100; // ms; faster cannot be read
 
 export class ValueTable {
   constructor(box) {
-    [this.head, this.body, this.list] = ["thead", "tbody", "dl"].map((part) => box.querySelector(part));
+    [this.head, this.body, this.list] = ["thead", "tbody", "dl.values"].map((part) => box.querySelector(part));
     this.shownAt = 0;
   }
 
@@ -16,7 +16,7 @@ export class ValueTable {
     this.columns = dynamic.flatMap((field) => Array.from({ length: field.size }, (_, i) => ({ field, i })));
     this.head.innerHTML = this.body.innerHTML = this.list.innerHTML = "";
     if (scene.bodies.length) {
-      const title = ({ field, i }) => (field.size > 1 ? `${field.name[0] === "p" ? "" : field.name[0]}${"xyz"[i]}` : { orientation: "yaw", angular_velocity: "yaw ′" }[field.role] ?? field.name);
+      const title = ({ field, i }) => (field.size > 1 ? `${field.name[0] === "p" ? "" : field.name[0]}${"xyz"[i]}` : `${field.name.replaceAll("_", " ")}${unit(field).startsWith("°") ? " °" : ""}`);
       row(this.head, "th", ["body", ...this.columns.map(title)]);
       this.columns.forEach(({ field, i }, at) => { this.head.rows[0].cells[at + 1].title = `${field.name}${field.size > 1 ? ` ${"xyz"[i]}` : ""} in ${unit(field)}`; });
     }

@@ -45,7 +45,10 @@ SCHEMA = SceneSchema(
         Entity(name="target", fields=(number("position", "position", "m", -0.5, 0.5, size=2, static=True),)),
         Entity(
             name="episode",
-            fields=(Field(name="reward", kind="flag", role="reward"), Field(name="terminated", kind="flag", role="terminated")),
+            fields=(
+                Field(name="reward", kind="flag", role="reward"),
+                Field(name="terminated", kind="flag", role="terminated"),
+            ),
         ),
     ),
 )
@@ -61,10 +64,20 @@ class FakeWorld:
         if caption and "impossible" in caption:
             raise ValueError("No world holds the impossible; describe balls, boxes and cylinders.")
         chance = torch.Generator().manual_seed(seed)
-        scene: dict[str, dict[str, Any]] = {"light": {"angle": 2.0, "brightness": 0.9}, "target": {"position": (0.3, 0.3)}}
+        scene: dict[str, dict[str, Any]] = {
+            "light": {"angle": 2.0, "brightness": 0.9},
+            "target": {"position": (0.3, 0.3)},
+        }
         for i, name in enumerate(("player", "body_1", "body_2")):
             place = (torch.rand(2, generator=chance) * 0.7 - 0.35).tolist()
-            scene[name] = {"present": 1, "shape": i % 3, "colour": i, "size": 0.06 + 0.01 * i, "position": place, "yaw": 0.3}
+            scene[name] = {
+                "present": 1,
+                "shape": i % 3,
+                "colour": i,
+                "size": 0.06 + 0.01 * i,
+                "position": place,
+                "yaw": 0.3,
+            }
         scene["player"]["position"] = (-0.3, -0.3)
         return FakeRollout(self, SCHEMA.write(torch.zeros(1, SCHEMA.num_values), scene), upsample)
 
@@ -84,7 +97,10 @@ class FakeRollout:
         self.state = SCHEMA.write(self.state, {"episode": {"reward": won, "terminated": won}})
         self.time += 1
         pictures, flag = torch.stack(frames, 1), torch.tensor([won])
-        shown = {"frames": pictures[:, :, ::2, ::2] if self.upsample else pictures, "upsampled": pictures if self.upsample else None}
+        shown = {
+            "frames": pictures[:, :, ::2, ::2] if self.upsample else pictures,
+            "upsampled": pictures if self.upsample else None,
+        }
         return SimpleNamespace(**shown, state=self.state, reward=flag.float(), terminated=flag)
 
     def edit(self, edit: dict[str, dict[str, Any]]) -> None:
@@ -104,7 +120,7 @@ class FakeRollout:
 
     def _move(self, action: str) -> None:
         self.state = self.state.clone()
-        velocity = self._at("player", "velocity") * 0.96 + 0.04 * torch.tensor(PUSH.get(action, (0.0, 0.0)))
+        velocity = self._at("player", "velocity") * 0.9 + 0.1 * torch.tensor(PUSH.get(action, (0.0, 0.0)))
         turn = {"orbit_left": -0.02, "orbit_right": 0.02}.get(action, 0.0)
         self._at("player", "velocity")[:] = velocity
         self._at("player", "position")[:] = (self._at("player", "position") + velocity / SCHEMA.fps).clamp(-0.5, 0.5)
@@ -119,5 +135,7 @@ class FakeRollout:
         for name in ("player", "body_1", "body_2"):
             px, py = self._at(name, "position").tolist()
             colour = list(COLOURS.values())[int(self._at(name, "colour"))]
-            frame[(x - px) ** 2 + (y - py) ** 2 < float(self._at(name, "size")) ** 2] = torch.tensor(colour, dtype=torch.uint8)
+            frame[(x - px) ** 2 + (y - py) ** 2 < float(self._at(name, "size")) ** 2] = torch.tensor(
+                colour, dtype=torch.uint8
+            )
         return frame[None]

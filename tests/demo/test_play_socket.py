@@ -1,0 +1,301 @@
+"""The protocol through the real server, without a browser."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+
+from demo.__main__ import main
+from demo.app import build_app
+from demo.play_socket import WINDOW, pack, unpack
+from demo.server import listen, served
+from demo.session import Session
+
+from .fake_world import SCHEMA, FakeWorld
+
+
+class Client:
+    """Speaks the protocol and answers pictures."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket, self.count, self.answers = socket, 0, True
+
+    async def say(self, **message: Any) -> None:
+        await self.socket.send(json.dumps(message))
+
+    async def hear(self) -> tuple[dict[str, Any], bytes]:
+        message = await asyncio.wait_for(self.socket.recv(), timeout=20)
+        header, payload = (json.loads(message), b"") if isinstance(message, str) else unpack(message)
+        if header["type"] == "picture" and self.answers:
+            self.count += 1
+            await self.say(type="seen", count=self.count)
+        return header, payload
+
+    async def hear_of(self, kind: str, **values: Any) -> tuple[dict[str, Any], bytes]:
+        for _ in range(400):
+            header, payload = await self.hear()
+            if header["type"] == kind and all(header[key] == value for key, value in values.items()):
+                return header, payload
+        raise AssertionError(f"no {kind} with {values} came")
+
+    async def pictures_until_silence(self) -> int:
+        count = 0
+        try:
+            while True:
+                await asyncio.wait_for(self.socket.recv(), timeout=0.4)
+                count += 1
+        except TimeoutError:
+            return count
+
+    async def start(self, caption: str | None = None, seed: int = 1) -> None:
+        await self.say(type="pace", steps_per_s=None)
+        await self.say(type="start", caption=caption, seed=seed)
+        await self.hear_of("picture", time=0)
+
+
+@pytest.fixture(scope="module")
+def app() -> Any:
+    return build_app(FakeWorld(step_s=0.002), seats=2)
+
+
+@pytest.fixture(scope="module")
+def url(app: Any) -> Iterator[str]:
+    with served(app, listen("127.0.0.1", 0)) as url:
+        yield url.replace("http", "ws") + "play"
+
+
+@asynccontextmanager
+async def player(url: str) -> AsyncIterator[Client]:
+    async with connect(url, max_size=None) as socket:
+        yield Client(socket)
+
+
+def test_a_message_is_its_header_and_its_payload():
+    assert unpack(pack({"a": 1}, b"xyz")) == ({"a": 1}, b"xyz")
+
+
+def test_the_world_introduces_itself_and_moves_as_keys_say(url):
+    async def play() -> None:
+        async with player(url) as me:
+            hello, _ = await me.hear()
+            assert hello["schema"] == SCHEMA.to_json()
+            assert hello["upsampler"] is True
+            assert hello["steps_per_s"] == 15
+            await me.start()
+            await me.say(type="keys", held=["east"])
+            xs = []
+            for _ in range(20):
+                header, pixels = await me.hear_of("picture")
+                assert len(pixels) == header["frames"] * header["height"] * header["width"] * 3
+                xs.append(header["state"][SCHEMA.columns("player", "position").start])
+            assert xs[-1] > xs[0] + 0.05
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("not json", "not understood"),
+        (b"\x00\xff", "not understood"),
+        ("[" * 60000, "not understood"),
+        ("[]", "not understood"),
+        ('{"type": 3}', "not understood"),
+        ('{"type": "dance"}', "'dance' is unknown"),
+        ('{"type": "keys", "held": "east"}', "needs 'held' as list"),
+        ('{"type": "keys", "held": [["east"]]}', "no action ['east']"),
+        ('{"type": "keys", "held": ["jump"]}', "no action 'jump'"),
+        ('{"type": "start", "caption": null, "seed": true}', "needs 'seed' as int"),
+        ('{"type": "start", "caption": 7, "seed": 1}', "needs 'caption' as str or NoneType"),
+        ('{"type": "start", "caption": null, "seed": -4}', "seed must lie between"),
+        (json.dumps({"type": "start", "caption": "long " * 200, "seed": 1}), "keep it under 400"),
+        ('{"type": "start", "caption": "impossible", "seed": 1}', "describe balls"),
+        ('{"type": "edit", "edit": {"player": {"position": [NaN, 0]}}}', "finite"),
+        ('{"type": "edit", "edit": {"player": {"position": [1e999, 0]}}}', "finite"),
+        ('{"type": "edit", "edit": {"player": {"colour": "beige"}}}', "cannot be 'beige'"),
+        ('{"type": "pace", "steps_per_s": "fast"}', "pace must be"),
+        ('{"type": "switch", "index": 3}', "no branch 4"),
+        ('{"type": "record", "on": false}', "Nothing is being recorded"),
+    ],
+)
+def test_garbage_is_answered_by_one_sentence_and_play_goes_on(url, message, sentence):
+    async def play() -> None:
+        async with player(url) as me:
+            await me.start()
+            await me.socket.send(message)
+            error, _ = await me.hear_of("error")
+            assert sentence in error["message"]
+            before, _ = await me.hear_of("picture")
+            await me.hear_of("picture", time=before["time"] + 3)
+
+    asyncio.run(play())
+
+
+def test_a_failing_model_is_reported_and_the_player_can_start_again(url, monkeypatch):
+    def fail(self: Session) -> None:
+        raise RuntimeError("out of memory")
+
+    async def play() -> None:
+        async with player(url) as me:
+            await me.start()
+            with monkeypatch.context() as broken:
+                broken.setattr(Session, "step", fail)
+                error, _ = await me.hear_of("error")
+            assert error["message"].startswith("The world failed with RuntimeError: out of memory. Restart it")
+            await me.start()
+            await me.hear_of("picture", time=3)
+
+    asyncio.run(play())
+
+
+def test_two_players_have_worlds_of_their_own_and_a_third_is_told_to_wait(url):
+    async def play() -> None:
+        async with player(url) as one, player(url) as two:
+            await one.start(seed=1)
+            await two.start(seed=1)
+            await one.say(type="keys", held=["east"])
+            await two.say(type="keys", held=["west"])
+            (a, _), (b, _) = await one.hear_of("picture", time=10), await two.hear_of("picture", time=10)
+            x = SCHEMA.columns("player", "position").start
+            assert a["state"][x] > b["state"][x]
+            async with player(url) as three:
+                refusal, _ = await three.hear()
+                assert refusal["message"] == "All 2 seats are taken; try again when somebody has left."
+
+    asyncio.run(play())
+
+
+def test_a_player_who_vanishes_in_the_middle_of_a_step_leaves_a_free_seat(url, app):
+    async def play() -> None:
+        for _ in range(4):
+            async with player(url) as me:
+                await me.start()
+                await me.say(type="record", on=True)
+                await me.hear_of("picture", time=2)
+                me.socket.transport.abort()
+            await asyncio.sleep(0.1)
+        assert not app.state.playroom.players
+        async with player(url) as me:
+            await me.start()
+
+    asyncio.run(play())
+
+
+def test_no_more_than_a_window_of_pictures_is_sent_to_one_who_does_not_answer(url):
+    async def play() -> None:
+        async with player(url) as me:
+            me.answers = False
+            await me.start()
+            assert await me.pictures_until_silence() < WINDOW
+
+    asyncio.run(play())
+
+
+def test_edit_undo_branch_pause_and_upsample_through_the_socket(url):
+    async def play() -> None:
+        async with player(url) as me:
+            await me.start()
+            await me.say(type="edit", edit={"player": {"position": [0.1, 0.2], "velocity": [0, 0]}})
+            place = SCHEMA.columns("player", "position")
+            for _ in range(50):
+                header, _ = await me.hear_of("picture")
+                if np.allclose(header["state"][place], [0.1, 0.2], atol=1e-3):
+                    break
+            else:
+                raise AssertionError("the edit was never seen")
+            await me.say(type="undo")
+            await me.hear_of("picture", frames=1)
+            await me.say(type="fork")
+            await me.hear_of("picture", branches=2, branch=1)
+            await me.say(type="switch", index=0)
+            await me.hear_of("picture", branch=0)
+            await me.say(type="upsample", on=True)
+            await me.hear_of("picture", height=128)
+            await me.say(type="pause", on=True)
+            assert await me.pictures_until_silence() <= WINDOW
+
+    asyncio.run(play())
+
+
+def test_reaching_the_target_ends_the_world_until_the_player_plays_on(url):
+    async def play() -> None:
+        async with player(url) as me:
+            await me.start()
+            await me.say(type="edit", edit={"player": {"position": [0.3, 0.3], "velocity": [0, 0]}})
+            end, _ = await me.hear_of("picture", terminated=True)
+            assert end["reward"] == 1
+            assert end["playing"] is False
+            await me.say(type="edit", edit={"player": {"position": [0.0, 0.0]}})
+            await me.say(type="pause", on=False)
+            await me.hear_of("picture", playing=True)
+
+    asyncio.run(play())
+
+
+def test_a_recording_comes_back_as_a_playable_mp4(url):
+    async def play() -> None:
+        async with player(url) as me:
+            await me.start()
+            await me.say(type="record", on=True)
+            await me.hear_of("picture", recording=True)
+            await me.hear_of("picture", time=30)
+            await me.say(type="record", on=False)
+            header, video = await me.hear_of("recording")
+            with av.open(io.BytesIO(video), "r") as opened:
+                frames = sum(1 for _ in opened.decode(video=0))
+            assert frames == round(header["seconds"] * 60) > 60
+
+    asyncio.run(play())
+
+
+def test_the_page_needs_nothing_from_elsewhere(url):
+    from urllib.request import urlopen
+
+    page = url.replace("ws://", "http://").removesuffix("play")
+    for path in ("", "play-assets/play.js", "play-assets/map.js", "config"):
+        with urlopen(page + path, timeout=10) as answer:
+            text = answer.read().decode()
+        assert "fonts.googleapis" not in text
+        assert "cdn" not in text.lower()
+
+
+def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys):
+    file = tmp_path / "smoke.json"
+    assert main(["--smoke", "--json", str(file)], load=lambda name, device: FakeWorld()) == 0
+    figures = json.loads(file.read_text())
+    assert figures["frames_per_s"] == pytest.approx(4 * figures["steps_per_s"], rel=0.01)
+    assert figures["steps_per_s"] > 15
+    assert figures["step_ms"]["p50"] <= figures["step_ms"]["p95"]
+    assert 0 < figures["first_picture_s"] < 60
+    assert "steps/s" in capsys.readouterr().out
+
+
+def test_smoke_fails_with_a_sentence_when_nothing_moves(capsys):
+    world = FakeWorld()
+    world.start = lambda **options: still(FakeWorld().start(seed=1))  # type: ignore[method-assign]
+    assert main(["--smoke"], load=lambda name, device: world) == 1
+    assert "The picture changed in only 0 of 40 steps" in capsys.readouterr().err
+
+
+def still(rollout: Any) -> Any:
+    rollout._move = lambda action: None
+    return rollout
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(["--port", "99999"], "choose another --port"), (["--port", "0"], "no world called")],
+)
+def test_what_prevents_the_demo_is_said_in_a_sentence(options, sentence, capsys):
+    def load(name: str, device: str | None) -> Any:
+        raise ValueError(f"there is no world called {name!r}")
+
+    assert main([*options, "--no-browser"], load=load) == 1
+    assert sentence in capsys.readouterr().err
