@@ -64,8 +64,8 @@ class UpsamplerConfig:
     growth: float = 2.0
     condition: int = 64
     reach: int = 3
-    noise: float = 0.2
-    detail: float = 0.5
+    noise: float = 0.1
+    detail: float = 0.7
 
     def __post_init__(self) -> None:
         if self.patch % self.factor:
