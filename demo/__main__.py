@@ -25,6 +25,16 @@ def load_world(name: str, device: str | None) -> Any:
     return World.from_pretrained(name, device=device) if device else World.from_pretrained(name)
 
 
+def settle_threads(world: Any) -> None:
+    """Measured now that nothing else loads: a thread more than the machine has free makes steps slower."""
+    import torch
+
+    from worldmodel.threads import choose_threads
+
+    if world.device.type == "cpu":
+        torch.set_num_threads(choose_threads().count)
+
+
 def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], Any] = load_world) -> int:
     """Returns the exit status. ``load`` makes a world of its name and device."""
     begun = perf_counter()
@@ -41,6 +51,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], An
             from demo.app import build_app
 
             world = loading.result()
+        settle_threads(world)
         app = build_app(world, seats=options.seats)
         if options.smoke:
             return _smoke(app, listener, begun, options.json)

@@ -60,7 +60,7 @@ def build_page(world: Any) -> gr.Blocks:
             gr.HTML(HEAD.format(name=name.capitalize()), apply_default_css=False)
             theme = gr.Button("Light / dark", size="sm", min_width=110, scale=0)
         with gr.Row():
-            with gr.Column(scale=12, min_width=320):
+            with gr.Column(scale=11, min_width=320):
                 gr.HTML(html_template=_asset("stage.html"), js_on_load=None, apply_default_css=False, elem_id="stage")
             with gr.Column(scale=10, min_width=320):
                 prompt = gr.Textbox(

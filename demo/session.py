@@ -24,7 +24,7 @@ class SessionConfig:
     """``mark_every`` steps a mark to go back to is kept, ``max_marks`` of them (15 steps are a second)."""
 
     mark_every: int = 15
-    max_marks: int = 20
+    max_marks: int = 12
     max_branches: int = 4
     max_caption: int = 400
 

@@ -65,11 +65,11 @@ export function play(stage, scene) {
     if (!last) show("No world yet", "Change the prompt and start again");
   }
 
-  function closed(seconds) {
+  function closed(seconds, full) {
     if (last) last.playing = false;
     playback.forget();
     press("record", false);
-    show("Connection lost", `Trying again in ${seconds} s`);
+    show(full ? "Waiting for a seat" : "Connection lost", `Trying again in ${seconds} s`);
   }
 
   // -- from the player

@@ -14,8 +14,8 @@ export class PlaySocket {
     this.socket.binaryType = "arraybuffer";
     this.count = 0;
     this.socket.onmessage = (event) => (typeof event.data === "string" ? this.text(JSON.parse(event.data)) : this.binary(event.data));
-    this.socket.onclose = () => {
-      this.handlers.closed(this.wait);
+    this.socket.onclose = ({ code }) => {
+      this.handlers.closed(this.wait, code === 1013);
       setTimeout(() => this.open(), this.wait * 1000);
       this.wait = Math.min(this.wait * 2, 8);
     };

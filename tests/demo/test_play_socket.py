@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from websockets.asyncio.client import connect
 
 from demo.__main__ import main
@@ -266,6 +267,15 @@ def test_the_page_needs_nothing_from_elsewhere(url):
         assert "cdn" not in text.lower()
 
 
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """``main`` is the process's owner and chooses its threads; here it is a guest."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("same_threads")
 def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys):
     file = tmp_path / "smoke.json"
     assert main(["--smoke", "--json", str(file)], load=lambda name, device: FakeWorld()) == 0
@@ -277,6 +287,7 @@ def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys)
     assert "steps/s" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("same_threads")
 def test_smoke_fails_with_a_sentence_when_nothing_moves(capsys):
     world = FakeWorld()
     world.start = lambda **options: still(FakeWorld().start(seed=1))  # type: ignore[method-assign]
