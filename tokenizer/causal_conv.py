@@ -37,6 +37,15 @@ class StreamingCache:
         twin.past, twin.fresh = dict(self.past), self.fresh.clone()
         return twin
 
+    def adopt(self, other: StreamingCache, rows: list[int]) -> None:
+        """Takes over another cache's streams as these rows, in order."""
+        for module, theirs in other.past.items():
+            mine = self.past.get(module)
+            mine = theirs.new_zeros(len(self.fresh), *theirs.shape[1:]) if mine is None else mine.clone()
+            mine[rows] = theirs
+            self.past[module] = mine
+        self.fresh[rows] = other.fresh
+
     def prepend(self, module: nn.Module, x: Tensor, count: int) -> Tensor:
         """``x`` (B, T, ...) with the ``count`` frames before it, which are then replaced by its own last."""
         first = x[:, :1].expand(-1, count, *x.shape[2:])

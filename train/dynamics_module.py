@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.stream import Layout
@@ -155,9 +155,12 @@ class DynamicsModule(ScheduledModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         mode = int(torch.multinomial(self.mode_shares, 1))
         losses = self.losses(batch, self.dynamics.config.tokens_per_pass[mode], disturb=True)
-        self.log_dict({name: value.detach() for name, value in losses.items()})
+        self.log_dict({name: value.detach() for name, value in losses.items()}, batch_size=len(batch["states"]))
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         losses = self.losses(batch, self.dynamics.config.tokens_per_pass[0], disturb=False)
-        self.log_dict({f"val/{name}": value for name, value in losses.items()}, on_epoch=True)
+        self.log_dict({f"val/{name}": value for name, value in losses.items()}, on_epoch=True, batch_size=len(batch["states"]))
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        return [p for p in self.dynamics.blocks.parameters() if p.dim() == 2]

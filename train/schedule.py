@@ -12,12 +12,51 @@ from torch import nn
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """Fused AdamW; matrices decay, vectors (norms, biases, gates) do not."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups = _decay_groups([p for p in module.parameters() if p.requires_grad], weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+
+
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for the hidden matrices, AdamW for everything else, as one optimizer.
+
+    Muon (https://kellerjordan.github.io/posts/muon/) moves a matrix by its orthogonalised momentum; with the
+    step size matched to AdamW's (arXiv:2502.16982) both take one learning rate.
+    """
+
+    def __init__(self, module: nn.Module, hidden: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        chosen = {id(p) for p in hidden}
+        rest = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
+        super().__init__([*hidden, *rest], {"lr": lr})
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(_decay_groups(rest, weight_decay), lr=lr, betas=(0.9, 0.98), fused=True),
+        ]
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, saved in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(saved)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> dict[str, Any]:
@@ -37,7 +76,7 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_ste
 
 
 class ScheduledModule(L.LightningModule):
-    """A module that trains with ``adamw`` and ``warmup_cosine``, from its own hyper-parameters.
+    """A module that trains with ``adamw`` (or ``MuonAndAdamW``, if it names hidden matrices) and ``warmup_cosine``, from its own hyper-parameters.
 
     They are ``lr``, ``weight_decay``, ``warmup_steps`` and ``total_steps``. Gradients are clipped here because
     Lightning refuses to clip for a fused optimizer under mixed precision, though bfloat16 scales nothing.
@@ -45,8 +84,16 @@ class ScheduledModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         given = self.hparams
-        optimizer = adamw(self, given["lr"], given["weight_decay"])
+        hidden = self.hidden_matrices()
+        if hidden:
+            optimizer: torch.optim.Optimizer = MuonAndAdamW(self, hidden, given["lr"], given["weight_decay"])
+        else:
+            optimizer = adamw(self, given["lr"], given["weight_decay"])
         return warmup_cosine(optimizer, given["warmup_steps"], given["total_steps"])
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The matrices that Muon is to train; none by default."""
+        return []
 
     def configure_gradient_clipping(
         self,

@@ -61,7 +61,7 @@ class TokenizerModule(ScheduledModule):
         self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.body_weight, self.l1_weight, self.temporal_weight = body_weight, l1_weight, temporal_weight
         self.noise_steps, self.cut_share, self.seed = noise_steps, cut_share, seed
-        self.register_buffer("codes_seen", torch.zeros(self.tokenizer.num_codes), persistent=False)
+        self.codes_seen: set[int] = set()
 
     def _inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         video = batch["frames"].movedim(-1, 2).float() / 255
@@ -86,7 +86,7 @@ class TokenizerModule(ScheduledModule):
         loss = recon + self.l1_weight * 0.1 * absolute + self.temporal_weight * 0.1 * temporal + 0.1 * out.loss
         self.log_dict(
             {"loss": loss.detach(), "recon": recon.detach(), "psnr": psnr(error.detach().square().mean())},
-            prog_bar=False,
+            batch_size=len(video),
         )
         return loss
 
@@ -94,18 +94,19 @@ class TokenizerModule(ScheduledModule):
         video, mask = self._inputs(batch)
         out = self.tokenizer(video)
         square = (out.video.float().clamp(0, 1) - video).square().mean(2)
-        self.codes_seen.index_add_(0, out.indices.flatten(), torch.ones(out.indices.numel(), device=self.device))
+        self.codes_seen.update(out.indices.unique().tolist())
         self.log_dict(
             {
                 "val/psnr": psnr(square.mean()),
                 "val/body_psnr": psnr((square * mask).sum() / mask.sum().clamp_min(1)),
             },
             on_epoch=True,
+            batch_size=len(video),
         )
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/codebook_used", (self.codes_seen > 0).float().mean())
-        self.codes_seen.zero_()
+        self.log("val/codebook_used", len(self.codes_seen) / self.tokenizer.num_codes)
+        self.codes_seen.clear()
 
     @torch.no_grad()
     def sample_video(self, batch: dict[str, Tensor]) -> Tensor:

@@ -53,11 +53,15 @@ class StepCache:
     def begin(self, rows: Tensor, header: KeysValues, header_seen: Tensor, first: KeysValues) -> None:
         """Starts these rows anew: their first step becomes the one before ``clock`` (which must be above 0)."""
         assert self.clock > 0
-        self.born[rows] = self.clock - 1
-        self.header_seen[rows] = header_seen.cpu()
-        self.header.keys[:, rows], self.header.values[:, rows] = header.keys, header.values
+        self.born[rows.cpu()] = self.clock - 1
+        self.replace_header(rows, header, header_seen)
         slot = (self.clock - 1) % self.dynamics.config.window
         self.ring.keys[:, rows, :, slot], self.ring.values[:, rows, :, slot] = first.keys, first.values
+
+    def replace_header(self, rows: Tensor, header: KeysValues, header_seen: Tensor) -> None:
+        """Puts another header in its place, for rows whose scene was edited."""
+        self.header_seen[rows.cpu()] = header_seen.cpu()
+        self.header.keys[:, rows], self.header.values[:, rows] = header.keys, header.values
         self._far = None
 
     def commit(self, step: KeysValues) -> None:
@@ -76,13 +80,15 @@ class StepCache:
 
     # -- reading ------------------------------------------------------------------------------------
 
+    def place_far(self, kept: KeysValues, step: int) -> KeysValues:
+        """Keys kept as if at step 0, turned to just beyond the window of ``step``."""
+        cos, sin = self.dynamics.turn(torch.tensor([step - self.dynamics.config.window - 1]))
+        return KeysValues(rotate(kept.keys, cos[0], sin[0]), kept.values)
+
     def _turned(self) -> tuple[KeysValues, KeysValues]:
         """Header and anchors (depth, B, heads, frames, step, d) at their distance from ``clock``, once a step."""
         if self._far is None or self._far[0] != self.clock:
-            cos, sin = self.dynamics.turn(torch.tensor([self.clock - self.dynamics.config.window - 1]))
-            header = KeysValues(rotate(self.header.keys, cos[0], sin[0]), self.header.values)
-            anchors = KeysValues(rotate(self.anchors.keys, cos[0], sin[0]), self.anchors.values)
-            self._far = self.clock, header, anchors
+            self._far = self.clock, self.place_far(self.header, self.clock), self.place_far(self.anchors, self.clock)
         return self._far[1], self._far[2]
 
     def past(self, *, with_video: bool) -> Past:

@@ -210,24 +210,22 @@ class Dynamics(nn.Module):
         x = x + self.state_painter(state) * known[:, None, None].to(x.dtype)
         return torch.cat([act, x], 1) + kinds
 
-    def embed_video(
-        self, actions: Tensor, input_ids: Tensor, previous_ids: Tensor, state: Tensor, shown: Tensor, k: int
-    ) -> Tensor:
-        """The video slots of one step, (N, V, width).
+    def canvas(self, actions: Tensor, previous_ids: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
+        """What each video slot of one step is told before any of its ids is known, (N, V, width).
 
-        ``input_ids`` (N, V) local ids k places earlier and ``previous_ids`` (N, V) those of the last frame at
-        the same place, -1 for none; ``state`` (N, F) the state to draw, ``shown`` (N, F) the one the previous
-        picture shows.
+        ``previous_ids`` (N, V) are the last frame's, -1 for none; ``state`` (N, F) is the state to draw and
+        ``shown`` (N, F) the one that the previous picture shows.
         """
-        v = self.layout.vocabulary
-        fed = torch.where(input_ids >= 0, input_ids + v.span("video").start, v.special("mask"))
-        x = self.embed(fed) + self.cell.weight + self.embed(self.action_ids(actions))[:, None]
+        x = self.cell.weight + self.embed(self.action_ids(actions))[:, None]
         x = x + self.previous(previous_ids.clamp_min(0)) * (previous_ids >= 0)[..., None].to(x.dtype)
         x = x + self.modality.weight[int(self.layout.step_modality[-1])]
         x = x + self.pass_size.weight[self.config.tokens_per_pass.index(k)]
-        if self.scene_painter is not None:
-            x = x + self.scene_painter(state, shown)
-        return x
+        return x if self.scene_painter is None else x + self.scene_painter(state, shown)
+
+    def feed(self, canvas: Tensor, input_ids: Tensor) -> Tensor:
+        """Adds the ids (N, n) that lie k places earlier, -1 for none, to these slots' canvas (N, n, width)."""
+        v = self.layout.vocabulary
+        return canvas + self.embed(torch.where(input_ids >= 0, input_ids + v.span("video").start, v.special("mask")))
 
     # -- heads --------------------------------------------------------------------------------------
 
@@ -351,7 +349,8 @@ class Dynamics(nn.Module):
             fed = _shift(batch.input_video, k, first_by=k).flatten(0, 1)
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1).flatten(0, 1)
             shown = torch.cat([batch.states[:, :1], batch.states[:, :-1]], 1).flatten(0, 1)
-            x = torch.cat([x, self.embed_video(flat["actions"], fed, before, flat["states"], shown, k)], 1)
+            canvas = self.canvas(flat["actions"], before, flat["states"], shown, k)
+            x = torch.cat([x, self.feed(canvas, fed)], 1)
         length = x.shape[1]
         x = x.unflatten(0, (batch_size, steps))  # (B, T, Q, width)
 
@@ -366,21 +365,20 @@ class Dynamics(nn.Module):
             query, key, value = block.project(header, origin_cos, origin_sin)  # type: ignore[operator]
             header = block.finish(header, attend(query, key, value, header_bias))  # type: ignore[operator]
             q, keys, values = block.project(x, cos, sin)  # type: ignore[operator]  # (B, T, heads, Q, d)
-            far_keys, far_values = [key], [value]
+            far_keys, far_values = [], []
             for i in range(1, min(config.anchor_frames, steps - 1) + 1):
                 home = self.turn(torch.tensor([-i]))
                 far_keys.append(rotate(keys[:, i], *(c[0] for c in home)))
                 far_values.append(values[:, i])
-            far_key = rotate(torch.cat(far_keys, 2)[:, None], *turn)  # (B, T, heads, A', d)
-            far_value = torch.cat(far_values, 2)[:, None].expand(-1, steps, -1, -1, -1)
-            near_key, near_value = _windows(keys, window), _windows(values, window)
-            all_keys = torch.cat([far_key, near_key], 3).flatten(0, 1)
-            all_values = torch.cat([far_value, near_value], 3).flatten(0, 1)
-            q = q.flatten(0, 1)
-            parts = []
-            for rows, columns, bias in biases:
-                k_part, v_part = (all_keys, all_values) if columns is None else (all_keys[:, :, columns], all_values[:, :, columns])
-                parts.append(attend(q[:, :, rows], k_part, v_part, bias))
+            q, parts = q.flatten(0, 1), []
+            for rows, reach, bias in biases:  # the state's slots see only the others' first ``reach`` slots
+                far_key = rotate(torch.cat([key, *(a[:, :, :reach] for a in far_keys)], 2)[:, None], *turn)
+                far_value = torch.cat([value, *(a[:, :, :reach] for a in far_values)], 2)
+                far_value = far_value[:, None].expand(-1, steps, -1, -1, -1)
+                near_key, near_value = _windows(keys[..., :reach, :], window), _windows(values[..., :reach, :], window)
+                all_keys = torch.cat([far_key, near_key], 3).flatten(0, 1)
+                all_values = torch.cat([far_value, near_value], 3).flatten(0, 1)
+                parts.append(attend(q[:, :, rows], all_keys, all_values, bias))
             attended = torch.cat(parts, 2).unflatten(0, (batch_size, steps))
             x = block.finish(x, attended)  # type: ignore[operator]
 
@@ -404,36 +402,27 @@ class Dynamics(nn.Module):
         cos, sin = self.positions(steps, torch.zeros(1, 2, dtype=torch.long))
         return cos[:, None], sin[:, None]
 
-    def _block_biases(
-        self, header_bias: Tensor, steps: int, length: int, k: int
-    ) -> list[tuple[slice, Tensor | None, Tensor]]:
-        """What each query of each block may see, as (query rows, key columns or None for all, bias) parts."""
+    def _block_biases(self, header_bias: Tensor, steps: int, length: int, k: int) -> list[tuple[slice, int, Tensor]]:
+        """What each query of each block may see, as (query rows, how many slots of a step are keys, bias) parts."""
         layout, window, device = self.layout, self.config.window, self.device
         batch_size, count = len(header_bias), 1 + layout.num_state
         header_seen = (header_bias[:, 0, -1] == 0)[:, None].expand(-1, steps, -1)  # (B, T, A)
         t = torch.arange(steps, device=device)
-        anchors = [(t > window + i)[:, None].expand(-1, length) for i in range(1, min(self.config.anchor_frames, steps - 1) + 1)]
         ages = torch.arange(window, 0, -1, device=device)
-        recent = (t[:, None] >= ages)[:, :, None].expand(-1, -1, length).flatten(1)  # (T, window * Q)
-        seen = torch.cat([*anchors, recent], 1)  # (T, K')
-        seen = torch.cat([header_seen, seen.expand(batch_size, -1, -1)], 2)  # (B, T, keys before the block)
+        anchored = [t > window + i for i in range(1, min(self.config.anchor_frames, steps - 1) + 1)]
+        seen_steps = torch.stack([*anchored, *(t >= age for age in ages)], 1)  # (T, anchors and window)
         passes = torch.stack([self.pass_of_slot(k, first=bool(i == 0)) for i in range(steps)])[:, :length].to(device)
         inside = passes[:, None, :] <= passes[:, :, None]  # (T, Q, Q)
 
-        slot = torch.arange(seen.shape[2] - header_seen.shape[2] + length, device=device) % length
-        is_state = torch.cat([torch.ones(header_seen.shape[2], dtype=torch.bool, device=device), slot < count])
-        state_columns = None if self.config.state_sees_video or length == count else is_state.nonzero()[:, 0]
-
-        def part(rows: slice, columns: Tensor | None) -> tuple[slice, Tensor | None, Tensor]:
-            own = inside[:, rows].expand(batch_size, -1, -1, -1)
+        def part(rows: slice, reach: int) -> tuple[slice, int, Tensor]:
+            seen = torch.cat([header_seen, seen_steps.repeat_interleave(reach, 1).expand(batch_size, -1, -1)], 2)
+            own = inside[:, rows, :reach].expand(batch_size, -1, -1, -1)
             allowed = torch.cat([seen[:, :, None].expand(-1, -1, own.shape[2], -1), own], 3)
-            if columns is not None:
-                allowed = allowed[..., columns]
-            return rows, columns, bias_of(allowed.flatten(0, 1), self.attention_dtype)[:, None]
+            return rows, reach, bias_of(allowed.flatten(0, 1), self.attention_dtype)[:, None]
 
-        parts = [part(slice(0, count), state_columns)]
+        parts = [part(slice(0, count), length if self.config.state_sees_video else count)]
         if length > count:
-            parts.append(part(slice(count, length), None))
+            parts.append(part(slice(count, length), length))
         return parts
 
     @property

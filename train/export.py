@@ -1,0 +1,104 @@
+"""Turns training checkpoints into what people load: a tokenizer folder, or a whole world.
+
+``python -m train.export --tokenizer runs/tokenizer/last.ckpt --out data/tokenizer``, and later
+``python -m train.export --tokenizer data/tokenizer --tokens data/tokens --dynamics runs/video/last.ckpt
+[--upsampler runs/upsampler/last.ckpt] --out worlds/mine``. Averaged weights are taken where training kept them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
+from train.data.tokens import TokenStore
+from worldmodel.rollout import Sampling
+from worldmodel.transformer import Dynamics, DynamicsConfig
+from worldmodel.upsampler import Upsampler, UpsamplerConfig
+from worldmodel.world import World
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A Lightning checkpoint, read as data. Raises ValueError when it is missing or broken."""
+    if not Path(path).is_file():
+        raise ValueError(f"no checkpoint at {path}: train first, or name the run's last.ckpt")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is broken ({type(error).__name__}): resume the run, or take another checkpoint") from None
+
+
+def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> None:
+    """Loads the weights that a Lightning module kept under ``prefix``."""
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    module.load_state_dict(weights)
+
+
+def export_tokenizer(checkpoint: str | Path, out: str | Path) -> VideoTokenizer:
+    """A trained ``TokenizerModule``'s tokenizer, written to a folder."""
+    saved = read_checkpoint(checkpoint)
+    tokenizer = VideoTokenizer(VideoTokenizerConfig(**(saved["hyper_parameters"].get("config") or {})))
+    take_weights(tokenizer, saved, "tokenizer.")
+    tokenizer.save(out)
+    return tokenizer.eval()
+
+
+def export_world(
+    tokenizer: str | Path, tokens: str | Path, dynamics: str | Path, upsampler: str | Path | None, out: str | Path
+) -> World:
+    """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'."""
+    store, saved = TokenStore(tokens), read_checkpoint(dynamics)
+    config = DynamicsConfig(**(saved["hyper_parameters"].get("config") or {}))
+    network = Dynamics(config, store.layout(config.max_text), store.schema)
+    take_weights(network, saved, "dynamics.")
+    larger = None
+    if upsampler is not None:
+        kept = read_checkpoint(upsampler)
+        schema = kept["hyper_parameters"].get("schema")
+        larger = Upsampler(
+            UpsamplerConfig(**(kept["hyper_parameters"].get("config") or {})),
+            SceneSchema.from_json(schema) if schema else None,
+        )
+        take_weights(larger, kept, "upsampler.")
+    world = World(
+        schema=store.schema,
+        text=store.text,
+        tokenizer=VideoTokenizer.load(tokenizer),
+        dynamics=network,
+        upsampler=larger,
+        sampling=Sampling(),
+    )
+    world.save_pretrained(out)
+    return world
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a checkpoint to export, or an exported folder")
+    parser.add_argument("--tokens", type=Path, help="token shards that the dynamics was trained on")
+    parser.add_argument("--dynamics", type=Path, help="the dynamics' checkpoint: with it, a world is exported")
+    parser.add_argument("--upsampler", type=Path, help="the upsampler's checkpoint")
+    parser.add_argument("--out", type=Path, required=True)
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.dynamics is None:
+            export_tokenizer(chosen.tokenizer, chosen.out)
+        elif chosen.tokens is None or not chosen.tokenizer.is_dir():
+            parser.error("a world needs --tokens and --tokenizer as an exported folder")
+        else:
+            export_world(chosen.tokenizer, chosen.tokens, chosen.dynamics, chosen.upsampler, chosen.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"written to {chosen.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

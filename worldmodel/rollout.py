@@ -1,0 +1,392 @@
+"""A running world: action in, state simulated, picture drawn, for ever.
+
+Every step first samples the next scene state and then the picture that shows it. The state can be read after
+any step and written before the next one; a rollout can be copied, rewound and branched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tokenizer.causal_conv import StreamingCache
+from worldmodel.kv_cache import Past, StepCache, join, pass_bias
+from worldmodel.sampling import sample, uniforms
+from worldmodel.transformer import KeysValues
+
+if TYPE_CHECKING:
+    from worldmodel.world import World
+
+Action = int | str | Sequence[int] | Sequence[str] | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` None means the default mode."""
+
+    state_temperature: float = 0.0
+    video_temperature: float = 0.0
+    scene_temperature: float = 1.0
+    top_p: float = 1.0
+    tokens_per_pass: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one action led to.
+
+    frames: uint8 (B, r, H, W, 3); state: float32 (B, num_values) in the schema's units; reward: float32 (B,);
+    terminated: bool (B,); upsampled: uint8 (B, r, 2H, 2W, 3), or None when the upsampler is off.
+    """
+
+    frames: Tensor
+    state: Tensor
+    reward: Tensor
+    terminated: Tensor
+    upsampled: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a row starts from; everything left out is sampled. ``frames`` uint8 (1 + r * n, H, W, 3)."""
+
+    caption: str = ""
+    seed: int = 0
+    state: Tensor | Mapping[str, Mapping[str, Any]] | None = None
+    frames: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a rollout is at one moment. Opaque: give it to ``Rollout.restore``."""
+
+    rollout: Rollout
+
+
+class Rollout:
+    """A batch of running worlds. Made by :meth:`World.start`.
+
+    Attributes:
+        state: float32 (B, num_values), the state that the next step starts from.
+        frames: uint8 (B, 1 or r, H, W, 3), the last pictures.
+        captions: one per row.
+        time: steps since the start (of row 0's batch, not of a row reset later).
+        upsample: whether steps also give upsampled frames.
+    """
+
+    def __init__(
+        self, world: World, beginnings: Sequence[Beginning], sampling: Sampling, *, upsample: bool = False
+    ) -> None:
+        self.world, self.sampling = world, sampling
+        dynamics, batch = world.dynamics, len(beginnings)
+        self.tokens_per_pass = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
+        if self.tokens_per_pass not in dynamics.config.tokens_per_pass:
+            known = ", ".join(map(str, dynamics.config.tokens_per_pass))
+            raise ValueError(f"this world was not trained for {self.tokens_per_pass} tokens per pass; choose from {known}")
+        self.time = 0
+        self.captions = [""] * batch
+        self.generators = [torch.Generator() for _ in beginnings]
+        self.cache = StepCache(dynamics, batch, clock=1)
+        self.pixels: StreamingCache = world.tokenizer.start_cache(batch)
+        self.state = torch.zeros(batch, world.schema.num_values, device=world.device)
+        self._shown = self.state.clone()  # the state that the last picture shows; an edit leaves it alone
+        self._state_ids = torch.full((batch, len(world.schema.slots)), -1, device=world.device)
+        self._video = torch.full((batch, dynamics.layout.num_video), -1, device=world.device)
+        size = world.tokenizer.resolution
+        self.frames = torch.zeros(batch, 1, size, size, 3, dtype=torch.uint8, device=world.device)
+        self.upsample = upsample
+        self._seeds = torch.zeros(batch, dtype=torch.long, device=world.device)
+        self._upsampling: Any = None
+        self._begin(list(range(batch)), beginnings)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    # -- people's verbs -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, action: Action) -> Step:
+        """Takes one action per row (an index, a name, or one for each row) and shows what it leads to.
+
+        Raises ValueError for an unknown action or a wrong number of them.
+        """
+        world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
+        actions = world.actions.batch(action, len(self)).to(world.device)
+        state_slots = slice(0, 1 + layout.num_state)
+
+        past = self.cache.past(with_video=dynamics.config.state_sees_video)
+        known = torch.ones(len(self), dtype=torch.bool, device=world.device)
+        x = dynamics.embed_state(actions, self._state_ids, self.state, known)
+        inside = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
+        hidden, state_kv = self._pass(x, state_slots, self.cache.clock, past, inside)
+        if layout.num_state:
+            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.change_range)  # type: ignore[arg-type]
+            chance = uniforms(self.generators, layout.num_state, world.device)
+            ids, probabilities = sample(logits, self.sampling.state_temperature, chance)
+            state = world.codec.advance(self.state, ids, probabilities)
+        else:
+            ids, state = self._state_ids, self.state
+
+        past = self.cache.past(with_video=True)
+        video, video_kv = self._draw(
+            actions, past, state_kv, self.cache.clock, self._video, state, self._shown, self.generators
+        )
+        self.cache.commit(join([state_kv, video_kv]))
+        previous, self._shown = self._shown, state
+        self.state, self._state_ids, self._video = state.clone(), ids, video
+        self.time += 1
+        self.frames = world.tokenizer.decode_step(video.unflatten(1, layout.grid), self.pixels)
+        return Step(
+            frames=self.frames,
+            state=state,
+            reward=self._role("reward"),
+            terminated=self._role("terminated") > 0.5,
+            upsampled=self._upsampled(previous),
+        )
+
+    def edit(self, changes: Mapping[str, Mapping[str, Any]], row: int | None = None) -> None:
+        """Writes the state: ``{"player": {"position": (0.1, 0.2)}}``. The next frames follow.
+
+        Works on every row, or on one. Raises ValueError for unknown names and values out of range.
+        """
+        if row is not None and not 0 <= row < len(self):
+            raise ValueError(f"row {row} does not exist: this rollout has rows 0 to {len(self) - 1}")
+        rows = slice(None) if row is None else slice(row, row + 1)
+        before = self.state[rows]
+        after = self.world.schema.write(before, changes)
+        self.state = self.state.clone()
+        self.state[rows] = after
+        static = [slot.columns.start for slot in self.world.schema.static_slots]
+        if bool((before[:, static] != after[:, static]).any()):
+            self._rewrite_header(list(range(len(self)))[rows])
+
+    def snapshot(self) -> Snapshot:
+        """The rollout as it is now, to come back to."""
+        return Snapshot(self.fork())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot; what follows is the same again for the same actions."""
+        if snapshot.rollout.world is not self.world or len(snapshot.rollout) != len(self):
+            raise ValueError("this snapshot is of another world or batch size: restore it into the rollout it came from")
+        upsample = self.upsample
+        self.__dict__.update(snapshot.rollout.fork().__dict__)
+        self.upsample = upsample
+
+    def fork(self) -> Rollout:
+        """An independent copy that goes its own way from here."""
+        twin = object.__new__(Rollout)
+        twin.__dict__.update(self.__dict__)
+        twin.cache, twin.pixels = self.cache.clone(), self.pixels.clone()
+        twin.generators = [g.clone_state() for g in self.generators]
+        twin.captions = list(self.captions)
+        twin._upsampling = None if self._upsampling is None else self._upsampling.clone()
+        for name in ("state", "_shown", "_state_ids", "_video", "frames", "_seeds"):
+            setattr(twin, name, getattr(self, name).clone())
+        return twin
+
+    def reset_rows(self, rows: Sequence[int], beginnings: Sequence[Beginning]) -> None:
+        """Starts some rows anew while the others go on undisturbed. ``frames`` then shows their first picture."""
+        if len(rows) != len(beginnings):
+            raise ValueError(f"{len(rows)} rows need as many beginnings, got {len(beginnings)}")
+        self._begin(list(rows), beginnings)
+
+    def describe(self, row: int = 0) -> dict[str, dict[str, Any]]:
+        """One row's state by entity and field."""
+        return self.world.schema.to_dict(self.state[row])
+
+    # -- beginnings ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _begin(self, rows: list[int], beginnings: Sequence[Beginning]) -> None:
+        world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
+        generators = [torch.Generator().manual_seed(b.seed) for b in beginnings]
+        index = torch.tensor(rows, device=world.device)
+        for row, beginning, generator in zip(rows, beginnings, generators, strict=True):
+            self.captions[row], self.generators[row] = beginning.caption, generator
+        self._seeds[index] = torch.tensor([b.seed for b in beginnings], device=world.device)
+        text = world.encode_captions([b.caption for b in beginnings])
+
+        values = torch.zeros(len(rows), world.schema.num_values, device=world.device)
+        video = torch.full((len(rows), layout.num_video), -1, device=world.device)
+        has_state = torch.tensor([b.state is not None or b.frames is not None for b in beginnings])
+        pictures: dict[int, Tensor] = {}
+        for i, beginning in enumerate(beginnings):
+            if beginning.frames is not None:
+                ids = world.tokenizer.encode(world.checked_frames(beginning.frames)[None])[0].flatten(1)
+                pictures[i], video[i] = ids, ids[-1]
+                values[i] = self._read(ids)
+            if isinstance(beginning.state, Tensor):
+                values[i] = world.checked_state(beginning.state)
+        if not bool(has_state.all()):
+            missing = (~has_state).nonzero()[:, 0].tolist()
+            values[missing] = self._sample_scene(text[missing], [generators[i] for i in missing])
+        for i, beginning in enumerate(beginnings):
+            if isinstance(beginning.state, Mapping):
+                if beginning.frames is None:
+                    values[i] = self._sample_scene(text[i : i + 1], [generators[i]])[0]
+                values[i] = world.schema.write(values[i], beginning.state)
+
+        header_ids, header_kv = self._header(text, values)
+        seen = header_ids != layout.vocabulary.special("pad")
+        born = self.cache.clock - 1
+        past = self._header_past(header_kv, seen, born)
+        nothing = torch.full((len(rows),), -1, device=world.device)
+        state_ids, state_kv = self._first_state(past, born, nothing, values)
+        first, video_kv = self._draw(
+            nothing, past, state_kv, born, torch.full_like(video, -1), values, values, generators, given=video
+        )
+        self.cache.begin(index, header_kv, seen, join([state_kv, video_kv]))
+        self.state, self._shown = self.state.clone(), self._shown.clone()
+        self.state[index], self._shown[index] = values, values
+        self._state_ids, self._video = self._state_ids.clone(), self._video.clone()
+        self._state_ids[index], self._video[index] = state_ids, first
+        self._show_first(rows, first, pictures)
+
+    def _show_first(self, rows: list[int], video: Tensor, pictures: dict[int, Tensor]) -> None:
+        """Decodes the first pictures, and before them whatever frames a row was started from."""
+        tokenizer, grid = self.world.tokenizer, self.world.dynamics.layout.grid
+        fresh = tokenizer.start_cache(len(rows))
+        longest = max([len(p) for p in pictures.values()], default=1)
+        decoded = None
+        for t in range(longest):
+            back = longest - t  # a row with a shorter past starts when it begins: until then it shows its first frame
+            now = [pictures[i][max(0, len(pictures[i]) - back)] if i in pictures else video[i] for i in range(len(rows))]
+            late = [i for i in range(len(rows)) if len(pictures.get(i, video[:1])) == back]
+            fresh.reset(late)
+            decoded = tokenizer.decode_step(torch.stack(now).unflatten(1, grid), fresh)
+        assert decoded is not None
+        self.pixels.adopt(fresh, rows)
+        frames = self.frames[:, -1:].clone()
+        frames[rows] = decoded[:, -1:]
+        self.frames = frames
+        if self._upsampling is not None:
+            self._upsampling.reset(rows)
+
+    def _read(self, ids: Tensor) -> Tensor:
+        """The state that latent frames (T, V) show at their end, (num_values,)."""
+        schema, dynamics = self.world.schema, self.world.dynamics
+        blank = torch.zeros(schema.num_values, device=ids.device)
+        if not schema.num_values:
+            return blank
+        previous = ids[-2] if len(ids) > 1 else torch.full_like(ids[-1], -1)
+        chosen = dynamics.read(ids[-1:], previous[None]).argmax(-1)[0]
+        count = dynamics.layout.num_static
+        return schema.decode(chosen[count:], "absolute", schema.decode(chosen[:count], "static", blank))
+
+    def _header(self, text: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
+        dynamics = self.world.dynamics
+        ids = dynamics.layout.pack_header(text, self.world.schema.encode(values, "static"))
+        cos, sin = dynamics.positions(torch.tensor(0), dynamics.layout.header_place)
+        _, kept = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
+        return ids, kept
+
+    def _header_past(self, header: KeysValues, seen: Tensor, step: int) -> Past:
+        return Past([self.cache.place_far(header, step)], seen)
+
+    def _rewrite_header(self, rows: list[int]) -> None:
+        index = torch.tensor(rows, device=self.world.device)
+        text = self.world.encode_captions([self.captions[row] for row in rows])
+        ids, kept = self._header(text, self.state[index])
+        self.cache.replace_header(index, kept, ids != self.world.dynamics.layout.vocabulary.special("pad"))
+
+    def _sample_scene(self, text: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Draws a scene id by id, first what it consists of and then where everything is, (n, num_values)."""
+        world, dynamics, layout, schema = self.world, self.world.dynamics, self.world.dynamics.layout, self.world.schema
+        values = torch.zeros(len(text), schema.num_values, device=world.device)
+        if not schema.num_values:
+            return values
+        temperature = self.sampling.scene_temperature
+        static = dynamics.static_range[:, 0].expand(len(text), -1).clone()  # type: ignore[index]
+        cos, sin = dynamics.positions(torch.tensor(0), layout.header_place)
+        start = layout.vocabulary.span("state").start
+        for i, (low, high) in enumerate(dynamics.static_range.tolist()):  # type: ignore[union-attr]
+            ids = layout.pack_header(text, static)
+            hidden, _ = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
+            logits = dynamics.header_head(hidden[:, layout.header_static][:, i : i + 1]).float()
+            logits = logits[..., start + low : start + high]
+            static[:, i] = low + sample(logits, temperature, uniforms(generators, 1, world.device))[0][:, 0]
+        values = schema.decode(static, "static", values)
+        header_ids, header_kv = self._header(text, values)
+        past = self._header_past(header_kv, header_ids != layout.vocabulary.special("pad"), 0)
+        nothing = torch.full((len(text),), -1, device=world.device)
+        ids = dynamics.absolute_range[:, 0].expand(len(text), -1).clone()  # type: ignore[index]
+        for i in range(layout.num_state):
+            hidden, _ = self._state_pass(past, 0, nothing, ids, values)
+            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range)  # type: ignore[arg-type]
+            ids[:, i] = sample(logits[:, i : i + 1], temperature, uniforms(generators, 1, world.device))[0][:, 0]
+        return schema.decode(ids, "absolute", values)
+
+    def _state_pass(self, past: Past, step: int, nothing: Tensor, ids: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
+        """A first state's slots, each told the id before it: hidden (n, 1 + S, width), keys and values."""
+        dynamics = self.world.dynamics
+        slots = slice(0, 1 + dynamics.layout.num_state)
+        fed = torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1) if ids.shape[1] else ids
+        x = dynamics.embed_state(nothing, fed, values, torch.zeros_like(nothing, dtype=torch.bool))
+        passes = dynamics.pass_of_slot(self.tokens_per_pass, first=True)[slots]
+        return self._pass(x, slots, step, past, passes[None] <= passes[:, None])
+
+    def _first_state(self, past: Past, step: int, nothing: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
+        ids = self.world.schema.encode(values, "absolute")
+        return ids, self._state_pass(past, step, nothing, ids, values)[1]
+
+    # -- passes -------------------------------------------------------------------------------------
+
+    def _pass(self, x: Tensor, slots: slice, step: int, past: Past, inside: Tensor) -> tuple[Tensor, KeysValues]:
+        dynamics = self.world.dynamics
+        cos, sin = dynamics.positions(torch.tensor(step), dynamics.layout.step_place[slots])
+        return dynamics.core(x, cos, sin, past.pieces, pass_bias(past, inside), self.world.attention)
+
+    def _draw(
+        self,
+        actions: Tensor,
+        past: Past,
+        state_kv: KeysValues,
+        step: int,
+        previous: Tensor,
+        state: Tensor,
+        shown: Tensor,
+        generators: list[torch.Generator],
+        given: Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """The video passes of one step: ids (n, V) with their keys and values. ``given`` ids (>= 0) are kept."""
+        dynamics, layout, k = self.world.dynamics, self.world.dynamics.layout, self.tokens_per_pass
+        canvas = dynamics.canvas(actions, previous, state, shown, k)
+        fed = previous[:, -k:]
+        kept, drawn = [state_kv], []
+        for begin in range(0, layout.num_video, k):
+            here = slice(begin, begin + k)
+            x = dynamics.feed(canvas[:, here], fed)
+            # State and earlier passes of this step are committed: everything in them is seen.
+            earlier = torch.ones(len(x), sum(p.keys.shape[3] for p in kept), dtype=torch.bool, device=x.device)
+            now = Past([*past.pieces, *kept], torch.cat([past.seen, earlier], 1))
+            slots = slice(layout.step_video.start + begin, layout.step_video.start + begin + k)
+            hidden, kv = self._pass(x, slots, step, now, torch.ones(k, k, dtype=torch.bool))
+            logits = dynamics.video_logits(hidden, previous[:, here])
+            chance = uniforms(generators, k, x.device)
+            fed, _ = sample(logits, self.sampling.video_temperature, chance, self.sampling.top_p)
+            if given is not None:
+                fed = torch.where(given[:, here] >= 0, given[:, here], fed)
+            drawn.append(fed)
+            kept.append(kv)
+        return torch.cat(drawn, 1), join(kept[1:])
+
+    # -- small readings -----------------------------------------------------------------------------
+
+    def _role(self, role: str) -> Tensor:
+        columns = list(self.world.schema.role_columns(role).values())
+        if not columns:
+            return torch.zeros(len(self), device=self.world.device)
+        return self._shown[:, columns[0].start].clone()
+
+    def _upsampled(self, previous: Tensor) -> Tensor | None:
+        upsampler = self.world.upsampler
+        if not self.upsample or upsampler is None:
+            self._upsampling = None
+            return None
+        if self._upsampling is None:
+            self._upsampling = upsampler.start_cache(len(self), first_frame=self.time * self.frames.shape[1])
+        return upsampler.step(self.frames, self._shown, previous, self._upsampling, self._seeds)

@@ -1,0 +1,268 @@
+"""The whole of a world: its tokenizers, its dynamics, its upsampler, and how they are kept on disk.
+
+A world folder holds ``world.json`` (schema, sizes, vocabulary, sampling), ``text.model``, ``tokenizer.json``
+and safetensors weights; nothing in it can run code. A bundled world is asked for by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tokenizer.action_space import ActionSpace
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.stream import Layout
+from tokenizer.text_tokenizer import TextTokenizer
+from tokenizer.video_tokenizer import VideoTokenizer
+from tokenizer.vocabulary import Vocabulary
+from worldmodel.attention import choose_backend
+from worldmodel.rollout import Beginning, Rollout, Sampling
+from worldmodel.scene_state import StateCodec
+from worldmodel.transformer import Dynamics, DynamicsConfig
+from worldmodel.upsampler import Upsampler, UpsamplerConfig
+
+BUNDLED = Path(__file__).parent / "worlds"
+
+
+class World:
+    """A trained world model, ready to start rollouts.
+
+    Args:
+        upsampler: None for a world that is seen at the tokenizer's resolution only.
+        attention: backend name, see ``worldmodel.attention``.
+
+    Raises ValueError when the parts do not speak one vocabulary.
+    """
+
+    def __init__(
+        self,
+        *,
+        schema: SceneSchema,
+        text: TextTokenizer,
+        tokenizer: VideoTokenizer,
+        dynamics: Dynamics,
+        upsampler: Upsampler | None = None,
+        sampling: Sampling | None = None,
+        attention: str = "auto",
+    ) -> None:
+        self.schema, self.text, self.actions = schema, text, ActionSpace(schema.actions)
+        self.vocabulary = Vocabulary.of(text=text, actions=self.actions, schema=schema, num_codes=tokenizer.num_codes)
+        self.vocabulary.check(dynamics.layout.vocabulary)
+        self.tokenizer, self.dynamics, self.upsampler = tokenizer.eval(), dynamics.eval(), upsampler
+        if upsampler is not None:
+            upsampler.eval()
+        self.sampling = sampling or Sampling()
+        self.codec = StateCodec(schema).to(dynamics.device)
+        self.attention, self.attention_reason = choose_backend(attention, dynamics.device, dynamics.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.dynamics.device
+
+    def to(self, device: torch.device | str) -> World:
+        """Moves every part, in place, and returns the world."""
+        for part in self._parts().values():
+            part.to(device)
+        self.codec.to(device)
+        self.attention, self.attention_reason = choose_backend("auto", self.dynamics.device, self.dynamics.dtype)
+        return self
+
+    def _parts(self) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "dynamics": self.dynamics}
+        return parts if self.upsampler is None else parts | {"upsampler": self.upsampler}
+
+    # -- playing ------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        caption: str | Sequence[str] | None = None,
+        *,
+        frames: Tensor | None = None,
+        state: Tensor | Mapping[str, Mapping[str, Any]] | None = None,
+        seed: int | Sequence[int] = 0,
+        batch: int | None = None,
+        sampling: Sampling | None = None,
+        upsample: bool = False,
+    ) -> Rollout:
+        """Starts a batch of worlds from captions, from frames or from states; what is not given is sampled.
+
+        Args:
+            caption: one for all rows or one for each.
+            frames: uint8 (B, 1 + r * n, H, W, 3) or without B: the state is read from them.
+            state: float32 (B, num_values) or (num_values,), or an edit ``{entity: {field: value}}`` written over
+                the sampled start of every row.
+            seed: of row 0, row i taking ``seed + i``; or one for each row. Same seeds, same rollouts.
+            batch: number of rows; by default as many as captions, frames, states or seeds say.
+
+        Raises ValueError for wrong shapes, unknown names, an upsampler that is not there.
+        """
+        if frames is not None and frames.dim() == 4:
+            frames = frames[None]
+        if isinstance(state, Tensor) and state.dim() == 1:
+            state = state[None]
+        sizes = {
+            "captions": None if caption is None or isinstance(caption, str) else len(caption),
+            "frames": None if frames is None else len(frames),
+            "states": len(state) if isinstance(state, Tensor) else None,
+            "seeds": None if isinstance(seed, int) else len(seed),
+        }
+        rows = batch or max((n for n in sizes.values() if n is not None), default=1)
+        for name, size in sizes.items():
+            if size is not None and size != rows and not (size == 1 and name != "seeds"):
+                raise ValueError(f"{rows} rows were asked for but there are {size} {name}: give one for all or one for each")
+        if upsample and self.upsampler is None:
+            raise ValueError("this world has no upsampler: start it with upsample=False")
+
+        def of(given: Any, row: int) -> Any:
+            return given[row] if len(given) > 1 else given[0]
+
+        beginnings = [
+            Beginning(
+                caption=caption if isinstance(caption, str) else of(caption, i) if caption else "",
+                seed=seed + i if isinstance(seed, int) else seed[i],
+                state=of(state, i) if isinstance(state, Tensor) else state,
+                frames=None if frames is None else of(frames, i),
+            )
+            for i in range(rows)
+        ]
+        return Rollout(self, beginnings, sampling or self.sampling, upsample=upsample)
+
+    def encode_captions(self, captions: Sequence[str]) -> Tensor:
+        """Local text ids (B, max_text), padded with -1. Raises ValueError for a caption that is too long."""
+        length = self.dynamics.layout.max_text
+        out = torch.full((len(captions), length), -1, device=self.device)
+        for row, caption in enumerate(captions):
+            ids = self.text.encode(caption)
+            if len(ids) > length:
+                raise ValueError(
+                    f"the caption takes {len(ids)} tokens and this world reads {length}: shorten it to about "
+                    f"{len(caption) * length // len(ids)} characters"
+                )
+            out[row, : len(ids)] = torch.tensor(ids, dtype=torch.long, device=self.device)
+        return out
+
+    def checked_state(self, state: Tensor) -> Tensor:
+        if state.shape != (self.schema.num_values,):
+            raise ValueError(
+                f"a state of {self.schema.name!r} has {self.schema.num_values} values, got shape {tuple(state.shape)}"
+            )
+        return state.to(self.device, torch.float32)
+
+    def checked_frames(self, frames: Tensor) -> Tensor:
+        if frames.dtype != torch.uint8:
+            raise ValueError(f"frames are uint8, got {frames.dtype}: multiply by 255 and convert")
+        return frames.to(self.device)
+
+    # -- on disk ------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the world folder. A file is complete or absent, so a full disk spoils nothing that was there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.text.save(folder / "text.model")
+        self.tokenizer.save(folder)
+        for name in ("dynamics", "upsampler"):
+            part = self._parts().get(name)
+            if part is not None:
+                save_weights(part, folder / f"{name}.safetensors")
+        about = {
+            "schema": self.schema.to_json(),
+            "vocabulary": {**asdict(self.vocabulary), "fingerprint": self.vocabulary.fingerprint},
+            "dynamics": asdict(self.dynamics.config),
+            "upsampler": None if self.upsampler is None else asdict(self.upsampler.config),
+            "sampling": asdict(self.sampling),
+        }
+        (folder / "world.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, device: torch.device | str | None = None, attention: str = "auto"
+    ) -> World:
+        """Loads a bundled world by name, a world folder, or a world from the Hugging Face hub (``owner/name``).
+
+        Raises ValueError when there is no such world, or when its files do not belong together.
+        """
+        folder = _find(name)
+        about = _read_json(folder / "world.json")
+        schema = SceneSchema.from_json(about["schema"])
+        text, tokenizer = TextTokenizer.load(folder / "text.model"), VideoTokenizer.load(folder)
+        stored = {k: v for k, v in about["vocabulary"].items() if k != "fingerprint"}
+        config = DynamicsConfig(**about["dynamics"])
+        layout = Layout(
+            vocabulary=Vocabulary(**stored),
+            max_text=config.max_text,
+            num_static=len(schema.static_slots),
+            num_state=len(schema.slots),
+            grid=tokenizer.grid,
+        )
+        dynamics = Dynamics(config, layout, schema)
+        load_weights(dynamics, folder / "dynamics.safetensors")
+        upsampler = None
+        if about.get("upsampler"):
+            upsampler = Upsampler(UpsamplerConfig(**about["upsampler"]), schema)
+            load_weights(upsampler, folder / "upsampler.safetensors")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        for part in (tokenizer, dynamics, upsampler):
+            if part is not None:
+                part.to(device)
+        return cls(
+            schema=schema,
+            text=text,
+            tokenizer=tokenizer,
+            dynamics=dynamics,
+            upsampler=upsampler,
+            sampling=Sampling(**about.get("sampling", {})),
+            attention=attention,
+        )
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Writes a module's weights as safetensors, by way of a temporary file."""
+    partial = path.with_suffix(".part")
+    save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, partial)
+    partial.replace(path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Reads what ``save_weights`` wrote. Raises ValueError when the file is missing, broken or of another model."""
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing from {path.parent}: export the world again")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is broken ({error}): copy or export it again") from None
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(f"{path} holds weights of another model than world.json describes: export both together") from None
+
+
+def _find(name: str | Path) -> Path:
+    for folder in (Path(name), BUNDLED / str(name)):
+        if (folder / "world.json").is_file():
+            return folder
+    if str(name).count("/") == 1 and not Path(name).exists():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.md"]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise ValueError(f"no world {str(name)!r} on disk, and the hub did not give one ({type(error).__name__})") from None
+    bundled = ", ".join(sorted(p.parent.name for p in BUNDLED.glob("*/world.json"))) or "none"
+    raise ValueError(f"no world at {str(name)!r}: give a folder with a world.json, or a bundled name ({bundled})")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): copy or export it again") from None
