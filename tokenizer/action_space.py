@@ -41,7 +41,7 @@ class ActionSpace:
     def batch(self, actions: str | int | Sequence[str | int] | Tensor | np.ndarray | np.generic, size: int) -> Tensor:
         """Local ids, int64 ``(size,)``: one action for all rows, or one for each."""
         plain = actions.tolist() if isinstance(actions, Tensor | np.ndarray | np.generic) else actions
-        rows = [plain] * size if isinstance(plain, str | int | float) else list(plain)
+        rows = [plain] * size if plain is None or isinstance(plain, str | int | float) else list(plain)
         if len(rows) != size:
             raise ValueError(f"{len(rows)} actions for {size} worlds: give one for all, or one for each")
         return torch.tensor([self.index(a) for a in rows], dtype=torch.long)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from worldmodel.transformer import KeysValues
 if TYPE_CHECKING:
     from worldmodel.world import World
 
-Action = int | str | Sequence[int] | Sequence[str] | Tensor
+Action = int | str | Sequence[int] | Sequence[str] | Tensor | np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +110,18 @@ class Rollout:
     # -- people's verbs -----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, action: Action) -> Step:
+    def step(self, action: Action | None = None) -> Step:
         """Takes one action per row (an index, a name, or one for each row) and shows what it leads to.
 
-        Raises ValueError for an unknown action or a wrong number of them.
+        A world that takes no actions goes on by itself with None. Raises ValueError for an unknown action or a
+        wrong number of them.
         """
         world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
-        actions = world.actions.batch(action, len(self)).to(world.device)
+        if action is None and not len(world.actions):
+            action = torch.full((len(self),), -1)
+        else:
+            action = world.actions.batch(action, len(self))
+        actions = action.to(world.device)
         state_slots = slice(0, 1 + layout.num_state)
 
         past = self.cache.past(with_video=dynamics.config.state_sees_video)
@@ -205,9 +211,6 @@ class Rollout:
         world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
         generators = [torch.Generator().manual_seed(b.seed) for b in beginnings]
         index = torch.tensor(rows, device=world.device)
-        for row, beginning, generator in zip(rows, beginnings, generators, strict=True):
-            self.captions[row], self.generators[row] = beginning.caption, generator
-        self._seeds[index] = torch.tensor([b.seed for b in beginnings], device=world.device)
         text = world.encode_captions([b.caption for b in beginnings])
 
         values = torch.zeros(len(rows), world.schema.num_values, device=world.device)
@@ -239,6 +242,10 @@ class Rollout:
         first, video_kv = self._draw(
             nothing, past, state_kv, born, torch.full_like(video, -1), values, values, generators, given=video
         )
+        # Nothing is changed before here: a beginning that is refused leaves the rows as they were.
+        for row, beginning, generator in zip(rows, beginnings, generators, strict=True):
+            self.captions[row], self.generators[row] = beginning.caption, generator
+        self._seeds[index] = torch.tensor([b.seed for b in beginnings], device=world.device)
         self.cache.begin(index, header_kv, seen, join([state_kv, video_kv]))
         self.state, self._shown = self.state.clone(), self._shown.clone()
         self.state[index], self._shown[index] = values, values

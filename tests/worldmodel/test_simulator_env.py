@@ -1,0 +1,389 @@
+"""The model as an environment: Gymnasium's contract, rows that are their own worlds, what only a model can do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import DictInfoToList
+
+from worldmodel.simulator_env import SimulatorEnv
+from worldmodel.simulator_vector_env import SimulatorVectorEnv
+from worldmodel.world import World
+
+from .tiny_world import PLANE, STATELESS, UNSTEERED, tiny_world
+
+ID = "worldmodel:WorldModel-v0"
+WORLD = tiny_world()
+
+
+def make(**more: Any) -> SimulatorEnv:
+    env = gymnasium.make(ID, world=WORLD, **more).unwrapped
+    assert isinstance(env, SimulatorEnv)
+    return env
+
+
+def make_vec(num_envs: int, **more: Any) -> SimulatorVectorEnv:
+    envs = gymnasium.make_vec(ID, num_envs, world=more.pop("world", WORLD), **more)
+    assert isinstance(envs, SimulatorVectorEnv)
+    return envs
+
+
+def actions_of(steps: int, rows: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(len(PLANE.actions), size=(steps, rows))
+
+
+def play(envs: SimulatorVectorEnv, actions: np.ndarray) -> list[np.ndarray]:
+    """Observations, rewards, ends and states of every step, each (steps, rows, ...)."""
+    steps = []
+    for action in actions:
+        observation, reward, terminated, truncated, info = envs.step(action)
+        steps.append((observation, reward, terminated, truncated, info["state"]))
+    return [np.stack(column) for column in zip(*steps)]
+
+
+def assert_same_pictures(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Equal but for the rounding of a grey level: batches of different sizes add up in different orders."""
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+    assert (ours != theirs).mean() < 0.005
+
+
+# -- Gymnasium's contract ---------------------------------------------------------------------------
+
+
+def test_gymnasiums_checker_finds_nothing_to_warn_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(make())
+        check_env(make(render_mode="rgb_array"))
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import sys, worldmodel; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_spaces_are_batches_of_the_single_ones():
+    envs, env = make_vec(3), make()
+    assert envs.single_observation_space == env.observation_space
+    assert envs.single_action_space == env.action_space
+    assert envs.observation_space.shape == (3, 16, 16, 3)
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert envs.observation_space.contains(envs.reset(seed=1)[0])
+    assert env.metadata["render_fps"] == 30
+
+
+def test_seeded_rollouts_repeat_and_seeds_differ():
+    envs, seen = make_vec(2), []
+    for seed in (3, 3, 4):
+        first, _ = envs.reset(seed=seed)
+        seen.append([first, *play(envs, actions_of(25, 2))])
+    assert all(np.array_equal(a, b) for a, b in zip(seen[0], seen[1]))
+    assert all((a != b).any() for a, b in zip(seen[0][:2], seen[2][:2]))
+
+
+def test_the_seed_is_the_worlds_seed():
+    rollout = WORLD.start("a blue player", seed=5)
+    env = make()
+    observation, info = env.reset(seed=5, options={"caption": "a blue player"})
+    assert np.array_equal(observation, rollout.frames[0, -1].numpy())
+    step, (observation, *_, info) = rollout.step("left"), env.step(1)
+    assert np.array_equal(info["frames"], step.frames[0].numpy())
+    assert np.array_equal(observation, info["frames"][-1])
+    assert np.array_equal(info["state"], step.state[0].numpy())
+
+
+def test_episodes_after_a_seeded_one_differ_and_repeat_too():
+    def three_beginnings() -> list[np.ndarray]:
+        env = make()
+        return [env.reset(seed=11)[1]["state"], env.reset()[1]["state"], env.reset()[1]["state"]]
+
+    first, again = three_beginnings(), three_beginnings()
+    assert np.array_equal(first, again)
+    assert len({state.tobytes() for state in first}) == 3
+
+
+def test_infos_tell_the_frames_the_state_by_name_and_the_caption():
+    env = make()
+    _, info = env.reset(seed=2, options={"caption": "two bodies"})
+    assert info["frames"].shape == (2, 16, 16, 3)
+    assert (info["frames"][0] == info["frames"][1]).all()
+    assert info["caption"] == "two bodies"
+    _, reward, terminated, _, info = env.step(0)
+    assert info["scene"]["player"]["colour"] in ("red", "green", "blue")
+    assert info["scene"] == PLANE.to_dict(torch.from_numpy(info["state"]))
+    assert bool(reward) == info["scene"]["episode"]["reward"]
+    assert terminated == info["scene"]["episode"]["terminated"]
+
+
+def test_render_gives_the_observation_in_rgb_array_mode_alone():
+    env = make(render_mode="rgb_array")
+    observation, _ = env.reset(seed=1)
+    assert np.array_equal(env.render(), observation)  # pyright: ignore[reportArgumentType]
+    plain = make()
+    plain.reset(seed=1)
+    assert plain.render() is None
+
+
+def test_what_is_returned_is_the_callers_to_spoil():
+    ours, theirs = make_vec(2), make_vec(2)
+    for envs in (ours, theirs):
+        envs.reset(seed=1)
+    for action in actions_of(5, 2):
+        spoilt = ours.step(action)
+        kept = theirs.step(action)
+        assert np.array_equal(spoilt[0], kept[0])
+        for array in (*spoilt[:4], *(a for n, a in spoilt[4].items() if n != "caption")):
+            array[...] = 0
+
+
+# -- rows -------------------------------------------------------------------------------------------
+
+
+def test_each_row_equals_the_single_environment_through_the_ends_of_episodes():
+    rows, actions = 4, actions_of(30, 4)
+    envs = make_vec(rows, max_episode_steps=9)
+    first, _ = envs.reset(seed=20)
+    pictures, rewards, terminated, truncated, states = play(envs, actions)
+    assert terminated.any()
+    assert truncated.any()
+    for row in range(rows):
+        env = SimulatorEnv(world=WORLD, max_episode_steps=9)
+        observation, _ = env.reset(seed=20 + row)
+        assert_same_pictures(observation, first[row])
+        ended = False
+        for t, action in enumerate(actions[:, row]):
+            if ended:
+                observation, info = env.reset()
+                outcome = (observation, 0.0, False, False, info)
+            else:
+                outcome = env.step(action)
+            assert_same_pictures(outcome[0], pictures[t, row])
+            assert outcome[1:4] == (rewards[t, row], terminated[t, row], truncated[t, row])
+            np.testing.assert_allclose(outcome[4]["state"], states[t, row], atol=1e-5)
+            ended = outcome[2] or outcome[3]
+
+
+def test_a_row_that_ends_begins_anew_with_the_next_step_and_ignores_its_action():
+    envs = make_vec(2, max_episode_steps=3)
+    envs.reset(seed=1, options={"caption": "a blue player"})
+    envs.step(np.array([0, 0]))
+    envs.reset(seed=[50, None], options={"reset_mask": np.array([True, False])})
+    *_, truncated, infos = play(envs, actions_of(2, 2))
+    assert truncated.tolist() == [[False, False], [False, True]]
+    _, rewards, terminated, truncated, infos = envs.step(np.array([1, 1]))
+    assert (rewards[1], terminated[1], truncated[1]) == (0, False, False)
+    assert truncated[0]  # its own episode is three steps old now
+    assert (infos["frames"][1, 0] == infos["frames"][1, 1]).all()  # a beginning stands still
+    assert infos["caption"].tolist() == ["", ""]  # options are one episode's
+    assert not envs.step(np.array([1, 1]))[3].any()
+
+
+def test_every_episode_begins_from_the_environments_own_caption():
+    envs = make_vec(2, caption="two bodies", max_episode_steps=1)
+    assert envs.reset(seed=1)[1]["caption"].tolist() == ["two bodies"] * 2
+    for _ in range(3):
+        assert envs.step(np.array([0, 0]))[4]["caption"].tolist() == ["two bodies"] * 2
+    assert envs.reset(options={"caption": ["a red ball", ""]})[1]["caption"].tolist() == ["a red ball", "two bodies"]
+
+
+def test_a_row_reset_alone_leaves_the_others_undisturbed_and_equals_a_fresh_start():
+    disturbed, calm, alone = make_vec(3), make_vec(3), make_vec(1)
+    actions = actions_of(12, 3)
+    for envs in (disturbed, calm):
+        envs.reset(seed=7)
+        play(envs, actions[:4])
+    observation, infos = disturbed.reset(seed=[None, 90, None], options={"reset_mask": np.array([False, True, False])})
+    assert infos["_state"].tolist() == [False, True, False]
+    ours, theirs = play(disturbed, actions[4:]), play(calm, actions[4:])
+    for a, b in zip(ours, theirs):  # one batch of one size: bit for bit
+        assert np.array_equal(a[:, [0, 2]], b[:, [0, 2]])
+    first, _ = alone.reset(seed=90)
+    assert_same_pictures(first[0], observation[1])
+    ends = ours[2][:, 1]
+    until = int(ends.argmax()) if ends.any() else len(ends)
+    fresh = play(alone, actions[4 : 4 + until, 1:2])
+    assert until > 1
+    assert_same_pictures(fresh[0][:, 0], ours[0][:until, 1])
+
+
+def test_a_truncated_world_and_a_terminated_one_are_told_apart():
+    envs = make_vec(8, max_episode_steps=6)
+    envs.reset(seed=0)
+    _, _, terminated, truncated, states = play(envs, actions_of(25, 8))
+    assert (states[..., PLANE.columns("episode", "terminated")][..., 0][terminated] == 1).all()
+    assert terminated.any()
+    assert truncated.any()
+
+
+def test_infos_can_be_read_row_by_row_with_gymnasiums_wrapper():
+    envs = DictInfoToList(make_vec(2))
+    _, infos = envs.reset(seed=1)
+    assert [sorted(info) for info in infos] == [["caption", "frames", "state"]] * 2
+
+
+# -- what only a model can do -----------------------------------------------------------------------
+
+
+def test_an_episode_may_begin_from_a_state_an_edit_or_frames():
+    env = make()
+    here = {"player": {"position": (0.25, -0.25), "colour": "blue"}}
+    _, info = env.reset(seed=1, options={"state": here})
+    assert info["scene"]["player"]["position"] == (0.25, -0.25)
+    assert info["scene"]["player"]["colour"] == "blue"
+    _, again = env.reset(seed=2, options={"state": info["state"]})
+    assert np.array_equal(again["state"], info["state"])
+    frames = np.random.default_rng(0).integers(256, size=(5, 16, 16, 3), dtype=np.uint8)
+    env.reset(seed=1, options={"frames": frames})
+    envs = make_vec(2)
+    edits = [{"player": {"position": (x, 0.0)}} for x in (-0.25, 0.25)]
+    _, infos = envs.reset(seed=1, options={"state": edits, "frames": np.stack([frames, frames[::-1]])})
+    assert infos["state"][:, PLANE.columns("player", "position")].tolist() == [[-0.25, 0.0], [0.25, 0.0]]
+    values = infos["state"].copy()
+    assert np.array_equal(envs.reset(seed=1, options={"state": values})[1]["state"], values)
+
+
+def test_an_edit_is_where_the_next_step_starts_from():
+    envs = make_vec(2)
+    envs.reset(seed=1)
+    envs.edit({"player": {"position": (0.4, 0.4)}}, row=1)
+    assert envs.describe(1)["player"]["position"] == pytest.approx((0.4, 0.4))
+    *_, infos = envs.step(np.array([0, 0]))
+    position = infos["state"][:, PLANE.columns("player", "position")]
+    assert np.abs(position[1] - 0.4).max() <= 0.2001  # one step's largest change
+    assert np.abs(position[0] - 0.4).max() > 0.2001
+    env = make()
+    env.reset(seed=1)
+    env.edit({"player": {"colour": "green"}})
+    assert env.step(0)[-1]["scene"]["player"]["colour"] == "green"
+
+
+def test_a_snapshot_brings_everything_back_even_the_ends_and_the_dice():
+    envs, actions = make_vec(3, max_episode_steps=5), actions_of(14, 3)
+    envs.reset(seed=4)
+    play(envs, actions[:5])
+    moment = envs.snapshot()
+    first = play(envs, actions)
+    envs.restore(moment)
+    for a, b in zip(first, play(envs, actions)):
+        assert np.array_equal(a, b)
+
+
+def test_the_single_environment_can_be_rewound_past_its_end():
+    env = SimulatorEnv(world=WORLD, max_episode_steps=2)
+    env.reset(seed=4)
+    env.step(0)
+    moment = env.snapshot()
+    ended = env.step(1)
+    assert ended[3]
+    env.restore(moment)
+    again = env.step(1)
+    assert again[3]
+    assert np.array_equal(ended[0], again[0])
+
+
+def test_worlds_without_state_or_without_actions_can_be_acted_in():
+    for schema in (STATELESS, UNSTEERED):
+        envs = make_vec(2, world=tiny_world(schema), max_episode_steps=3)
+        envs.reset(seed=1)
+        _, rewards, terminated, truncated, states = play(envs, np.zeros((4, 2), dtype=np.int64))
+        assert not rewards.any()
+        assert not terminated.any()
+        assert truncated.sum(0).tolist() == [1, 1]
+        assert states.shape == (4, 2, 0)
+        check_env(SimulatorEnv(world=envs.world), skip_render_check=True, skip_close_check=True)
+
+
+def test_a_saved_world_is_made_by_its_folder(tmp_path):
+    WORLD.save_pretrained(tmp_path)
+    env = gymnasium.make(ID, world=str(tmp_path), max_episode_steps=3)
+    assert np.array_equal(env.reset(seed=3)[0], make().reset(seed=3)[0])
+    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+    assert env.spec is not None
+    assert env.spec.kwargs["world"] == str(tmp_path)
+
+
+# -- mistakes ---------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_answered_with_the_mend():
+    envs = make_vec(2)
+    with pytest.raises(ValueError, match=r"call reset\(\) first"):
+        envs.step(np.array([0, 0]))
+    with pytest.raises(ValueError, match=r"call reset\(\) first"):
+        envs.reset(options={"reset_mask": np.array([True, False])})
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action 3 is outside .* choose from 0 none, 1 left, 2 right"):
+        envs.step(np.array([0, 3]))
+    with pytest.raises(ValueError, match="3 actions for 2 worlds"):
+        envs.step(np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match="unknown reset option 'prompt'; there are caption, state, frames, reset_mask"):
+        envs.reset(options={"prompt": "a red ball"})
+    with pytest.raises(ValueError, match="3 seeds for 2 rows"):
+        envs.reset(seed=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"bool array of shape \(2,\)"):
+        envs.reset(options={"reset_mask": np.array([1, 0])})
+    with pytest.raises(ValueError, match="3 captions for 2 rows: give one for all, or one for each"):
+        envs.reset(options={"caption": ["a", "b", "c"]})
+    with pytest.raises(ValueError, match="'player' has no field 'mass'"):
+        envs.reset(options={"state": {"player": {"mass": 1}}})
+    with pytest.raises(ValueError, match="has 15 values, got shape"):
+        envs.reset(options={"state": np.zeros(4)})
+    with pytest.raises(ValueError, match="16x16 RGB frames"):
+        envs.reset(options={"frames": np.zeros((1, 8, 8, 3), dtype=np.uint8)})
+    with pytest.raises(ValueError, match="row 2 does not exist"):
+        envs.edit({"player": {"yaw": 1.0}}, row=2)
+    with pytest.raises(ValueError, match="at least one row"):
+        make_vec(0)
+    with pytest.raises(ValueError, match="max_episode_steps must be at least 1"):
+        make_vec(1, max_episode_steps=0)
+    with pytest.raises(ValueError, match="choose rgb_array"):
+        make_vec(1, render_mode="human")
+    with pytest.raises(ValueError, match="no world at 'nowhere'"):
+        make_vec(1, world="nowhere")
+
+
+def test_a_refused_beginning_changes_nothing():
+    ours, theirs = make_vec(2), make_vec(2)
+    for envs in (ours, theirs):
+        envs.reset(seed=0, options={"caption": "a red ball"})
+        play(envs, actions_of(2, 2))
+    wrongs = {
+        "shorten it": {"caption": "much too long a caption for six"},
+        "choose from red, green, blue": {"state": {"player": {"colour": "mauve"}}},
+    }
+    for mend, wrong in wrongs.items():
+        with pytest.raises(ValueError, match=mend):
+            ours.reset(options=wrong | {"reset_mask": np.array([True, False])})
+    for a, b in zip(play(ours, actions_of(3, 2)), play(theirs, actions_of(3, 2))):
+        assert np.array_equal(a, b)
+
+
+def test_names_serve_as_actions_and_an_ended_episode_says_so():
+    env = SimulatorEnv(world=WORLD, max_episode_steps=1)
+    env.reset(seed=0)
+    assert env.step("left")[3]
+    with pytest.raises(ValueError, match=r"this episode has ended: call reset\(\)"):
+        env.step("left")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="unknown action 'up'; choose from 0 none"):
+        env.step("up")
+
+
+def test_the_world_may_be_shared_by_many_environments():
+    a, b = SimulatorEnv(world=WORLD), SimulatorEnv(world=WORLD)
+    a.reset(seed=1)
+    b.reset(seed=1)
+    a.step(1)
+    assert isinstance(a.world, World)
+    assert a.world is b.world
+    assert (a.rollout.time, b.rollout.time) == (1, 0)

@@ -1,0 +1,104 @@
+"""A world of a few thousand weights, all of them random: nothing stays still in it and everything can be computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenizer.action_space import ActionSpace
+from tokenizer.scene_schema import Entity, Field, SceneSchema, View
+from tokenizer.stream import Layout
+from tokenizer.text_tokenizer import TextTokenizer
+from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
+from tokenizer.vocabulary import Vocabulary
+from worldmodel.rollout import Sampling
+from worldmodel.transformer import Dynamics, DynamicsConfig
+from worldmodel.world import World
+
+BODY = (
+    Field(name="colour", kind="categorical", role="colour", static=True, names=("red", "green", "blue")),
+    Field(name="size", kind="continuous", role="size", static=True, low=0.05, high=0.1, bins=4),
+    Field(
+        name="position", kind="continuous", role="position", unit="m", size=2, low=-0.5, high=0.5, bins=32,
+        change=0.2, change_bins=17,
+    ),
+    Field(
+        name="yaw", kind="continuous", role="orientation", unit="rad", low=0, high=1.5, bins=8, periodic=True,
+        change=0.4, change_bins=9,
+    ),
+)  # fmt: skip
+PLANE = SceneSchema(
+    name="plane",
+    actions=("none", "left", "right"),
+    view=View(kind="plane", low=(-0.5, 0.5), high=(0.5, -0.5)),
+    entities=(
+        Entity(name="player", fields=BODY),
+        Entity(name="ball", fields=BODY),
+        Entity(
+            name="episode",
+            fields=(
+                Field(name="reward", kind="flag", role="reward"),
+                Field(name="terminated", kind="flag", role="terminated"),
+                Field(name="doors", kind="bits", role="doors", size=3),
+            ),
+        ),
+    ),
+)
+STATELESS = SceneSchema(name="film", actions=PLANE.actions)
+UNSTEERED = SceneSchema(name="plain film")
+TOKENIZER = VideoTokenizerConfig(
+    resolution=16,
+    frames_per_step=2,
+    patch=2,
+    encoder_width=12,
+    encoder_blocks=1,
+    decoder_width=12,
+    decoder_blocks=3,
+    detail_width=8,
+    detail_blocks=1,
+    quantizer=QuantizerConfig(levels=(4, 4, 3)),
+)
+DYNAMICS = DynamicsConfig(width=48, depth=2, heads=2, window=3, anchor_frames=2, max_text=6, tokens_per_pass=(16, 4, 1))
+LIVELY = Sampling(state_temperature=1.0, video_temperature=1.0)  # every id is a dice throw, not only the likeliest
+
+
+@cache
+def text_tokenizer() -> TextTokenizer:
+    return TextTokenizer.train(["a red ball rolls left", "two bodies", "a blue player"], 300)
+
+
+def shaken(module: nn.Module, strength: float, seed: int = 0) -> Any:
+    """Random numbers added to every weight, also where training starts from zeros."""
+    chance = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += strength * torch.randn(parameter.shape, generator=chance)
+    return module
+
+
+def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, **changes: Any) -> World:
+    """The same weights every time. ``changes`` go to ``DYNAMICS``."""
+    torch.manual_seed(0)
+    text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER), 0.1)
+    vocabulary = Vocabulary.of(
+        text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=tokenizer.num_codes
+    )
+    config = replace(DYNAMICS, **changes)
+    layout = Layout(
+        vocabulary=vocabulary,
+        max_text=config.max_text,
+        num_static=len(schema.static_slots),
+        num_state=len(schema.slots),
+        grid=tokenizer.grid,
+    )
+    dynamics = shaken(Dynamics(config, layout, schema), 0.15)
+    with torch.no_grad():
+        dynamics.copy.bias.zero_()
+        for slot in schema.slots:
+            if slot.field.role == "terminated":  # episodes of some steps: one in eight or so is the last
+                dynamics.state_head.bias[slot.offset + 1] += 1
+    return World(schema=schema, text=text, tokenizer=tokenizer, dynamics=dynamics, sampling=sampling)

@@ -1,0 +1,95 @@
+"""One imagined world to act in, as a Gymnasium environment: row 0 of a vector environment of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldmodel.rollout import Rollout, Sampling
+from worldmodel.simulator_vector_env import RENDER_MODES, Moment, SimulatorVectorEnv
+from worldmodel.world import World
+
+
+class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """A world model as an environment; arguments, observations and infos are :class:`SimulatorVectorEnv`'s.
+
+    Infos also hold ``scene``, the state by entity and field.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        world: str | PathLike[str] | World = "tabletop",
+        caption: str | None = None,
+        max_episode_steps: int | None = None,
+        sampling: Sampling | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.rows = SimulatorVectorEnv(
+            1,
+            world=world,
+            caption=caption,
+            max_episode_steps=max_episode_steps,
+            sampling=sampling,
+            render_mode=render_mode,
+        )
+        self.world, self.render_mode = self.rows.world, render_mode
+        self.metadata = {**self.metadata, "render_fps": self.rows.metadata["render_fps"]}
+        self.observation_space = self.rows.single_observation_space
+        self.action_space = self.rows.single_action_space
+        self._over = False
+
+    @property
+    def rollout(self) -> Rollout:
+        """The running world, a batch of one."""
+        return self.rows.rollout
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins an episode. Options: ``caption``, ``state``, ``frames``. See ``SimulatorVectorEnv.reset``."""
+        super().reset(seed=seed)
+        observations, infos = self.rows.reset(seed=seed, options=options)
+        self._over = False
+        return observations[0], self._info(infos)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Takes one action, by index or by name.
+
+        Raises ValueError for an unknown action, and when the episode has ended and was not reset.
+        """
+        if self._over:
+            raise ValueError("this episode has ended: call reset() to begin another")
+        observations, rewards, terminated, truncated, infos = self.rows.step(np.asarray([action]))
+        self._over = bool(terminated[0] or truncated[0])
+        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), self._info(infos)
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """The last picture, uint8 (H, W, 3), in render mode ``rgb_array``."""
+        pictures = self.rows.render()
+        return None if pictures is None else pictures[0]
+
+    def close(self) -> None:
+        self.rows.close()
+
+    def edit(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes the scene state; the next observation follows. See ``Rollout.edit``."""
+        self.rows.edit(changes)
+
+    def snapshot(self) -> Moment:
+        """The episode as it is now, to come back to."""
+        return self.rows.snapshot()
+
+    def restore(self, moment: Moment) -> None:
+        """Goes back to a snapshot; the same actions then lead to the same again."""
+        self.rows.restore(moment)
+        self._over = bool(moment.ended[0])
+
+    def _info(self, infos: dict[str, Any]) -> dict[str, Any]:
+        return {name: infos[name][0] for name in infos if not name.startswith("_")} | {"scene": self.rows.describe()}
