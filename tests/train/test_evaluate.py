@@ -1,0 +1,268 @@
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
+from tokenizer.action_space import ActionSpace
+from tokenizer.clip import Clip, Episode
+from tokenizer.quantizer import QuantizerConfig
+from tokenizer.stream import Layout
+from tokenizer.text_tokenizer import TextTokenizer
+from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
+from tokenizer.vocabulary import Vocabulary
+from train.edit_obedience import EditCase, draw_cases, judge
+from train.evaluate import BARS, Effort, evaluate, main, plain, table
+from train.held_out import FIRST_SEED, held_out
+from train.measurements import Bodies
+from train.record import draw_episode
+from train.worlds.tabletop import Tabletop, tabletop_schema
+from worldmodel.transformer import Dynamics, DynamicsConfig
+from worldmodel.upsampler import Upsampler, UpsamplerConfig
+from worldmodel.world import World
+
+CONTRACT = {
+    "tokenizer": (
+        "psnr_db psnr_by_frame_db ssim bits_per_frame ids_per_frame codebook_used perplexity body_psnr_db "
+        "colour_recall static_id_change"
+    ),
+    "rollout": (
+        "psnr_by_step_db psnr_copy_last_by_step_db player_error_16 player_error_16_copy_last player_error_by_step "
+        "others_error_by_step delta_psnr_8_db reward_f1 terminated_f1"
+    ),
+    "read": "position_error colour_accuracy shape_accuracy material_accuracy",
+    "edit": "obeyed obeyed_first_step others_undisturbed",
+    "speed": "state_ms video_ms decode_ms upsample_ms whole_ms threads",
+    "upsampler": "psnr_db bicubic_psnr_db",
+}
+TINY = Effort(
+    episodes=2, edits_per_episode=1, reads_per_episode=1, upsampled_episodes=1, upsampled_steps=2, timed_steps=2
+)
+SCHEMA = tabletop_schema()
+
+
+def without_gl() -> str:
+    try:
+        Tabletop().close()
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+needs_gl = pytest.mark.skipif(bool(without_gl()), reason=without_gl())
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    torch.manual_seed(0)
+    text = TextTokenizer.train(["a red ball and a blue box", "a green cylinder rolls west"], 400)
+    tokenizer = VideoTokenizer(
+        VideoTokenizerConfig(
+            encoder_width=16,
+            encoder_blocks=1,
+            decoder_width=16,
+            decoder_blocks=1,
+            detail_width=8,
+            detail_blocks=1,
+            quantizer=QuantizerConfig(levels=(4, 4)),
+        )
+    )
+    layout = Layout(
+        vocabulary=Vocabulary.of(text=text, actions=ActionSpace(SCHEMA.actions), schema=SCHEMA, num_codes=16),
+        max_text=16,
+        num_static=len(SCHEMA.static_slots),
+        num_state=len(SCHEMA.slots),
+        grid=tokenizer.grid,
+    )
+    config = DynamicsConfig(width=24, depth=1, heads=2, window=2, max_text=16, tokens_per_pass=(64,))
+    upsampler = Upsampler(UpsamplerConfig(width=8, levels=2, depth=1, condition=16), SCHEMA)
+    return World(
+        schema=SCHEMA, text=text, tokenizer=tokenizer, dynamics=Dynamics(config, layout, SCHEMA), upsampler=upsampler
+    )
+
+
+def fake_episode(seed: int, steps: int = 17) -> Episode:
+    """True physics; pictures are noise, and the entity map is squares."""
+    env, rng = Tabletop(physics_only=True), np.random.default_rng(seed)
+    states, actions = [env.reset(seed=seed)[1]["state"]], rng.integers(0, 7, steps)
+    states += [env.step(action)[4]["state"] for action in actions]
+    segmentation = np.zeros((1 + 4 * steps, 64, 64), np.uint8)
+    for body in range(4):
+        segmentation[:, 10 * body + 2 : 10 * body + 10, 8:16] = body + 1
+    return Episode(
+        frames=rng.integers(0, 256, (1 + 4 * steps, 128, 128, 3), np.uint8),
+        actions=actions,
+        states=np.stack(states),
+        caption="a red ball and a blue box" if seed else "far too long to be read " * 9,
+        segmentation=segmentation,
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def figures(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    report = tmp_path_factory.mktemp("report")
+    episodes = [fake_episode(0), fake_episode(1, steps=11)]
+    return evaluate(world, episodes, effort=TINY, report=report, about={"world": "tiny"}), report
+
+
+def test_every_key_of_the_contract_is_measured(figures: tuple[dict, Path]) -> None:
+    numbers, _ = figures
+    for part, names in CONTRACT.items():
+        assert set(names.split()) <= set(numbers[part])
+    rollout, tokenizer = numbers["rollout"], numbers["tokenizer"]
+    assert rollout["rows_by_step"] == [2] * 11 + [1] * 6
+    assert len(rollout["player_error_by_step"]) == len(rollout["psnr_by_step_db"]) == 17
+    assert rollout["player_error_16"] == rollout["player_error_by_step"][15]
+    assert rollout["player_error_32"] is None
+    assert len(tokenizer["psnr_by_frame_db"]) == 4
+    assert tokenizer["ids_per_frame"] == 16
+    assert tokenizer["bits_per_frame"] == 64
+    assert 0 < numbers["speed"]["decode_ms"]["p50"] < numbers["speed"]["whole_ms"]["p95"]
+    assert numbers["upsampler"]["psnr_db"] == pytest.approx(numbers["upsampler"]["bicubic_psnr_db"])  # untrained
+
+
+def test_the_numbers_are_json_and_a_readable_table(figures: tuple[dict, Path]) -> None:
+    numbers, _ = figures
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
+    text = table(numbers)
+    assert all(bar.key in text for bar in BARS)
+    assert "MISSED" in text
+
+
+def test_the_report_shows_pictures_and_bars(figures: tuple[dict, Path]) -> None:
+    _, report = figures
+    page = (report / "index.html").read_text()
+    for name in ("rollouts.png", "psnr.png", "position.png", "tokenizer.png", "upsampler.png"):
+        assert name in page
+        assert (report / name).stat().st_size > 1000
+    assert "rollout.player_error_16" in page
+
+
+def test_an_evaluation_repeats_with_its_seed(figures: tuple[dict, Path], world: World) -> None:
+    again = evaluate(world, [fake_episode(0), fake_episode(1, steps=11)], effort=TINY)
+    for part in ("tokenizer", "rollout", "read", "edit"):
+        assert again[part] == figures[0][part]
+
+
+def test_frames_of_another_size_are_refused_with_the_size_to_record(world: World) -> None:
+    episode = fake_episode(0, steps=2)
+    with pytest.raises(ValueError, match="64x64 frames and the recording has 32: record it at 128"):
+        evaluate(world, [episode.with_frames(episode.frames[:, ::4, ::4])], effort=TINY)
+
+
+def test_what_is_not_finite_becomes_null() -> None:
+    assert plain({"a": [math.nan, 1.0], "b": torch.tensor([2, 3])}) == {"a": [None, 1.0], "b": [2, 3]}
+
+
+# -- the edit's criterion -------------------------------------------------------------------------------
+
+RED, BLUE, FLOOR = (200, 30, 30), (30, 60, 200), (150, 146, 138)
+
+
+def drawn(player: tuple[int, int] | None, other: tuple[int, int] | None, colour: tuple = RED) -> torch.Tensor:
+    """A red player and a blue body_1, squares of 8 pixels with these corners."""
+    picture = torch.zeros(64, 64, 3, dtype=torch.uint8) + torch.tensor(FLOOR, dtype=torch.uint8)
+    for corner, colours in ((player, colour), (other, BLUE)):
+        if corner is not None:
+            picture[corner[0] : corner[0] + 8, corner[1] : corner[1] + 8] = torch.tensor(colours, dtype=torch.uint8)
+    return picture
+
+
+def mapped(player: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
+    covers = torch.zeros(64, 64, dtype=torch.uint8)
+    for label, (row, column) in enumerate((player, other), start=1):
+        covers[row : row + 8, column : column + 8] = label
+    return covers
+
+
+OLD, NEW, OTHER = (10, 10), (40, 10), (20, 40)
+
+
+@pytest.fixture
+def case() -> EditCase:
+    colours = {"player": {"present": True, "colour": "red"}, "body_1": {"present": True, "colour": "blue"}}
+    state = SCHEMA.write(torch.zeros(SCHEMA.num_values), colours)
+    return EditCase(
+        clip=Clip(frames=drawn(OLD, OTHER)[None].numpy(), states=state[None].numpy(), actions=np.zeros(0, np.int64)),
+        body=0,
+        name="player",
+        place=(0.1, 0.1),
+        truth=torch.stack([drawn(OLD, OTHER), *[drawn(NEW, OTHER)] * 8]),
+        covers=mapped(NEW, OTHER)[None].repeat(2, 1, 1),
+        covered=mapped(OLD, OTHER),
+    )
+
+
+@pytest.mark.parametrize(
+    ("picture", "obeyed", "undisturbed"),
+    [
+        (drawn(NEW, OTHER), True, True),
+        (drawn(OLD, OTHER), False, True),  # nothing happened
+        (drawn(None, OTHER), False, True),  # it vanished
+        (drawn(NEW, OTHER, BLUE), False, True),  # it came in another's colour
+        (torch.minimum(drawn(NEW, OTHER), drawn(OLD, OTHER)), False, True),  # it is at both places
+        (drawn(NEW, None), True, False),
+        (drawn(NEW, (28, 40)), True, False),
+        (drawn((42, 12), OTHER), True, True),  # two pixels off: most of it is still where it should be
+    ],
+)
+def test_an_edit_is_judged_from_pixels(case: EditCase, picture: torch.Tensor, obeyed: bool, undisturbed: bool) -> None:
+    typical = torch.full((6, 3), float("nan"))
+    typical[0], typical[2] = torch.tensor(RED).float(), torch.tensor(BLUE).float()
+    verdict = judge(case, Bodies.of(SCHEMA), picture, 1, typical)
+    assert (verdict.obeyed, verdict.undisturbed) == (obeyed, undisturbed)
+
+
+@needs_gl
+def test_the_simulators_own_pictures_obey_and_unedited_ones_do_not() -> None:
+    env = Tabletop(64, segmentation=True)
+    episode = fake_episode(3)
+    cases = draw_cases(env, [episode.with_frames(episode.frames[:, ::2, ::2])], 64, per_episode=2, seed=0)
+    env.close()
+    assert {case.body == 0 for case in cases} == {True, False}
+    unseen = torch.full((6, 3), float("nan"))
+    for case in cases:
+        truth = judge(case, Bodies.of(SCHEMA), case.truth[-1], 1, unseen)
+        assert truth.obeyed
+        assert truth.undisturbed
+        moved = replace(case, clip=replace(case.clip, frames=case.truth[:1].numpy()))
+        assert not judge(moved, Bodies.of(SCHEMA), moved.before, 1, unseen).obeyed
+
+
+# -- held-out episodes and the command ------------------------------------------------------------------
+
+
+def test_held_out_seeds_are_beyond_those_that_recordings_draw() -> None:
+    assert all(draw_episode(seed, index)[0] < FIRST_SEED for seed in range(20) for index in range(20))
+
+
+@needs_gl
+def test_held_out_episodes_are_recorded_once(tmp_path: Path) -> None:
+    first = held_out(1, num_steps=2, folder=tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
+    again = held_out(3, num_steps=2, folder=tmp_path)
+    assert first.split("test") == again.split("test") == [0, 1, 2, 3]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")} == files
+    assert again.read(2).seed == FIRST_SEED + 2
+
+
+def test_without_mujoco_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "train.worlds.tabletop", None)
+    with pytest.raises(RuntimeError, match=r"pip install 'worldmodel-stream\[worlds\]', or give --recording"):
+        held_out(1, folder=tmp_path)
+
+
+def test_the_command_says_what_is_wrong_in_one_sentence(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--world", str(tmp_path / "nowhere")]) == 1
+    assert "no world at" in capsys.readouterr().err
+    world.save_pretrained(tmp_path / "tiny")
+    assert main(["--world", str(tmp_path / "tiny"), "--recording", str(tmp_path / "nothing")]) == 1
+    assert "no recording at" in capsys.readouterr().err

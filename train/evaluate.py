@@ -1,0 +1,263 @@
+"""Measures a world on held-out episodes: ``python -m train.evaluate --world tabletop [--json FILE]``.
+
+Without ``--recording`` it records its own held-out episodes (see ``held_out.py``). It prints a table with the
+bars beside the figures, writes them as JSON, and a page with pictures under ``--report``. What each key means
+stands at the function that measures it, in ``measurements.py`` and ``edit_obedience.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import operator
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenizer.clip import Episode, halve
+from train.data.episodes import SPLITS, EpisodeStore
+from train.edit_obedience import EditResult, draw_cases, measure_edits
+from train.held_out import held_out
+from train.measurements import (
+    Numbers,
+    measure_read,
+    measure_rollout,
+    measure_speed,
+    measure_tokenizer,
+    measure_upsampler,
+)
+from worldmodel.threads import choose_threads
+from worldmodel.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is measured. A quick evaluation ends within two minutes on two cores."""
+
+    episodes: int = 24
+    horizon: int = 64
+    edits_per_episode: int = 2
+    reads_per_episode: int = 4
+    upsampled_episodes: int = 6
+    upsampled_steps: int = 32
+    timed_steps: int = 120
+
+
+QUICK = Effort(
+    episodes=8, edits_per_episode=2, reads_per_episode=2, upsampled_episodes=2, upsampled_steps=12, timed_steps=40
+)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a good Tabletop reaches. ``key`` is a path into the numbers."""
+
+    key: str
+    sign: str
+    value: float
+
+    def verdict(self, numbers: Numbers) -> tuple[str, str, str, bool | None]:
+        part, name = self.key.split(".")
+        found = numbers.get(part, {}).get(name)
+        met = None if found is None else {"≥": operator.ge, "≤": operator.le}[self.sign](found, self.value)
+        return self.key, "–" if found is None else f"{found:.4g}", f"{self.sign} {self.value:g}", met
+
+
+BARS = (
+    Bar("tokenizer.psnr_db", "≥", 30),
+    Bar("tokenizer.body_psnr_db", "≥", 23),
+    Bar("tokenizer.ids_per_frame", "≤", 16),
+    Bar("tokenizer.codebook_used", "≥", 0.5),
+    Bar("tokenizer.static_id_change", "≤", 0.02),
+    Bar("rollout.player_error_16", "≤", 0.05),
+    Bar("rollout.player_error_16_of_copy_last", "≤", 0.5),
+    Bar("rollout.delta_psnr_8_db", "≥", 1),
+    Bar("edit.obeyed", "≥", 0.85),
+    Bar("edit.others_undisturbed", "≥", 0.9),
+)
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them: tensors become numbers or lists, what is not finite None."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def evaluate(
+    world: World,
+    large: Sequence[Episode],
+    *,
+    effort: Effort,
+    seed: int = 0,
+    tokens_per_pass: int | None = None,
+    report: Path | None = None,
+    about: Numbers | None = None,
+) -> Numbers:
+    """Measures everything that world and episodes allow; what they do not is None or missing.
+
+    Args:
+        large: episodes at the tokenizer's resolution, or at twice that, which the upsampler is held against.
+        tokens_per_pass: None for the world's default.
+        report: folder for pictures and page.
+    """
+    size = world.tokenizer.resolution
+    wrong = {e.frames.shape[1] for e in large} - {size, 2 * size}
+    if wrong:
+        raise ValueError(
+            f"this world sees {size}x{size} frames and the recording has {max(wrong)}: record it at {2 * size}"
+        )
+    episodes = [e if e.frames.shape[1] == size else e.with_frames(halve(e.frames)) for e in large]
+    sampling = replace(world.sampling, tokens_per_pass=tokens_per_pass or world.sampling.tokens_per_pass)
+    numbers: Numbers = {"about": {**(about or {}), "episodes": len(episodes), "seed": seed}}
+
+    def done(name: str, measured: Numbers) -> None:
+        numbers[name] = plain(measured)
+        print(f"  {name} measured after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+
+    begun = time.monotonic()
+    tokenizer = measure_tokenizer(world, episodes)
+    done("tokenizer", tokenizer.numbers)
+    acted = [e for e in episodes if e.actions is not None and len(e.actions)]
+    rollout = measure_rollout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling) if acted else None
+    done("rollout", rollout.numbers if rollout else {})
+    done("read", measure_read(world, acted, per_episode=effort.reads_per_episode, seed=seed, sampling=sampling).numbers)
+    edits = _edits(world, acted, effort, seed, sampling)
+    done("edit", edits if isinstance(edits, dict) else edits.numbers)
+    done(
+        "speed",
+        measure_speed(world, episodes[0].window(0, 0), steps=effort.timed_steps, seed=seed, sampling=sampling).numbers,
+    )
+    upsampled = None
+    fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1] == world.upsampler.config.size]
+    if fitting:
+        upsampled = measure_upsampler(
+            world, fitting[: effort.upsampled_episodes], num_steps=effort.upsampled_steps, seed=seed
+        )
+        done("upsampler", upsampled.numbers)
+    numbers["about"]["seconds"] = round(time.monotonic() - begun, 1)
+    if report is not None:
+        from train.report import write
+
+        write(
+            report,
+            numbers,
+            [bar.verdict(numbers) for bar in BARS],
+            rebuilt=tokenizer.pictures,
+            imagined=rollout.pictures if rollout else None,
+            edits=edits if isinstance(edits, EditResult) else None,
+            upsampled=upsampled.pictures if upsampled else None,
+        )
+    return numbers
+
+
+def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> EditResult | Numbers:
+    """Edits are judged against the simulator: where there is none, the numbers say why."""
+    unjudged: Numbers = {"obeyed": None, "obeyed_first_step": None, "others_undisturbed": None}
+    if world.schema.name != "tabletop":
+        return unjudged | {"because": f"there is no simulator of {world.schema.name!r} to say what should be seen"}
+    try:
+        import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
+        from train.worlds.tabletop import Tabletop
+
+        env = Tabletop(world.tokenizer.resolution, segmentation=True)
+    except (ImportError, RuntimeError, ValueError) as error:
+        return unjudged | {"because": str(error)}
+    cases = draw_cases(env, episodes, world.tokenizer.resolution, per_episode=effort.edits_per_episode, seed=seed)
+    env.close()
+    if not cases:
+        return unjudged | {"because": "no episode has a moment at which a body could be moved to a free place"}
+    return measure_edits(world, cases, seed=seed, sampling=sampling)
+
+
+def table(numbers: Numbers) -> str:
+    """The figures, and the bars beside them, for a terminal."""
+    from train.report import readable
+
+    lines = []
+    for name, part in numbers.items():
+        told = {key: value for key, value in part.items() if "error" not in key or not isinstance(value, list)}
+        lines += [name, *(f"  {key:<32} {readable(value)}" for key, value in told.items()), ""]
+    said = {True: "met", False: "MISSED", None: "not measured"}
+    lines.append("bars")
+    lines += [
+        f"  {key:<38} {value:>8}  {bar:<7} {said[met]}" for key, value, bar, met in (b.verdict(numbers) for b in BARS)
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__)
+    parser.add_argument("--world", default="tabletop", help="bundled name, world folder or hub id")
+    parser.add_argument(
+        "--recording", type=Path, help="a recording to measure on, in place of held-out episodes of its own"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="of the recording")
+    parser.add_argument("--episodes", type=int, help="at the most; fewer are faster")
+    parser.add_argument("--quick", action="store_true", help="fewer episodes: within two minutes on two cores")
+    parser.add_argument("--tokens-per-pass", type=int, help="how many ids of a frame are predicted at once")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling, random actions and edits")
+    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument(
+        "--report", type=Path, default=Path("runs/evaluation"), help="folder for pictures and index.html"
+    )
+    chosen = parser.parse_args(arguments)
+    effort = QUICK if chosen.quick else Effort()
+    effort = replace(effort, episodes=chosen.episodes or effort.episodes)
+    if effort.episodes < 1:
+        parser.error("--episodes must be at least 1")
+    threads = choose_threads()
+    torch.set_num_threads(threads.count)
+    try:
+        world = World.from_pretrained(chosen.world)
+        store = EpisodeStore(chosen.recording) if chosen.recording else held_out(effort.episodes)
+        if store.schema != world.schema:
+            raise ValueError(
+                f"{store.path} was recorded with another scene schema than this world has: record it again"
+            )
+        indices = store.split(chosen.split if chosen.recording else "test")[: effort.episodes]
+        if not indices:
+            raise ValueError(
+                f"{store.path} has no episodes in its {chosen.split} split: record more, or name another --split"
+            )
+        episodes = [store.read(i, segmentation=store.has_segmentation) for i in indices]
+        about = {
+            "world": chosen.world,
+            "recording": str(chosen.recording) if chosen.recording else "held-out",
+            "split": chosen.split,
+            "quick": chosen.quick,
+            "threads": f"{threads.count} ({threads.reason})",
+        }
+        numbers = evaluate(
+            world,
+            episodes,
+            effort=effort,
+            seed=chosen.seed,
+            tokens_per_pass=chosen.tokens_per_pass,
+            report=chosen.report,
+            about=about,
+        )
+        if chosen.json is not None:
+            chosen.json.parent.mkdir(parents=True, exist_ok=True)
+            chosen.json.write_text(json.dumps(numbers, indent=1, allow_nan=False))
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(numbers))
+    print(f"\npictures: {chosen.report / 'index.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Episodes that no training has seen, recorded when they are first asked for and kept in the user's cache.
+
+``train.record`` draws simulator seeds below 2**31; these begin there, so none of them can occur in a recording,
+whatever its seed. They are the same on every machine. A changed world gets a folder of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import train.worlds
+from train.data.episodes import EpisodeStore, EpisodeWriter, RecordingConfig
+
+FIRST_SEED = 2**31
+NUM_STEPS = 64
+SHARD = 4  # episodes
+RESOLUTION, SEGMENTED = 128, 64
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/worldmodel``, else ``~/.cache/worldmodel``, else one in the temporary folder."""
+    wished = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(wished) if wished else Path.home() / ".cache") / "worldmodel"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / "worldmodel"
+    return folder
+
+
+def held_out(episodes: int, *, num_steps: int = NUM_STEPS, folder: Path | None = None) -> EpisodeStore:
+    """A recording of at least ``episodes`` held-out Tabletop episodes, all in the split ``test``.
+
+    Raises RuntimeError when it has to be recorded and this machine has no MuJoCo or no OpenGL.
+    """
+    sources = sorted(Path(train.worlds.__file__).parent.glob("*.py"))
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:10]
+    path = (folder or cache_folder()) / f"held-out-tabletop-{num_steps}-{version}"
+    try:
+        from train.record import play_episode
+        from train.worlds.tabletop import Tabletop, tabletop_schema
+        from train.worlds.tabletop_behaviours import SHARES
+    except ImportError as error:
+        raise RuntimeError(
+            f"held-out episodes are recorded with MuJoCo, which is missing ({error}): "
+            "pip install 'worldmodel-stream[worlds]', or give --recording DIR"
+        ) from None
+    settings = {"world": "tabletop", "first_seed": FIRST_SEED, "steps": num_steps}
+    config = RecordingConfig(schema=tabletop_schema(), resolution=RESOLUTION, segmentation=SEGMENTED, settings=settings)
+    writer = EpisodeWriter(path, config)
+    missing = [n for n in range(-(-episodes // SHARD)) if writer.shard_episodes(n) is None]
+    if missing:
+        print(f"recording {len(missing) * SHARD} held-out episodes into {path}")
+        env = Tabletop(RESOLUTION, segmentation=True)
+        for number in missing:
+            with writer.shard(number) as shard:
+                for index in range(number * SHARD, (number + 1) * SHARD):
+                    seed = FIRST_SEED + index
+                    rng = np.random.default_rng([FIRST_SEED, index])
+                    acting = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+                    episode, frame_states = play_episode(env, seed, acting, num_steps)
+                    shard.add(index, episode, "test", frame_states)
+        env.close()
+        writer.consolidate()
+    return EpisodeStore(path)

@@ -1,0 +1,499 @@
+"""How good a world is on held-out episodes: its tokenizer, its rollouts, its reading of pictures, its speed.
+
+Every function returns numbers under the keys that ``train.evaluate`` writes, and pictures for its report.
+Rollouts start from an episode's first frame and true first state and then run free on the recorded actions.
+Distances are shares of the table's width. Lists "by step" begin with step 1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import degrees, log2
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenizer.clip import Clip, Episode, halve
+from tokenizer.scene_schema import SceneSchema
+from train.metrics import (
+    EVENT_TOLERANCE,
+    code_use,
+    decibels,
+    event_f1,
+    first_event,
+    masked_mean,
+    median_colours,
+    nearest_is_own,
+    psnr,
+    squared_error,
+    ssim,
+    static_cells,
+    surroundings,
+    typical_colours,
+)
+from worldmodel.rollout import Rollout, Sampling
+from worldmodel.world import World
+
+Numbers = dict[str, Any]
+MARKS = (8, 16, 32, 64)  # steps whose errors get a key of their own
+CONTEXT = 4  # latent frames before the one that a state is read from
+ROWS = 16  # of a batch
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Real beside imagined for the report: uint8 (T, H, W, 3) each, one frame for every latent frame, by episode."""
+
+    real: list[Tensor]
+    imagined: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    numbers: Numbers
+    pictures: Pictures | None = None
+
+
+# -- what moves -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """The schema's movable bodies: entities with a position and a velocity. The first is the player's."""
+
+    schema: SceneSchema
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, schema: SceneSchema) -> Bodies:
+        moving = schema.role_columns("velocity")
+        return cls(schema, tuple(name for name in schema.role_columns("position") if name in moving))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def labels(self) -> Tensor:
+        """What an entity map shows for each body, (N,)."""
+        order = [entity.name for entity in self.schema.entities]
+        return torch.tensor([order.index(name) + 1 for name in self.names], dtype=torch.uint8)
+
+    @property
+    def width(self) -> float:
+        """Of the table: the range of the first body's position."""
+        entity = self.schema.entity(self.names[0])
+        field = next(f for f in entity.fields if f.role == "position")
+        return field.high - field.low
+
+    def of_role(self, states: Tensor, role: str) -> Tensor | None:
+        """(..., num_values) to (..., N, size); None where a body lacks the role."""
+        columns = self.schema.role_columns(role)
+        if any(name not in columns for name in self.names):
+            return None
+        return torch.stack([states[..., columns[name]] for name in self.names], -2)
+
+    def present(self, states: Tensor) -> Tensor:
+        """bool (..., N)."""
+        flags = self.of_role(states, "present")
+        return torch.ones(*states.shape[:-1], len(self), dtype=torch.bool) if flags is None else flags[..., 0] > 0.5
+
+    def distance(self, states: Tensor, truth: Tensor) -> Tensor:
+        """Of every body from where it should be, (..., N), in shares of the table's width."""
+        here, there = self.of_role(states, "position"), self.of_role(truth, "position")
+        assert here is not None
+        assert there is not None
+        return (here - there).norm(dim=-1) / self.width
+
+    def masks(self, entity_map: Tensor) -> Tensor:
+        """(T, H, W) to bool (T, N, H, W)."""
+        return entity_map[:, None] == self.labels[:, None, None]
+
+    def kinds(self, state: Tensor) -> tuple[Tensor, int]:
+        """What tells bodies' looks apart, their colour or which body it is: (..., N), and the number of kinds."""
+        colour = self.of_role(state, "colour")
+        if colour is None:
+            return torch.arange(len(self)).expand(*state.shape[:-1], -1), len(self)
+        field = next(f for f in self.schema.entity(self.names[0]).fields if f.role == "colour")
+        return colour[..., 0].round().long(), len(field.names)
+
+
+def entity_map(segmentation: np.ndarray, size: int) -> Tensor:
+    """An entity map (T, h, w) at the pictures' size, uint8 (T, size, size)."""
+    return F.interpolate(torch.from_numpy(segmentation)[:, None], size=(size, size), mode="nearest")[:, 0]
+
+
+def captions(world: World, episodes: Sequence[Clip]) -> list[str]:
+    """The episodes' captions, without those too long for this world to read."""
+    most = world.dynamics.layout.max_text
+    return [e.caption if len(world.text.encode(e.caption)) <= most else "" for e in episodes]
+
+
+def angle_error(schema: SceneSchema, role: str, states: Tensor, truth: Tensor) -> Tensor | None:
+    """Degrees between an angle and what it should be, (...); None without such a role."""
+    for entity in schema.entities:
+        for field in entity.fields:
+            if field.role == role:
+                columns = schema.columns(entity.name, field.name)
+                return field.difference(states[..., columns], truth[..., columns])[..., 0].abs() * degrees(1)
+    return None
+
+
+# -- tokenizer ------------------------------------------------------------------------------------------
+
+
+def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
+    """Pixels to ids and back.
+
+    ``psnr_db`` and ``ssim`` are means over pictures; ``psnr_by_frame_db`` the same by place within the latent frame,
+    an episode's lone first frame apart. ``body_psnr_db`` is of the mean squared error over all pixels of movable
+    bodies. ``colour_recall``: of the bodies visible at the ends of steps, the share whose median decoded colour is
+    nearer to the body's true median colour in that picture than to the median of what lies around it there and to
+    the colours that bodies of every other colour are typically seen in. ``static_id_change``: of the ids of static
+    cells (see ``static_cells``), the share that differ from the previous latent frame's.
+    """
+    tokenizer, bodies, r = world.tokenizer, Bodies.of(world.schema), world.tokenizer.frames_per_step
+    quality: dict[str, list[Tensor]] = {"first": [], "later": [], "ssim": []}
+    all_ids, body_error, seen, own, around, kinds = [], [], [], [], [], []
+    changed = static = num_kinds = 0
+    pictures = Pictures([], [])
+    for episode in episodes:
+        frames = torch.from_numpy(episode.frames)
+        ids = tokenizer.encode(frames[None].to(world.device))
+        decoded = tokenizer.decode(ids)[0].cpu()
+        ids = ids[0].cpu()
+        all_ids.append(ids)
+        score = psnr(decoded, frames)
+        quality["first"].append(score[:1])
+        quality["later"].append(score[1:].view(-1, r))
+        quality["ssim"].append(ssim(decoded, frames))
+        still = static_cells(frames, tokenizer.grid, r)
+        static += int(still.sum())
+        changed += int((still & (ids[1:] != ids[:-1])).sum())
+        pictures.real.append(frames[::r])
+        pictures.imagined.append(decoded[::r])
+        if episode.segmentation is None or episode.states is None or not len(bodies):
+            continue
+        shown = entity_map(episode.segmentation, tokenizer.resolution)
+        body_error.append(squared_error(decoded, frames)[bodies.masks(shown).any(1)])
+        masks, states = bodies.masks(shown[::r]), torch.from_numpy(episode.states)
+        kind, num_kinds = bodies.kinds(states)
+        seen.append(median_colours(decoded[::r], masks).flatten(0, 1))
+        own.append(median_colours(frames[::r], masks).flatten(0, 1))
+        around.append(median_colours(frames[::r], surroundings(masks, masks.any(1))).flatten(0, 1))
+        kinds.append(kind.flatten())
+    later = torch.cat(quality["later"])
+    use = code_use(torch.cat([ids.flatten() for ids in all_ids]), tokenizer.num_codes)
+    height, width = tokenizer.grid
+    numbers: Numbers = {
+        "psnr_db": torch.cat([*quality["first"], later.flatten()]).mean(),
+        "psnr_first_frame_db": torch.cat(quality["first"]).mean(),
+        "psnr_by_frame_db": later.mean(0),
+        "ssim": torch.cat(quality["ssim"]).mean(),
+        "bits_per_frame": height * width / r * log2(tokenizer.num_codes),
+        "ids_per_frame": height * width / r,
+        "codes": tokenizer.num_codes,
+        "codebook_used": use.used,
+        "perplexity": use.perplexity,
+        "body_psnr_db": decibels(torch.cat(body_error).mean()) if body_error else None,
+        "colour_recall": None,
+        "static_id_change": changed / static if static else None,
+        "static_share": static / max(1, sum(ids[1:].numel() for ids in all_ids)),
+    }
+    if own:
+        true = torch.cat(own)
+        visible = ~true[:, 0].isnan()
+        rivals = rival_colours(torch.cat(kinds), typical_colours(true, torch.cat(kinds), num_kinds))
+        rivals = torch.cat([rivals, torch.cat(around)[:, None]], 1)
+        numbers["colour_recall"] = nearest_is_own(torch.cat(seen), true, rivals)[visible].float().mean()
+    return Measured(numbers, pictures)
+
+
+def rival_colours(kinds: Tensor, typical: Tensor) -> Tensor:
+    """For bodies of these kinds (M,), the typical colours of all others: (M, num_kinds, 3), its own being NaN."""
+    own = torch.arange(len(typical)) == kinds[:, None]
+    return torch.where(own[..., None], float("nan"), typical)
+
+
+# -- rollouts -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """frames uint8 (B, T, r, H, W, 3); states (B, T, num_values)."""
+
+    frames: Tensor
+    states: Tensor
+
+
+def imagine(rollout: Rollout, actions: Tensor) -> Imagined:
+    """Runs actions (B, T)."""
+    frames, states = [], []
+    for action in actions.unbind(1):
+        step = rollout.step(action)
+        frames.append(step.frames.cpu())
+        states.append(step.state.cpu())
+    return Imagined(torch.stack(frames, 1), torch.stack(states, 1))
+
+
+def start(world: World, clips: Sequence[Clip], *, seed: int, sampling: Sampling, read: bool = False) -> Rollout:
+    """Rollouts that go on where clips of one length end; their state is the true one, or ``read`` from the frames."""
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+    states = None
+    if not read and world.schema.num_values:
+        states = torch.from_numpy(np.stack([clip.states[-1] for clip in clips if clip.states is not None]))
+    return world.start(captions(world, clips), frames=frames, state=states, seed=seed, sampling=sampling)
+
+
+def padded(parts: Sequence[np.ndarray], length: int) -> Tensor:
+    """Stacks arrays (n, ...), cut to ``length`` or filled up by their last element."""
+    return torch.from_numpy(
+        np.stack([np.concatenate([p[:length], p[-1:].repeat(max(0, length - len(p)), 0)]) for p in parts])
+    )
+
+
+def in_batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for begin in range(0, len(rows), ROWS):
+        yield rows[begin : begin + ROWS]
+
+
+def measure_rollout(
+    world: World, episodes: Sequence[Episode], *, horizon: int, seed: int, sampling: Sampling
+) -> Measured:
+    """Free running on the true actions.
+
+    ``copy_last`` is what holding on to the first frame or state would give; ``psnr_ceiling_by_step_db`` what the
+    tokenizer gives for the real frames. ``others`` are all present bodies but the player's. ``delta_psnr_8_db``:
+    Genie's controllability (arXiv:2402.15391), PSNR with the true actions less PSNR with random ones, at step 8.
+    ``reward_f1`` and ``terminated_f1`` ask whether a rollout's first event comes within two steps of the real one.
+    """
+    bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
+    horizon = min(horizon, max(e.num_steps for e in episodes))
+    generator = torch.Generator().manual_seed(seed)
+    scores: dict[str, list[Tensor]] = {}
+    events: dict[str, tuple[list[int | None], list[int | None]]] = {"reward": ([], []), "terminated": ([], [])}
+    pictures = Pictures([], [])
+
+    def note(name: str, values: Tensor | None) -> None:
+        if values is not None:
+            scores.setdefault(name, []).append(values)
+
+    for rows in in_batches(episodes):
+        length = torch.tensor([e.num_steps for e in rows])
+        note("alive", torch.arange(horizon) < length[:, None])
+        actions = padded([e.actions for e in rows], horizon)
+        actions = torch.where(scores["alive"][-1], actions, 0)
+        real = padded([e.frames for e in rows], 1 + r * horizon)
+        later = real[:, 1:].unflatten(1, (horizon, r))
+        begun = start(world, [e.window(0, 0) for e in rows], seed=seed, sampling=sampling)
+        random = torch.randint(len(world.actions), (len(rows), min(8, horizon)), generator=generator)
+        astray = imagine(begun.fork(), random)
+        ours = imagine(begun, actions)
+        note("psnr", psnr(ours.frames, later).mean(2))
+        note("psnr_astray", psnr(astray.frames, later[:, : random.shape[1]]).mean(2))
+        note("psnr_copy_last", psnr(real[:, :1, None].expand_as(later), later).mean(2))
+        decoded = torch.stack(
+            [world.tokenizer.decode(world.tokenizer.encode(e[None].to(world.device)))[0].cpu() for e in real]
+        )
+        note("psnr_ceiling", psnr(decoded[:, 1:].unflatten(1, (horizon, r)), later).mean(2))
+        for row, episode in enumerate(rows):
+            steps = min(horizon, episode.num_steps)
+            pictures.real.append(real[row, : 1 + r * steps : r])
+            pictures.imagined.append(torch.cat([decoded[row, :1], ours.frames[row, :steps, -1]]))
+        if not world.schema.num_values:
+            continue
+        truth = padded([e.states for e in rows if e.states is not None], 1 + horizon)
+        first, truth = truth[:, :1], truth[:, 1:]
+        if len(bodies):
+            for name, states in (("error", ours.states), ("error_copy_last", first.expand_as(truth))):
+                away, there = bodies.distance(states, truth), bodies.present(truth)
+                there[..., 0] = False
+                note(f"player_{name}", away[..., 0])
+                note(f"others_{name}", torch.where(there, away, 0.0).sum(-1) / there.sum(-1))
+        for role in ("camera", "light"):
+            note(f"{role}_error_deg", angle_error(world.schema, role, ours.states, truth))
+            note(f"{role}_error_deg_copy_last", angle_error(world.schema, role, first.expand_as(truth), truth))
+        for role, (foreseen, happened) in events.items():
+            for columns in list(world.schema.role_columns(role).values())[:1]:
+                for row, steps in enumerate(length.tolist()):
+                    foreseen.append(first_event(ours.states[row, : steps + EVENT_TOLERANCE, columns.start] > 0.5))
+                    happened.append(first_event(truth[row, :steps, columns.start] > 0.5))
+
+    numbers: Numbers = {
+        "rows": len(episodes),
+        "horizon": horizon,
+        **_summary({k: torch.cat(v) for k, v in scores.items()}),
+    }
+    for role, (foreseen, happened) in events.items():
+        numbers[f"{role}_f1"] = event_f1(foreseen, happened)
+        numbers[f"{role}_events"] = sum(step is not None for step in happened)
+    return Measured(numbers, pictures)
+
+
+def _summary(scores: dict[str, Tensor]) -> Numbers:
+    """Means by step, of what was scored (B, T) while rows were ``alive`` (B, T)."""
+    alive = scores["alive"]
+    by_step = {
+        name: masked_mean(values, alive[:, : values.shape[1]] & ~values.isnan())
+        for name, values in scores.items()
+        if name != "alive"
+    }
+    lasting = alive[:, 7] if alive.shape[1] >= 8 else torch.zeros(len(alive), dtype=torch.bool)
+    gained = [
+        (scores["psnr"][row, 7] - scores["psnr_astray"][row, 7]).item() for row in lasting.nonzero()[:, 0].tolist()
+    ]
+    numbers: Numbers = {
+        "rows_by_step": alive.sum(0),
+        **{f"{name}_by_step_db": by_step[name] for name in ("psnr", "psnr_copy_last", "psnr_ceiling")},
+        "delta_psnr_8_db": sum(gained) / len(gained) if gained else None,
+    }
+    for who in ("player_error", "others_error", "camera_error_deg", "light_error_deg"):
+        for held in ("", "_copy_last"):
+            errors = by_step[f"{who}{held}"].tolist() if f"{who}{held}" in by_step else None
+            numbers[f"{who}_by_step{held}"] = errors
+            for mark in MARKS:
+                numbers[f"{who}_{mark}{held}"] = errors[mark - 1] if errors and mark <= len(errors) else None
+    ours, still = numbers["player_error_16"], numbers["player_error_16_copy_last"]
+    numbers["player_error_16_of_copy_last"] = ours / still if ours is not None and still else None
+    return numbers
+
+
+# -- reading --------------------------------------------------------------------------------------------
+
+
+def measure_read(
+    world: World, episodes: Sequence[Episode], *, per_episode: int, seed: int, sampling: Sampling
+) -> Measured:
+    """The state read from frames alone, against the true one.
+
+    ``position_error`` and ``velocity_error`` (in m/s or the schema's unit) are means over the bodies that are
+    there; ``colour``, ``shape`` and ``material`` are shares read right, of the same bodies; ``present`` of all.
+    """
+    bodies = Bodies.of(world.schema)
+    clips = [
+        episode.window(begin, CONTEXT)
+        for episode in episodes
+        if episode.num_steps >= CONTEXT
+        for begin in np.linspace(0, episode.num_steps - CONTEXT, per_episode).astype(int)
+    ]
+    if not world.schema.num_values or not len(bodies) or not clips:
+        return Measured({"rows": 0, "position_error": None})
+    read, true = [], []
+    for rows in in_batches(clips):
+        read.append(start(world, rows, seed=seed, sampling=sampling, read=True).state.cpu())
+        true += [torch.from_numpy(clip.states[-1]) for clip in rows]
+    states, truth = torch.cat(read), torch.stack(true)
+    there = bodies.present(truth)
+    numbers: Numbers = {
+        "rows": len(clips),
+        "position_error": bodies.distance(states, truth)[there].mean(),
+        "player_position_error": bodies.distance(states, truth)[:, 0].mean(),
+        "present_accuracy": (bodies.present(states) == there).float().mean(),
+    }
+    velocity, true_velocity = bodies.of_role(states, "velocity"), bodies.of_role(truth, "velocity")
+    assert velocity is not None
+    assert true_velocity is not None
+    numbers["velocity_error"] = (velocity - true_velocity).norm(dim=-1)[there].mean()
+    for role in ("colour", "shape", "material"):
+        named, true_name = bodies.of_role(states, role), bodies.of_role(truth, role)
+        right = None if named is None or true_name is None else (named.round() == true_name.round())[..., 0][there]
+        numbers[f"{role}_accuracy"] = None if right is None else right.float().mean()
+    for role in ("camera", "light"):
+        error = angle_error(world.schema, role, states, truth)
+        numbers[f"{role}_error_deg"] = None if error is None else error.mean()
+    return Measured(numbers)
+
+
+# -- upsampler ------------------------------------------------------------------------------------------
+
+
+def measure_upsampler(world: World, large: Sequence[Episode], *, num_steps: int, seed: int) -> Measured:
+    """The tokenizer's frames made larger, against episodes recorded at the large size, and bicubic against the same."""
+    assert world.upsampler is not None
+    size, factor, bodies = world.upsampler.config.size, world.upsampler.config.factor, Bodies.of(world.schema)
+    scores: dict[str, list[Tensor]] = {"psnr": [], "bicubic_psnr": []}
+    on_bodies: dict[str, list[Tensor]] = {"body_psnr": [], "bicubic_body_psnr": []}
+    pictures = Pictures([], [])
+    for episode in large:
+        clip = episode.window(0, min(num_steps, episode.num_steps))
+        frames, states = torch.from_numpy(clip.frames), clip.states
+        small = torch.from_numpy(halve(clip.frames))[None].to(world.device)
+        small = world.tokenizer.decode(world.tokenizer.encode(small))
+        given = torch.from_numpy(states)[None].to(world.device) if states is not None and len(bodies) else None
+        ours = world.upsampler(small, given, seed)[0].cpu()
+        bicubic = F.interpolate(small[0].movedim(-1, 1).float(), scale_factor=factor, mode="bicubic")
+        bicubic = bicubic.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu()
+        shown = None if clip.segmentation is None else bodies.masks(entity_map(clip.segmentation, size)).any(1)
+        for prefix, made in (("", ours), ("bicubic_", bicubic)):
+            scores[f"{prefix}psnr"].append(psnr(made, frames))
+            if shown is not None:
+                on_bodies[f"{prefix}body_psnr"].append(squared_error(made, frames)[shown])
+        pictures.real.append(frames[:: world.tokenizer.frames_per_step])
+        pictures.imagined.append(ours[:: world.tokenizer.frames_per_step])
+    numbers: Numbers = {f"{name}_db": torch.cat(parts).mean() for name, parts in scores.items()}
+    for name, parts in on_bodies.items():
+        numbers[f"{name}_db"] = decibels(torch.cat(parts).mean()) if parts else None
+    return Measured(numbers, pictures)
+
+
+# -- speed ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def timed(owner: Any, method: str, spent: list[float], device: torch.device) -> Iterator[None]:
+    """Within the block, every call of ``owner.method`` appends its milliseconds."""
+    original: Callable[..., Any] = getattr(owner, method)
+
+    def call(*args: Any, **named: Any) -> Any:
+        begin = now(device)
+        try:
+            return original(*args, **named)
+        finally:
+            spent.append(1000 * (now(device) - begin))
+
+    setattr(owner, method, call)
+    try:
+        yield
+    finally:
+        delattr(owner, method)
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: Sampling) -> Measured:
+    """Milliseconds of a step by part, one row, with the threads torch has now.
+
+    ``video`` are the passes that draw a frame's ids with painting; ``state`` is everything else in a step.
+    """
+    rollout = start(world, [clip], seed=seed, sampling=sampling)
+    rollout.upsample = world.upsampler is not None
+    spent: dict[str, list[float]] = {"video": [], "decode": [], "upsample": [], "whole": []}
+    device = world.device
+    with (
+        timed(rollout, "_draw", spent["video"], device),
+        timed(rollout.world.tokenizer, "decode_step", spent["decode"], device),
+        timed(rollout, "_upsampled", spent["upsample"], device),
+        timed(rollout, "step", spent["whole"], device),
+    ):
+        for i in range(steps + 5):
+            rollout.step(i // 4 % len(world.actions))
+    took = {name: np.array(times[5:]) for name, times in spent.items()}
+    took["state"] = took["whole"] - took["video"] - took["decode"] - took["upsample"]
+    numbers: Numbers = {"threads": torch.get_num_threads(), "device": str(device), "batch": 1, "steps": steps}
+    for name in ("state", "video", "decode", "upsample", "whole"):
+        if name == "upsample" and world.upsampler is None:
+            numbers["upsample_ms"] = None
+            continue
+        numbers[f"{name}_ms"] = {f"p{share}": float(np.percentile(took[name], share)) for share in (50, 95)}
+    numbers["steps_per_s"] = 1000 / numbers["whole_ms"]["p50"]
+    numbers["frames_per_s"] = numbers["steps_per_s"] * world.tokenizer.frames_per_step
+    return Measured(numbers)
