@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-TORCH_CPU := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 
 .PHONY: play test clean
 
@@ -19,15 +19,12 @@ test: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q $(ARGS)
 
-# Without an NVIDIA GPU the CPU build of torch is taken where it can be reached: 200 MB instead of several GB.
+# TORCH_INDEX may name an index of torch's CPU builds: 200 MB instead of several GB on Linux without a GPU.
 $(VENV)/.torch: constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing torch"
-	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null \
-		&& curl -sfI --max-time 5 -o /dev/null $(TORCH_CPU)/torch/; then \
-		$(INSTALL) --index-url $(TORCH_CPU) --extra-index-url https://pypi.org/simple torch; \
-	else $(INSTALL) torch; fi
+	@$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@touch $@
 
 $(VENV)/.play: $(VENV)/.torch $(INPUTS)

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.stream import Layout
+from tokenizer.text_tokenizer import TextTokenizer
+from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.tokens import TokenStore
-from train.schedule import ScheduledModule
+from train.schedule import ScheduledModule, load_trained
 from worldmodel.scene_state import StateCodec
 from worldmodel.transformer import Dynamics, DynamicsBatch, DynamicsConfig
+from worldmodel.world import World
 
 
 def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -39,6 +42,7 @@ class DynamicsModule(ScheduledModule):
         mode_shares: how often each of ``tokens_per_pass`` is trained.
         caption_dropout: share of scenes shown without their caption.
         start_from: a checkpoint of this module whose weights to start from.
+        tokenizer_path: folder of the video tokenizer; with it, sample videos can be drawn.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class DynamicsModule(ScheduledModule):
         mode_shares: list[float] | None = None,
         caption_dropout: float = 0.15,
         start_from: str | None = None,
+        tokenizer_path: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -70,11 +75,10 @@ class DynamicsModule(ScheduledModule):
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
         self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
         self.state_weight, self.header_weight, self.read_weight = state_weight, header_weight, read_weight
-        self.caption_dropout = caption_dropout
+        self.caption_dropout, self.tokenizer_path = caption_dropout, tokenizer_path
+        self.text: TextTokenizer = store.text
         if start_from:
-            saved = torch.load(start_from, map_location="cpu", weights_only=True)
-            weights = {k: v for k, v in saved["state_dict"].items() if k.startswith("dynamics.")}
-            self.load_state_dict(weights, strict=True)
+            load_trained(self, start_from, "dynamics.")
 
     def prepare(self, batch: dict[str, Tensor], *, disturb: bool) -> tuple[DynamicsBatch, Any]:
         """What the network is fed and which state ids it should say, from token windows."""
@@ -161,6 +165,18 @@ class DynamicsModule(ScheduledModule):
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         losses = self.losses(batch, self.dynamics.config.tokens_per_pass[0], disturb=False)
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, on_epoch=True, batch_size=len(batch["states"]))
+
+    @torch.no_grad()
+    def sample_video(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """A window's true frames above what is imagined from its first state under its actions, uint8 (T, 2H, W, 3)."""
+        if self.tokenizer_path is None or "video" not in batch:
+            return None
+        tokenizer = VideoTokenizer.load(self.tokenizer_path).to(self.device)
+        world = World(schema=self.schema, text=self.text, tokenizer=tokenizer, dynamics=self.dynamics)
+        rollout = world.start(state=batch["states"][0, 0])
+        imagined = [rollout.frames] + [rollout.step(int(a)).frames for a in batch["actions"][0, 1:]]
+        real = tokenizer.decode(batch["video"][:1].unflatten(-1, self.layout.grid))
+        return torch.cat([real, torch.cat(imagined, 1)], 2)[0].cpu()
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         return [p for p in self.dynamics.blocks.parameters() if p.dim() == 2]

@@ -82,7 +82,7 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
         fit("state", "dynamics/state.yaml", size.state_steps, model__tokens=simulated, data__tokens=simulated),
         fit(
             "video", "dynamics/video.yaml", size.video_steps,
-            model__tokens=tokens, data__tokens=tokens, model__start_from=work / "runs/state/last.ckpt",
+            model__tokens=tokens, data__tokens=tokens, model__start_from=work / "runs/state/last.ckpt", model__tokenizer_path=tokenizer,
         ),
         fit(
             "upsampler", "upsampler/small.yaml", size.upsampler_steps,

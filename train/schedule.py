@@ -27,15 +27,18 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """Muon for the hidden matrices, AdamW for everything else, as one optimizer.
 
     Muon (https://kellerjordan.github.io/posts/muon/) moves a matrix by its orthogonalised momentum; with the
-    step size matched to AdamW's (arXiv:2502.16982) both take one learning rate.
+    step size matched to AdamW's (arXiv:2502.16982) both take one learning rate. A convolution's kernel is a
+    matrix of outputs by everything that feeds them: Muon is given a view of it.
     """
 
     def __init__(self, module: nn.Module, hidden: list[nn.Parameter], lr: float, weight_decay: float) -> None:
         chosen = {id(p) for p in hidden}
         rest = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
         super().__init__([*hidden, *rest], {"lr": lr})
+        self.hidden = hidden
+        self.matrices = [nn.Parameter(_as_matrix(p.data)) for p in hidden]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(self.matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(_decay_groups(rest, weight_decay), lr=lr, betas=(0.9, 0.98), fused=True),
         ]
         self.param_groups = [group for part in self.parts for group in part.param_groups]
@@ -46,6 +49,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for weight, matrix in zip(self.hidden, self.matrices, strict=True):
+            matrix.grad = None if weight.grad is None else _as_matrix(weight.grad)
         for part in self.parts:
             part.step()
         return loss
@@ -57,6 +62,14 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for part, saved in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(saved)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """A kernel (out, in, h, w) as (out, h * w * in): a view of channels-last weights; a matrix as it is."""
+    if weight.dim() == 4:
+        weight = weight.permute(0, 2, 3, 1)
+        return weight.view(len(weight), -1) if weight.is_contiguous() else weight.reshape(len(weight), -1)
+    return weight
 
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> dict[str, Any]:
@@ -73,6 +86,15 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_ste
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def load_trained(module: nn.Module, checkpoint: str, prefix: str) -> None:
+    """Starts ``module`` from the weights under ``prefix`` of a Lightning checkpoint (averaged ones, if kept)."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    weights = {name: value for name, value in saved.items() if name.startswith(prefix)}
+    left = [name for name in module.load_state_dict(weights, strict=False).missing_keys if name.startswith(prefix)]
+    if left or not weights:
+        raise ValueError(f"{checkpoint} holds no weights for this model: start from a run of the same configuration")
 
 
 class ScheduledModule(L.LightningModule):

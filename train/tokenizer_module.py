@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
-from train.schedule import ScheduledModule
+from train.schedule import ScheduledModule, load_trained
 
 
 def psnr(mean_squared_error: Tensor) -> Tensor:
@@ -39,6 +39,7 @@ class TokenizerModule(ScheduledModule):
         body_weight: how much more a body's pixel counts than a background pixel.
         noise_steps: for so many steps, noise stands in for FSQ's rounding.
         cut_share: share of latent frames that are cut in from another clip.
+        start_from: a checkpoint of this module whose weights to start from.
     """
 
     def __init__(
@@ -54,11 +55,14 @@ class TokenizerModule(ScheduledModule):
         noise_steps: int = 500,
         cut_share: float = 0.1,
         seed: int = 0,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.tokenizer = VideoTokenizer(VideoTokenizerConfig(**(config or {})))
         self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if start_from:
+            load_trained(self, start_from, "tokenizer.")
         self.body_weight, self.l1_weight, self.temporal_weight = body_weight, l1_weight, temporal_weight
         self.noise_steps, self.cut_share, self.seed = noise_steps, cut_share, seed
         self.codes_seen: set[int] = set()

@@ -37,7 +37,7 @@ def write_mp4(path: str | Path, frames: Tensor | np.ndarray, fps: int = 60, scal
 class VideoLogger(L.Callback):
     """Every ``every_n_steps`` steps writes what ``pl_module.sample_video(batch)`` shows, if the module has it.
 
-    ``sample_video`` gets the training batch and returns uint8 ``(T, H, W, 3)``; the file is
+    ``sample_video`` gets the training batch and returns uint8 ``(T, H, W, 3)``, or None; the file is
     ``videos/<step>.mp4`` in the run's folder.
     """
 
@@ -59,6 +59,8 @@ class VideoLogger(L.Callback):
                 frames = sample(batch)
         finally:
             pl_module.train()
+        if frames is None:
+            return
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "videos"
         write_mp4(
             folder / f"{step:07d}.mp4", frames.cpu() if isinstance(frames, Tensor) else frames, self.fps, self.scale
