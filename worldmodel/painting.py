@@ -204,7 +204,8 @@ class ScenePainter(nn.Module):
         y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
         self.register_buffer("cells", torch.stack([x, y], -1).flatten(0, 1), persistent=False)  # (h*w, 2)
         self.offsets = nn.Linear(16, hidden, bias=False)
-        self.kinds = nn.Linear(self.read.num_kind + 2 + 4, hidden)
+        self.kinds = nn.Linear(self.read.num_kind + 2 + 4 + self.read.num_scene, hidden)
+        self.mix = nn.Linear(hidden, hidden)
         self.place = nn.Linear(4, hidden, bias=False)
         self.scene = nn.Linear(2 * self.read.num_scene, hidden)
         self.floor = nn.Linear(hidden, hidden)
@@ -234,10 +235,11 @@ class ScenePainter(nn.Module):
                 (8 * radius_before)[..., None],
                 read.orientation(state),
                 read.orientation(previous),
+                read.scene(state)[:, None].expand(-1, len(read.bodies), -1),  # where its shadow falls, for one
             ],
             -1,
         ).to(dtype)
-        body = F.gelu(self.offsets(seen) + self.kinds(kind)[:, None])
+        body = F.gelu(self.mix(F.gelu(self.offsets(seen) + self.kinds(kind)[:, None])))
         weight = torch.maximum(near, near_before) * read.present(state)[:, None]
         painted = (body * weight[..., None].to(dtype)).sum(2)
         azimuth, azimuth_before = read.azimuth(state), read.azimuth(previous)
