@@ -102,7 +102,7 @@ def draw_cases(
     for episode in episodes:
         if episode.num_steps < CONTEXT or episode.states is None:
             continue
-        for begin in np.linspace(0, episode.num_steps - CONTEXT, per_episode + 1).astype(int)[:per_episode]:
+        for begin in np.linspace(0, episode.num_steps - CONTEXT, per_episode + 2)[1:-1].astype(int):
             clip = episode.window(int(begin), CONTEXT)
             assert clip.states is not None
             others = [i for i, there in enumerate(bodies.present(torch.from_numpy(clip.states[-1]))) if there and i]
@@ -122,8 +122,10 @@ def _draw_case(
     places, sizes, present = bodies.of_role(values, "position"), bodies.of_role(values, "size"), bodies.present(values)
     assert places is not None
     assert sizes is not None
+    scene = env.schema.to_dict(values)
+    scene = {who: of if of.get("present", True) else {"present": False} for who, of in scene.items()}
     try:
-        _, info = env.reset(seed=0, options={"state": env.schema.to_dict(values)})
+        _, info = env.reset(seed=0, options={"state": scene})
     except ValueError:  # two bodies in the middle of a hard collision
         return None
     covered = entity_map(info["segmentation"], resolution)[0]

@@ -51,7 +51,7 @@ class Effort:
 
 
 QUICK = Effort(
-    episodes=8, edits_per_episode=2, reads_per_episode=2, upsampled_episodes=2, upsampled_steps=12, timed_steps=40
+    episodes=12, edits_per_episode=1, reads_per_episode=2, upsampled_episodes=2, upsampled_steps=12, timed_steps=40
 )
 
 
