@@ -17,11 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """``levels`` is FSQ's; ``num_codes`` and ``dim`` are clustering VQ's.
-
-    ``noise_share`` is how much of FSQ's rounding is replaced by uniform noise of the same size while the
-    trainer asks for it (``Quantizer.noisy``): it lets gradients settle before the grid is imposed.
-    """
+    """``levels`` is FSQ's; ``num_codes`` and ``dim`` are clustering VQ's."""
 
     kind: Literal["fsq", "vq"] = "fsq"
     levels: tuple[int, ...] = (8, 8, 6, 5)
@@ -49,7 +45,11 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """Latents (N, C, H, W) to codes and local indices; ``lookup`` is the inverse."""
+    """Latents (N, C, H, W) to codes and local indices; ``lookup`` is the inverse.
+
+    While ``noisy`` is set, training replaces FSQ's rounding by uniform noise of the same size: that lets gradients
+    settle before the grid is imposed.
+    """
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()

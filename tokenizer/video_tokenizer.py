@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
 from tokenizer.video_autoencoder import Decoder, Encoder, VideoTokenizerConfig
+from tokenizer.weights import load_weights, save_weights
 
 __all__ = ["QuantizerConfig", "Reconstruction", "VideoTokenizer", "VideoTokenizerConfig"]
 
@@ -90,7 +91,9 @@ class VideoTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """uint8 (B, 1 + r * n, H, W, 3) to local ids int64 (B, 1 + n, h, w)."""
+        """uint8 (B, 1 + r * n, H, W, 3) to local ids int64 (B, 1 + n, h, w). Raises ValueError for any other shape."""
+        if frames.dim() != 5:
+            raise ValueError(f"clips are (rows, frames, height, width, 3), got shape {tuple(frames.shape)}")
         video = frames.permute(0, 1, 4, 2, 3).to(self._float_kind) / 255
         return self._quantize(video).indices.unflatten(0, (len(frames), -1))
 
@@ -140,21 +143,17 @@ class VideoTokenizer(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes ``tokenizer.json`` and ``tokenizer.safetensors``."""
-        from safetensors.torch import save_model
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(json.dumps(asdict(self.config), indent=1))
-        save_model(self, str(folder / "tokenizer.safetensors"))
+        save_weights(self, folder / "tokenizer.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> VideoTokenizer:
-        """Reads what ``save`` wrote. Raises ValueError when the folder holds no tokenizer."""
-        from safetensors.torch import load_model
-
+        """Reads what ``save`` wrote. Raises ValueError when files are missing, broken or of two tokenizers."""
         folder = Path(folder)
         tokenizer = cls(read_config(folder))
-        load_model(tokenizer, str(folder / "tokenizer.safetensors"))
+        load_weights(tokenizer, folder / "tokenizer.safetensors")
         return tokenizer.eval()
 
 
@@ -163,4 +162,7 @@ def read_config(folder: str | Path) -> VideoTokenizerConfig:
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"no tokenizer.json in {folder}: give a folder that a tokenizer was exported to")
-    return VideoTokenizerConfig(**json.loads(path.read_text()))
+    try:
+        return VideoTokenizerConfig(**json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} does not describe a tokenizer ({error}): export it again, with this version") from None

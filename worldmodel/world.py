@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokenizer.action_space import ActionSpace
@@ -23,6 +21,7 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer
 from tokenizer.vocabulary import Vocabulary
+from tokenizer.weights import load_weights, save_weights
 from worldmodel.attention import choose_backend
 from worldmodel.rollout import Beginning, Rollout, Sampling
 from worldmodel.scene_state import StateCodec
@@ -55,7 +54,7 @@ class World:
     ) -> None:
         self.schema, self.text, self.actions = schema, text, ActionSpace(schema.actions)
         self.vocabulary = Vocabulary.of(text=text, actions=self.actions, schema=schema, num_codes=tokenizer.num_codes)
-        self.vocabulary.check(dynamics.layout.vocabulary)
+        self.vocabulary.check(dynamics.layout.vocabulary, "the dynamics")
         self.tokenizer, self.dynamics, self.upsampler = tokenizer.eval(), dynamics.eval(), upsampler
         if upsampler is not None:
             upsampler.eval()
@@ -104,17 +103,21 @@ class World:
 
         Raises ValueError for wrong shapes, unknown names, an upsampler that is not there.
         """
-        if frames is not None and frames.dim() == 4:
-            frames = frames[None]
-        if isinstance(state, Tensor) and state.dim() == 1:
-            state = state[None]
+        if frames is not None:
+            frames = torch.as_tensor(frames)
+            frames = frames[None] if frames.dim() == 4 else frames
+        if state is not None and not isinstance(state, Mapping):
+            state = torch.as_tensor(state)
+            state = state[None] if state.dim() == 1 else state
         sizes = {
             "captions": None if caption is None or isinstance(caption, str) else len(caption),
             "frames": None if frames is None else len(frames),
             "states": len(state) if isinstance(state, Tensor) else None,
             "seeds": None if isinstance(seed, int) else len(seed),
         }
-        rows = batch or max((n for n in sizes.values() if n is not None), default=1)
+        rows = max((n for n in sizes.values() if n is not None), default=1) if batch is None else batch
+        if rows < 1:
+            raise ValueError(f"a rollout has at least one row, got {rows}")
         for name, size in sizes.items():
             if size is not None and size != rows and not (size == 1 and name != "seeds"):
                 raise ValueError(f"{rows} rows were asked for but there are {size} {name}: give one for all or one for each")
@@ -180,7 +183,9 @@ class World:
             "upsampler": None if self.upsampler is None else asdict(self.upsampler.config),
             "sampling": asdict(self.sampling),
         }
-        (folder / "world.json").write_text(json.dumps(about, indent=1))
+        partial = folder / "world.part"
+        partial.write_text(json.dumps(about, indent=1))
+        partial.replace(folder / "world.json")
 
     @classmethod
     def from_pretrained(
@@ -192,22 +197,27 @@ class World:
         """
         folder = _find(name)
         about = _read_json(folder / "world.json")
-        schema = SceneSchema.from_json(about["schema"])
         text, tokenizer = TextTokenizer.load(folder / "text.model"), VideoTokenizer.load(folder)
-        stored = {k: v for k, v in about["vocabulary"].items() if k != "fingerprint"}
-        config = DynamicsConfig(**about["dynamics"])
-        layout = Layout(
-            vocabulary=Vocabulary(**stored),
-            max_text=config.max_text,
-            num_static=len(schema.static_slots),
-            num_state=len(schema.slots),
-            grid=tokenizer.grid,
-        )
-        dynamics = Dynamics(config, layout, schema)
+        try:
+            schema = SceneSchema.from_json(about["schema"])
+            stored = {k: v for k, v in about["vocabulary"].items() if k != "fingerprint"}
+            config = DynamicsConfig(**about["dynamics"])
+            layout = Layout(
+                vocabulary=Vocabulary(**stored),
+                max_text=config.max_text,
+                num_static=len(schema.static_slots),
+                num_state=len(schema.slots),
+                grid=tokenizer.grid,
+            )
+            dynamics = Dynamics(config, layout, schema)
+            upsampler = Upsampler(UpsamplerConfig(**about["upsampler"]), schema) if about.get("upsampler") else None
+            sampling = Sampling(**about.get("sampling", {}))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{folder / 'world.json'} does not describe a world ({error}): export it again, with this version"
+            ) from None
         load_weights(dynamics, folder / "dynamics.safetensors")
-        upsampler = None
-        if about.get("upsampler"):
-            upsampler = Upsampler(UpsamplerConfig(**about["upsampler"]), schema)
+        if upsampler is not None:
             load_weights(upsampler, folder / "upsampler.safetensors")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         for part in (tokenizer, dynamics, upsampler):
@@ -219,30 +229,9 @@ class World:
             tokenizer=tokenizer,
             dynamics=dynamics,
             upsampler=upsampler,
-            sampling=Sampling(**about.get("sampling", {})),
+            sampling=sampling,
             attention=attention,
         )
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes a module's weights as safetensors, by way of a temporary file."""
-    partial = path.with_suffix(".part")
-    save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, partial)
-    partial.replace(path)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Reads what ``save_weights`` wrote. Raises ValueError when the file is missing, broken or of another model."""
-    if not path.is_file():
-        raise ValueError(f"{path.name} is missing from {path.parent}: export the world again")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is broken ({error}): copy or export it again") from None
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError:
-        raise ValueError(f"{path} holds weights of another model than world.json describes: export both together") from None
 
 
 def _find(name: str | Path) -> Path:

@@ -1,0 +1,187 @@
+"""A world as a whole: kept on disk and found again, and what it answers to whom."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tokenizer.text_tokenizer import TextTokenizer
+from worldmodel.rollout import Sampling
+from worldmodel.upsampler import Upsampler, UpsamplerConfig
+from worldmodel.world import World
+
+from .tiny_world import LIVELY, PLANE, STATELESS, shaken, tiny_world
+
+WORLD = tiny_world()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    WORLD.save_pretrained(tmp_path / "world")
+    return tmp_path / "world"
+
+
+def seen(world: World, **more: Any) -> list[Tensor]:
+    rollout = world.start("a red ball", seed=6, **more)
+    steps = [rollout.step(t % 2) for t in range(5)]
+    return [s.frames for s in steps] + [s.upsampled for s in steps if s.upsampled is not None]
+
+
+def rewrite(path: Path, change: Any) -> None:
+    about = json.loads(path.read_text())
+    change(about)
+    path.write_text(json.dumps(about))
+
+
+# -- on disk ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schema", [PLANE, STATELESS], ids=["plane", "film"])
+def test_a_saved_world_comes_back_the_same(tmp_path, schema):
+    world = tiny_world(schema)
+    config = UpsamplerConfig(resolution=16, width=16, levels=2, depth=1, condition=16)
+    world.upsampler = shaken(Upsampler(config, schema if schema.num_values else None), 0.05).eval()
+    world.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+    again = World.from_pretrained(tmp_path, device="cpu")
+    assert again.schema == world.schema
+    assert again.vocabulary.fingerprint == world.vocabulary.fingerprint
+    assert again.sampling == LIVELY
+    ours, theirs = seen(world, upsample=True), seen(again, upsample=True)
+    assert len(ours) == 10
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_saved_world_holds_numbers_and_text_alone(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"world.json", "text.model", "tokenizer.json", "tokenizer.safetensors", "dynamics.safetensors"}
+
+
+def test_a_world_is_asked_for_by_name(folder, monkeypatch):
+    monkeypatch.setattr("worldmodel.world.BUNDLED", folder.parent)
+    assert World.from_pretrained("world").schema == PLANE
+    with pytest.raises(ValueError, match=r"no world at 'table': give a folder .* or a bundled name \(world\)"):
+        World.from_pretrained("table")
+
+
+def test_a_hub_that_does_not_answer_is_no_traceback(monkeypatch):
+    def unreachable(*_: Any, **__: Any) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(ValueError, match=r"no world 'someone/something' on disk, and the hub .* \(ConnectionError\)"):
+        World.from_pretrained("someone/something")
+
+
+def test_a_hub_world_is_loaded_from_where_the_hub_put_it(folder, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    assert World.from_pretrained("someone/something").schema == PLANE
+
+
+@pytest.mark.parametrize("name", ["dynamics.safetensors", "tokenizer.safetensors", "tokenizer.json", "text.model"])
+def test_a_missing_file_is_named(folder, name: str):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        World.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["dynamics.safetensors", "tokenizer.safetensors"])
+@pytest.mark.parametrize("keep", [0, 5, 400])
+def test_broken_weights_are_named(folder, name: str, keep: int):
+    (folder / name).write_bytes((folder / name).read_bytes()[:keep])
+    with pytest.raises(ValueError, match=rf"{name}.* is broken .*: copy or export it again"):
+        World.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["world.json", "tokenizer.json"])
+def test_broken_descriptions_are_named(folder, name: str):
+    text = (folder / name).read_text()
+    (folder / name).write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match=rf"{name} .*export it again"):
+        World.from_pretrained(folder)
+    (folder / name).write_text('{"unheard_of": 1}')
+    with pytest.raises(ValueError, match=rf"{name} does not describe a"):
+        World.from_pretrained(folder)
+
+
+def test_weights_of_another_size_are_refused(folder):
+    rewrite(folder / "world.json", lambda about: about["dynamics"].update(depth=3))
+    with pytest.raises(
+        ValueError, match=r"dynamics.safetensors holds weights of another model .*: export both together"
+    ):
+        World.from_pretrained(folder)
+
+
+def test_parts_that_speak_another_vocabulary_are_refused(folder):
+    TextTokenizer.train(["quite other words, all of them"], 300).save(folder / "text.model")
+    with pytest.raises(ValueError, match=r"the dynamics speaks another vocabulary .* text model"):
+        World.from_pretrained(folder)
+
+
+# -- beginnings -------------------------------------------------------------------------------------
+
+
+def test_arrays_serve_as_well_as_tensors():
+    state = WORLD.start(seed=1).state
+    assert torch.equal(WORLD.start(state=state.numpy(), seed=2).state, state)  # pyright: ignore[reportArgumentType]
+    frames = np.zeros((3, 16, 16, 3), dtype=np.uint8)
+    ours = WORLD.start(frames=frames, seed=2)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(ours.frames, WORLD.start(frames=torch.from_numpy(frames), seed=2).frames)
+
+
+def test_as_many_rows_begin_as_there_are_captions_states_frames_or_seeds():
+    assert len(WORLD.start()) == 1
+    assert len(WORLD.start(["a", "b"])) == 2
+    assert len(WORLD.start("a", seed=[1, 2, 3])) == 3
+    assert len(WORLD.start(state=torch.zeros(2, PLANE.num_values))) == 2
+    assert len(WORLD.start(frames=torch.zeros(2, 1, 16, 16, 3, dtype=torch.uint8))) == 2
+    assert len(WORLD.start("a", batch=4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        (
+            {"caption": "this is far too long a caption"},
+            r"takes \d+ tokens and this world reads 6: shorten it to about",
+        ),
+        ({"state": torch.zeros(4)}, r"a state of 'plane' has 15 values, got shape \(4,\)"),
+        ({"state": {"wall": {}}}, "no entity 'wall' in 'plane'; it has player, ball, episode"),
+        ({"state": {"ball": {"mass": 1}}}, "'ball' has no field 'mass'; it has colour, size, position, yaw"),
+        ({"state": {"ball": {"position": 1}}}, r"ball.position has 2 component\(s\), got 1"),
+        ({"frames": torch.zeros(1, 3, 16, 16, 3)}, "frames are uint8, got torch.float32"),
+        ({"frames": torch.zeros(1, 3, 8, 8, 3, dtype=torch.uint8)}, "takes clips of 16x16 RGB frames, got shape"),
+        (
+            {"frames": torch.zeros(4, 16, 16, 3, dtype=torch.uint8)},
+            r"a clip has 1 \+ 2n frames, got 4: drop the last 1",
+        ),
+        ({"frames": torch.zeros(16, 16, 3, dtype=torch.uint8)}, "clips are .* got shape"),
+        ({"caption": ["a", "b"], "seed": [1, 2, 3]}, "3 rows were asked for but there are 2 captions"),
+        ({"batch": 0}, "at least one row"),
+        ({"caption": []}, "at least one row"),
+        ({"upsample": True}, "no upsampler: start it with upsample=False"),
+        ({"sampling": Sampling(tokens_per_pass=3)}, "not trained for 3 tokens per pass; choose from 16, 4, 1"),
+    ],
+)
+def test_a_wrong_beginning_is_answered_with_the_mend(wrong: dict[str, Any], mend: str):
+    with pytest.raises(ValueError, match=mend):
+        WORLD.start(**wrong)
+
+
+def test_an_unknown_attention_backend_is_refused(folder):
+    with pytest.raises(ValueError, match="unknown attention backend 'fast'; choose from auto, sdpa"):
+        World.from_pretrained(folder, attention="fast")
+
+
+def test_a_width_that_three_axes_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="must be a multiple of 6 x heads = 12"):
+        tiny_world(width=50)
+    with pytest.raises(ValueError, match="tokens_per_pass 5 does not divide the 16 ids of a frame"):
+        tiny_world(tokens_per_pass=(5,))
