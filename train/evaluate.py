@@ -45,9 +45,9 @@ class Effort:
     horizon: int = 64
     edits_per_episode: int = 2
     reads_per_episode: int = 4
-    upsampled_episodes: int = 6
-    upsampled_steps: int = 32
-    timed_steps: int = 120
+    upsampled_episodes: int = 4
+    upsampled_steps: int = 16
+    timed_steps: int = 80
 
 
 QUICK = Effort(
