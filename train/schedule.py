@@ -55,6 +55,11 @@ class MuonAndAdamW(torch.optim.Optimizer):
             part.step()
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for weight in self.hidden:  # the groups hold Muon's views of them
+            weight.grad = None
+
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self.parts]}
 

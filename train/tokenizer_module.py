@@ -117,3 +117,8 @@ class TokenizerModule(ScheduledModule):
         """Real beside reconstructed, uint8 (T, H, 2W, 3)."""
         frames = batch["frames"][:1]
         return torch.cat([frames, self.tokenizer.decode(self.tokenizer.encode(frames))], 3)[0].cpu()
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        encoder, decoder = self.tokenizer.encoder, self.tokenizer.decoder
+        hidden = [encoder.fine, encoder.merge, encoder.coarse, decoder.coarse, decoder.split, decoder.fine]
+        return [p for part in hidden for p in part.parameters() if p.dim() == 4]

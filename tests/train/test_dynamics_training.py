@@ -1,0 +1,187 @@
+"""Token shards and the training of tokenizer and dynamics, on seconds of data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tokenizer.text_tokenizer import TextTokenizer
+from train.data.tokens import TokenDataModule, TokenisedEpisode, TokenStore, TokenWindows, TokenWriter
+from train.dynamics_module import DynamicsModule, near_changes
+from train.schedule import MuonAndAdamW
+from train.tokenizer_module import TokenizerModule, cut_in
+
+CONFIG = {"width": 48, "depth": 2, "heads": 2, "window": 2, "max_text": 24, "tokens_per_pass": [4, 2]}
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve short simulated episodes with made-up video ids on a 2x2 grid that follow the player's place."""
+    pytest.importorskip("mujoco")
+    from train.tokenize import simulate_states
+    from train.worlds.tabletop import tabletop_schema
+
+    schema, folder = tabletop_schema(), tmp_path_factory.mktemp("tokens")
+    episodes = []
+    for i in range(12):
+        simulated = simulate_states(5, i, 12)
+        place = simulated.states[:, schema.columns("player", "position")]
+        video = torch.stack([(place[:, 0] > x).long() * 2 + (place[:, 1] > y).long() for x in (-0.1, 0.1) for y in (0, 0.2)], 1)
+        split = "validation" if i == 0 else "train"
+        episodes.append(
+            TokenisedEpisode(
+                episode=i,
+                split=split,
+                caption=simulated.caption,
+                states=simulated.states,
+                actions=simulated.actions,
+                video=video,
+            )
+        )
+    text = TextTokenizer.train([e.caption for e in episodes], 400)
+    writer = TokenWriter(folder, schema=schema, text=text, num_codes=4, grid=(2, 2))
+    writer.write_shard(episodes[:7])
+    writer.write_shard(episodes[7:])
+    writer.close()
+    return folder
+
+
+def batch_of(tokens: Path, size: int = 8) -> dict[str, Tensor]:
+    windows = TokenWindows(TokenStore(tokens), "train", num_blocks=5, max_text=24, skip_share=0.3)
+    items = [windows[i] for i in range(size)]
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+def test_token_shards_give_back_what_was_written(tokens: Path) -> None:
+    from train.tokenize import simulate_states
+
+    store = TokenStore(tokens)
+    train = store.load("train")
+    assert [e.episode for e in train] == list(range(1, 12))
+    again = simulate_states(5, 3, 12)
+    kept = next(e for e in train if e.episode == 3)
+    assert torch.equal(kept.states, again.states) and torch.equal(kept.actions, again.actions)
+    assert kept.caption == again.caption and kept.video is not None and len(kept.video) == len(kept.states)
+
+
+def test_a_draw_is_the_same_window_whenever_it_is_asked_for(tokens: Path) -> None:
+    first = TokenWindows(TokenStore(tokens), "train", num_blocks=5, max_text=24, skip_share=0.5, seed=3)
+    second = TokenWindows(TokenStore(tokens), "train", num_blocks=5, max_text=24, skip_share=0.5, seed=3)
+    order = [len(first) + 4, 0, 7]
+    wanted = {draw: first[draw] for draw in sorted(order)}
+    for draw in order:
+        assert all(torch.equal(second[draw][name], value) for name, value in wanted[draw].items())
+
+
+def test_a_jump_in_time_is_marked_and_actions_stay_with_their_states(tokens: Path) -> None:
+    windows = TokenWindows(TokenStore(tokens), "train", num_blocks=5, max_text=24, skip_share=1.0)
+    jumps = [windows[i] for i in range(40)]
+    assert any(item["skipped"].any() for item in jumps)
+    for item in jumps:
+        assert item["actions"][0] == -1 and not item["skipped"][0]
+
+
+def test_windows_longer_than_every_episode_are_refused(tokens: Path) -> None:
+    with pytest.raises(ValueError, match="lower num_blocks"):
+        TokenWindows(TokenStore(tokens), "train", num_blocks=99, max_text=24)
+
+
+def test_resuming_with_another_batch_size_is_refused(tokens: Path) -> None:
+    saved = TokenDataModule(str(tokens), batch_size=8).state_dict()
+    with pytest.raises(ValueError, match="batch_size 8"):
+        TokenDataModule(str(tokens), batch_size=4).load_state_dict(saved)
+
+
+def test_dynamics_learn_every_modality(tokens: Path) -> None:
+    torch.manual_seed(0)
+    module = DynamicsModule(str(tokens), CONFIG, state_noise=0.0, corruption=0.0, caption_dropout=0.0)
+    batch = batch_of(tokens)
+    before = module.losses(batch, 4, disturb=False)
+    optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
+    for step in range(40):
+        loss = module.losses(batch, [4, 2][step % 2], disturb=True)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = module.losses(batch, 4, disturb=False)
+    assert set(after) == {"loss", "state", "first_state", "header", "video", "read"}
+    for name, value in after.items():
+        assert value < 0.8 * before[name], name
+
+
+def test_states_alone_train_without_video(tokens: Path) -> None:
+    module = DynamicsModule(str(tokens), CONFIG)
+    batch = batch_of(tokens)
+    with_video = module.losses(batch, 4, disturb=False)
+    alone = module.losses({name: value for name, value in batch.items() if name != "video"}, 4, disturb=False)
+    torch.testing.assert_close(alone["state"], with_video["state"])
+    assert "video" not in alone
+
+
+def test_a_jump_carries_no_state_loss(tokens: Path) -> None:
+    module = DynamicsModule(str(tokens), CONFIG)
+    batch = batch_of(tokens)
+    batch["skipped"][:, 1:] = True
+    batch["skipped"][:, 1] = False
+    whole = module.losses(batch, 4, disturb=False)["state"]
+    batch["states"] = batch["states"].clone()
+    batch["states"][:, 4, :] = batch["states"][:, 0, :]  # a state that only skipped steps lead to
+    torch.testing.assert_close(module.losses(batch, 4, disturb=False)["state"], whole)
+
+
+def test_cells_near_a_change_are_found() -> None:
+    video = torch.zeros(1, 2, 16, dtype=torch.long)
+    video[0, 1, 0] = 1
+    near = near_changes(video, (4, 4))[0, 1].reshape(4, 4)
+    assert near[:2, :2].all() and near.sum() == 4
+
+
+def test_muon_moves_the_weights_it_is_given_and_its_state_comes_back() -> None:
+    torch.manual_seed(0)
+
+    def build() -> tuple[torch.nn.Module, MuonAndAdamW]:
+        torch.manual_seed(1)
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 2, 1)).to(memory_format=torch.channels_last)
+        return net, MuonAndAdamW(net, [p for p in net.parameters() if p.dim() == 4], 1e-2, 0.0)
+
+    def train(net: torch.nn.Module, optimizer: MuonAndAdamW, steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            net(torch.ones(2, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+
+    whole, optimizer = build()
+    train(whole, optimizer, 4)
+    part, first = build()
+    untouched = part[0].weight.clone()  # type: ignore[union-attr, operator]
+    train(part, first, 2)
+    assert not torch.equal(part[0].weight, untouched)  # type: ignore[arg-type]
+    resumed, second = build()
+    resumed.load_state_dict(part.state_dict())
+    second.load_state_dict(first.state_dict())
+    train(resumed, second, 2)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_tokenizer_training_lowers_its_loss_and_cuts_leave_the_first_frame() -> None:
+    torch.manual_seed(0)
+    config = {"resolution": 16, "encoder_width": 16, "decoder_width": 16, "detail_width": 16}
+    module = TokenizerModule(config, noise_steps=0)
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 2, 2, 3), dtype=np.uint8))
+    frames = frames.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand(-1, 5, -1, -1, -1)
+    video, mask = module._inputs({"frames": frames})
+    cut, _ = cut_in(video, mask, 4, 1.0, torch.Generator().manual_seed(0))
+    assert torch.equal(cut[:, 0], video[:, 0]) and torch.equal(cut[:, 1:], video.roll(1, 0)[:, 1:])
+    optimizer, losses = torch.optim.AdamW(module.parameters(), 1e-2), []
+    for _ in range(30):
+        out = module.tokenizer(video)
+        losses.append((out.video - video).square().mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.3 * losses[0]
