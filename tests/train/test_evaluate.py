@@ -226,6 +226,7 @@ def test_the_simulators_own_pictures_obey_and_unedited_ones_do_not() -> None:
     cases = draw_cases(env, [episode.with_frames(episode.frames[:, ::2, ::2])], 64, per_episode=2, seed=0)
     env.close()
     assert sorted(case.body == 0 for case in cases) == [False, False, True, True]
+    assert episode.states is not None
     assert not all(Bodies.of(SCHEMA).present(torch.from_numpy(episode.states[0])))  # nor need all bodies be there
     unseen = torch.full((6, 3), float("nan"))
     for case in cases:
