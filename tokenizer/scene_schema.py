@@ -19,9 +19,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import asinh, ceil, pi
-from typing import Any, Literal
+from math import asinh, ceil, isfinite, pi
+from typing import Any, Literal, SupportsFloat
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,9 @@ class Field:
         if self.kind == "categorical" and len(self.names) < 1:
             raise ValueError(f"field {self.name!r}: a categorical field needs the names of its categories")
         if self.change is not None and (self.kind != "continuous" or self.static or self.change <= 0):
-            raise ValueError(f"field {self.name!r}: only a dynamic continuous field can be written as a positive change")
+            raise ValueError(
+                f"field {self.name!r}: only a dynamic continuous field can be written as a positive change"
+            )
         if self.change is not None and self.change_bins % 2 == 0:
             raise ValueError(f"field {self.name!r}: change_bins must be odd, so that no change is exactly no change")
 
@@ -143,6 +146,27 @@ class Field:
             period = self.high - self.low
             change = (change + period / 2) % period - period / 2
         return change
+
+    def number(self, value: Any, name: str) -> float:
+        """What a person says of one component, as a number: a category's name or its index, a flag, a quantity.
+
+        Raises ValueError, calling the component ``name``, when it cannot be that.
+        """
+        choice = f"{name} cannot be {value!r}; choose from {', '.join(self.names)}"
+        if self.kind == "categorical" and isinstance(value, str):
+            if value not in self.names:
+                raise ValueError(choice)
+            return float(self.names.index(value))
+        if isinstance(value, str) or not isinstance(value, SupportsFloat):
+            raise ValueError(f"{name} takes numbers, got {value!r}")
+        number = float(value)
+        if self.kind == "categorical" and not (number.is_integer() and 0 <= number < len(self.names)):
+            raise ValueError(choice)
+        if self.kind == "continuous" and not self.periodic and not self.low <= number <= self.high:
+            raise ValueError(f"{name} = {number:g} is outside [{self.low:g}, {self.high:g}] {self.unit}".rstrip())
+        if not isfinite(number):
+            raise ValueError(f"{name} = {number:g} is no number: give a finite one")
+        return number
 
     def legal(self, values: Tensor) -> Tensor:
         """Wraps a periodic value into its range and clamps any other continuous one."""
@@ -342,9 +366,7 @@ class SceneSchema:
     def to_dict(self, values: Tensor) -> dict[str, dict[str, Any]]:
         """One state vector ``(num_values,)`` as ``{entity: {field: value}}``; categories by name."""
         if values.shape != (self.num_values,):
-            raise ValueError(
-                f"a state of {self.name!r} has {self.num_values} values, got shape {tuple(values.shape)}"
-            )
+            raise ValueError(f"a state of {self.name!r} has {self.num_values} values, got shape {tuple(values.shape)}")
         out: dict[str, dict[str, Any]] = {}
         for entity in self.entities:
             out[entity.name] = {}
@@ -366,28 +388,18 @@ class SceneSchema:
         out = values.clone()
         for entity_name, fields in edit.items():
             entity = self.entity(entity_name)
+            if not isinstance(fields, Mapping):
+                raise ValueError(
+                    f"an edit of {entity_name!r} names its fields, as in {{{entity_name!r}: {{field: value}}}}"
+                )
             for field_name, value in fields.items():
-                f = entity.field(field_name)
+                f, name = entity.field(field_name), f"{entity_name}.{field_name}"
+                if isinstance(value, Tensor | np.ndarray):
+                    value = value.flatten().tolist()
                 parts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-                if isinstance(value, Tensor):
-                    parts = value.flatten().tolist()
                 if len(parts) != f.size:
-                    raise ValueError(f"{entity_name}.{field_name} has {f.size} component(s), got {len(parts)}")
-                numbers = []
-                for part in parts:
-                    if f.kind == "categorical" and isinstance(part, str):
-                        if part not in f.names:
-                            raise ValueError(
-                                f"{entity_name}.{field_name} cannot be {part!r}; choose from {', '.join(f.names)}"
-                            )
-                        part = f.names.index(part)
-                    number = float(part)
-                    if f.kind == "continuous" and not f.periodic and not f.low <= number <= f.high:
-                        raise ValueError(
-                            f"{entity_name}.{field_name} = {number:g} is outside [{f.low:g}, {f.high:g}] {f.unit}".rstrip()
-                        )
-                    numbers.append(number)
-                new = torch.tensor(numbers, dtype=out.dtype, device=out.device)
+                    raise ValueError(f"{name} has {f.size} component(s), got {len(parts)}")
+                new = torch.tensor([f.number(part, name) for part in parts], dtype=out.dtype, device=out.device)
                 out[..., self.columns(entity_name, field_name)] = f.legal(new)
         return out
 
@@ -407,6 +419,7 @@ class SceneSchema:
         )
         view = data.get("view")
         if view is not None:
-            view = View(**{k: tuple(v) if isinstance(v, list) else v for k, v in view.items()})
+            parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
+            view = View(**parts)
         rest = {k: data[k] for k in ("name", "fps", "frames_per_step")}
         return cls(entities=entities, view=view, actions=tuple(data.get("actions", ())), **rest)

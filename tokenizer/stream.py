@@ -133,22 +133,22 @@ class Layout:
         ids[:, 0], ids[:, 1] = v.special("bos"), v.special("text")
         ids[:, 2 + self.max_text], ids[:, 3 + self.max_text] = v.special("end_text"), v.special("scene")
         ids[:, -1] = v.special("end_scene")
-        known = text >= 0
-        ids[:, self.header_text] = torch.where(known, v.to_global("text", text.clamp_min(0), validate=False), v.special("pad"))
+        words = v.to_global("text", text.clamp_min(0), validate=False)
+        ids[:, self.header_text] = torch.where(text >= 0, words, v.special("pad"))
         ids[:, self.header_static] = v.to_global("state", static, validate=False)
         return ids
 
     def pack_steps(self, actions: Tensor, states: Tensor, video: Tensor) -> Tensor:
         """Local ids of T steps to global ids (B, T, step_length)."""
         v = self.vocabulary
-        acted = torch.where(actions >= 0, v.to_global("action", actions.clamp_min(0), validate=False), v.special("step"))
-        return torch.cat(
-            [acted[..., None], v.to_global("state", states, validate=False), v.to_global("video", video.flatten(-2), validate=False)], dim=-1
-        )
+        acted = v.to_global("action", actions.clamp_min(0), validate=False)
+        acted = torch.where(actions >= 0, acted, v.special("step"))[..., None]
+        stated, drawn = v.to_global("state", states, validate=False), v.to_global("video", video, validate=False)
+        return torch.cat([acted, stated, drawn.flatten(-2)], dim=-1)
 
     def pack(self, scene: SceneTokens) -> TokenStream:
         """The whole stream, flat."""
-        batch, steps = scene.actions.shape
+        steps = scene.actions.shape[1]
         header = self.pack_header(scene.text, scene.static)
         blocks = self.pack_steps(scene.actions, scene.states, scene.video)
         ids = torch.cat([header, blocks.flatten(1)], 1)

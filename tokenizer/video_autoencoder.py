@@ -43,7 +43,8 @@ class VideoTokenizerConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Cells of a latent frame, (rows, columns)."""
-        return (self.resolution // (2 * self.patch),) * 2
+        cells = self.resolution // (2 * self.patch)
+        return cells, cells
 
     @property
     def patch_values(self) -> int:

@@ -64,16 +64,15 @@ class VideoTokenizer(nn.Module):
         """Reconstructs float video (B, 1 + r * n, 3, H, W) in [0, 1] with gradients through the quantizer."""
         quantized, batch = self._quantize(video), len(video)
         decoded = self.decoder(quantized.codes.unflatten(0, (batch, -1)))
-        return Reconstruction(
-            self._join(decoded) + 0.5, quantized.indices.unflatten(0, (batch, -1)), quantized.loss
-        )
+        return Reconstruction(self._join(decoded) + 0.5, quantized.indices.unflatten(0, (batch, -1)), quantized.loss)
 
     def _quantize(self, video: Tensor) -> Quantized:
         r = self.frames_per_step
         if video.dim() != 5 or video.shape[2:] != (3, self.resolution, self.resolution):
             size = self.resolution
             raise ValueError(
-                f"this tokenizer takes clips of {size}x{size} RGB frames, got shape {tuple(video.shape)}: resize them first"
+                f"this tokenizer takes clips of {size}x{size} RGB frames, got shape {tuple(video.shape)}: "
+                "resize them first"
             )
         if (video.shape[1] - 1) % r:
             raise ValueError(
@@ -165,4 +164,4 @@ def read_config(folder: str | Path) -> VideoTokenizerConfig:
     try:
         return VideoTokenizerConfig(**json.loads(path.read_text()))
     except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} does not describe a tokenizer ({error}): export it again, with this version") from None
+        raise ValueError(f"{path} describes no tokenizer ({error}): export it again, with this version") from None

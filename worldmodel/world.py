@@ -214,7 +214,7 @@ class World:
             sampling = Sampling(**about.get("sampling", {}))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{folder / 'world.json'} does not describe a world ({error}): export it again, with this version"
+                f"{folder / 'world.json'} describes no world ({error}): export it again, with this version"
             ) from None
         load_weights(dynamics, folder / "dynamics.safetensors")
         if upsampler is not None:

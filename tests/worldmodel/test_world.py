@@ -107,7 +107,7 @@ def test_broken_descriptions_are_named(folder, name: str):
     with pytest.raises(ValueError, match=rf"{name} .*export it again"):
         World.from_pretrained(folder)
     (folder / name).write_text('{"unheard_of": 1}')
-    with pytest.raises(ValueError, match=rf"{name} does not describe a"):
+    with pytest.raises(ValueError, match=rf"{name} describes no"):
         World.from_pretrained(folder)
 
 

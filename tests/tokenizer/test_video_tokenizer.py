@@ -1,0 +1,275 @@
+"""The tokenizer's promises: a stream is the clip, the past never sees the future, ids stay where pixels stay."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tokenizer.causal_conv import StreamingCache
+from tokenizer.quantizer import Quantizer, QuantizerConfig
+from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
+
+STEPS = 6
+FSQ = QuantizerConfig(levels=(5, 4, 3))
+VQ = QuantizerConfig(kind="vq", num_codes=12, dim=4)
+
+
+def tiny(r: int = 4, kind: torch.dtype = torch.float32, quantizer: QuantizerConfig = FSQ, kernel: int = 2):
+    """Random weights everywhere, also where training starts from zeros."""
+    torch.manual_seed(0)
+    config = VideoTokenizerConfig(
+        resolution=16,
+        frames_per_step=r,
+        patch=2,
+        encoder_width=12,
+        encoder_blocks=1,
+        decoder_width=12,
+        decoder_blocks=3,
+        detail_width=8,
+        detail_blocks=1,
+        temporal_kernel=kernel,
+        quantizer=quantizer,
+    )
+    tokenizer = VideoTokenizer(config).to(kind).eval()
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return tokenizer
+
+
+def clip(r: int = 4, batch: int = 2, steps: int = STEPS) -> Tensor:
+    chance = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (batch, 1 + r * steps, 16, 16, 3), dtype=torch.uint8, generator=chance)
+
+
+def some_ids(tokenizer: VideoTokenizer, batch: int = 2) -> Tensor:
+    chance = torch.Generator().manual_seed(2)
+    return torch.randint(0, tokenizer.num_codes, (batch, 1 + STEPS, *tokenizer.grid), generator=chance)
+
+
+def decode(tokenizer: VideoTokenizer, ids: Tensor, cache: StreamingCache | None = None) -> Tensor:
+    """Unrounded decoded frames (B, T, r, 3, H, W)."""
+    with torch.no_grad():
+        out = tokenizer.decoder(tokenizer._codes(ids), cache)
+    if cache is not None:
+        cache.advance()
+    return out
+
+
+# -- streaming --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.sets(st.integers(1, STEPS)), kernel=st.integers(2, 4))
+def test_decoding_in_any_chunks_equals_the_whole(kind, tolerance: float, cuts: set[int], kernel: int):
+    tokenizer = tiny(kind=kind, kernel=kernel)
+    ids, cache = some_ids(tokenizer), tokenizer.start_cache(2)
+    edges = [0, *sorted(cuts), 1 + STEPS]
+    chunks = [decode(tokenizer, ids[:, a:b], cache) for a, b in pairwise(edges)]
+    assert (torch.cat(chunks, 1) - decode(tokenizer, ids)).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("r", [1, 4])
+def test_a_stream_of_ids_gives_the_clips_frames(r: int):
+    tokenizer = tiny(r)
+    ids, cache = some_ids(tokenizer), tokenizer.start_cache(2)
+    steps = [tokenizer.decode_step(ids[:, t], cache) for t in range(1 + STEPS)]
+    assert all(step.shape == (2, r, 16, 16, 3) for step in steps)
+    streamed, whole = torch.cat([steps[0][:, -1:], *steps[1:]], 1), tokenizer.decode(ids)
+    assert whole.shape == (2, 1 + r * STEPS, 16, 16, 3)
+    assert (streamed.int() - whole.int()).abs().max() <= 1  # the rounding of a grey level
+
+
+@pytest.mark.parametrize("r", [1, 2, 4])
+@pytest.mark.parametrize("quantizer", [FSQ, VQ], ids=["fsq", "vq"])
+def test_a_stream_of_frames_gives_the_clips_ids(r: int, quantizer: QuantizerConfig):
+    tokenizer, frames = tiny(r, quantizer=quantizer), clip(r)
+    tokenizer.train()
+    tokenizer(frames.movedim(-1, 2) / 255)  # a first batch, from which clustering takes its codes
+    tokenizer.eval()
+    whole = tokenizer.encode(frames)
+    assert whole.shape == (2, 1 + STEPS, 4, 4)
+    steps = [frames[:, :1], *frames[:, 1:].split(r, 1)]
+    assert torch.equal(torch.stack([tokenizer.encode_step(s) for s in steps], 1), whole)
+    assert torch.equal(tokenizer.encode(frames[:, : 1 + 2 * r]), whole[:, :3])
+    # Any later latent frame may be the first of a window; only as a single picture it is another latent.
+    assert torch.equal(tokenizer.encode(frames[:, 2 * r :])[:, 1:], whole[:, 3:])
+
+
+def test_whole_reconstruction_is_encoding_and_decoding():
+    tokenizer, frames = tiny(), clip()
+    with torch.no_grad():
+        whole = tokenizer(frames.movedim(-1, 2) / 255)
+    assert torch.equal(whole.indices, tokenizer.encode(frames))
+    rounded = (whole.video * 255).round().clamp(0, 255).to(torch.uint8).movedim(2, -1)
+    assert (rounded.int() - tokenizer.decode(whole.indices).int()).abs().max() <= 1
+
+
+def test_future_ids_do_not_change_past_frames():
+    tokenizer = tiny()
+    ids = some_ids(tokenizer)
+    before = decode(tokenizer, ids)
+    for t in range(1, 1 + STEPS):
+        other = ids.clone()
+        other[:, t:] = (ids[:, t:] + 1) % tokenizer.num_codes
+        after = decode(tokenizer, other)
+        assert torch.equal(after[:, :t], before[:, :t])
+        assert not torch.equal(after[:, t], before[:, t])
+
+
+def test_an_id_depends_on_its_own_cell_and_step_alone():
+    tokenizer, frames = tiny(), clip()
+    before = tokenizer.encode(frames)
+    other = frames.clone()
+    other[:, 5:9, 4:8, 8:12] = 255 - other[:, 5:9, 4:8, 8:12]  # the pixels of cell (1, 2) in step 2
+    changed = tokenizer.encode(other) != before
+    assert changed[:, 2, 1, 2].any()
+    changed[:, 2, 1, 2] = False
+    assert not changed.any()
+
+
+# -- rows and copies --------------------------------------------------------------------------------
+
+
+def test_a_row_reset_alone_begins_anew_and_the_others_go_on():
+    tokenizer = tiny(kind=torch.float64)
+    ids, cache = some_ids(tokenizer, batch=3), tokenizer.start_cache(3)
+    whole = decode(tokenizer, ids)
+    for t in range(3):
+        decode(tokenizer, ids[:, t : t + 1], cache)
+    cache.reset([1])
+    streamed = torch.cat([decode(tokenizer, ids[:, t : t + 1], cache) for t in range(3, 1 + STEPS)], 1)
+    assert (streamed[[0, 2]] - whole[[0, 2], 3:]).abs().max() <= 1e-10
+    assert (streamed[1] - decode(tokenizer, ids[1:2, 3:])[0]).abs().max() <= 1e-10
+    assert (streamed[1] - whole[1, 3:]).abs().max() > 1e-3
+
+
+def test_a_cloned_cache_goes_its_own_way():
+    tokenizer = tiny(kind=torch.float64)
+    ids, cache = some_ids(tokenizer), tokenizer.start_cache(2)
+    decode(tokenizer, ids[:, :3], cache)
+    twin = cache.clone()
+    decode(tokenizer, ids[:, :2], twin)
+    twin.reset([0, 1])
+    rest = decode(tokenizer, ids[:, 3:], cache)
+    assert (rest - decode(tokenizer, ids)[:, 3:]).abs().max() <= 1e-10
+
+
+def test_a_cache_takes_over_the_streams_of_another():
+    tokenizer = tiny(kind=torch.float64)
+    ids = some_ids(tokenizer, batch=3)
+    cache, other = tokenizer.start_cache(3), tokenizer.start_cache(2)
+    decode(tokenizer, ids[:, :2], cache)
+    decode(tokenizer, ids[:2, :4], other)
+    cache.adopt(other, [2, 0])
+    next_ids = torch.stack([ids[1, 4], ids[1, 2], ids[0, 4]])[:, None]
+    streamed = decode(tokenizer, next_ids, cache)[:, 0]
+    whole = decode(tokenizer, ids)
+    expected = torch.stack([whole[1, 4], whole[1, 2], whole[0, 4]])
+    assert (streamed - expected).abs().max() <= 1e-10
+    fresh = tokenizer.start_cache(3)
+    fresh.adopt(other, [1, 2])  # a cache that has seen nothing may adopt as well
+    assert torch.isfinite(decode(tokenizer, next_ids, fresh)).all()
+
+
+# -- quantizers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [FSQ, VQ, QuantizerConfig()], ids=["fsq", "vq", "default"])
+def test_codes_come_back_from_their_indices(config: QuantizerConfig):
+    torch.manual_seed(0)
+    quantizer = Quantizer(config).train()
+    latents = 2 * torch.randn(6, quantizer.dim, 4, 4)
+    quantizer(latents)
+    quantized = quantizer.eval()(latents)
+    assert quantized.codes.shape == latents.shape
+    assert quantized.indices.shape == (6, 4, 4)
+    assert quantized.indices.dtype == torch.int64
+    assert quantized.indices.min() >= 0
+    assert quantized.indices.max() < quantizer.num_codes
+    assert quantizer.num_codes == config.size
+    torch.testing.assert_close(quantizer.lookup(quantized.indices), quantized.codes, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("quantizer", [FSQ, VQ], ids=["fsq", "vq"])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_training_step_lowers_the_error_and_reaches_every_network(quantizer: QuantizerConfig, noisy: bool):
+    tokenizer, video = tiny(quantizer=quantizer).train(), clip(steps=2).movedim(-1, 2) / 255
+    tokenizer.quantizer.noisy = noisy
+    optimizer = torch.optim.SGD(tokenizer.parameters(), lr=0.1)
+    errors = []
+    for _ in range(12):
+        torch.manual_seed(3)
+        reconstruction = tokenizer(video)
+        error = (reconstruction.video - video).square().mean() + reconstruction.loss
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < errors[0]
+    for part in (tokenizer.encoder, tokenizer.decoder):
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in part.parameters())
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())
+
+
+def test_noise_in_place_of_rounding_stays_within_half_a_bin_of_it(monkeypatch):
+    quantizer, latents = Quantizer(QuantizerConfig(levels=(8, 5, 4))).train(), 2 * torch.randn(4, 3, 4, 4)
+    rounded = quantizer(latents).codes
+    quantizer.noisy = True
+    bin_width = 1 / torch.tensor([8 // 2, 5 // 2, 4 // 2]).view(3, 1, 1)
+    assert ((quantizer(latents).codes - rounded).abs() <= bin_width + 1e-5).all()
+    monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 0.5))
+    assert ((quantizer(latents).codes - rounded).abs() <= bin_width / 2 + 1e-5).all()
+    quantizer.eval()
+    assert torch.equal(quantizer(latents).codes, rounded)
+
+
+def test_half_precision_is_quantised_in_full():
+    quantizer, latents = Quantizer(FSQ).eval(), torch.randn(2, 3, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        quantized = quantizer(latents.bfloat16())
+    assert quantized.codes.dtype == torch.float32
+    assert torch.equal(quantized.indices, quantizer(latents.bfloat16().float()).indices)
+
+
+# -- on disk, and mistakes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantizer", [FSQ, VQ], ids=["fsq", "vq"])
+def test_a_saved_tokenizer_comes_back_the_same(tmp_path, quantizer: QuantizerConfig):
+    tokenizer, frames = tiny(quantizer=quantizer), clip()
+    tokenizer.train()(frames.movedim(-1, 2) / 255)
+    tokenizer.eval().save(tmp_path)
+    again = VideoTokenizer.load(tmp_path)
+    assert again.config == tokenizer.config
+    ids = tokenizer.encode(frames)
+    assert torch.equal(again.encode(frames), ids)
+    assert torch.equal(again.decode(ids), tokenizer.decode(ids))
+
+
+def test_mistakes_are_answered_with_the_mend(tmp_path):
+    tokenizer = tiny()
+    with pytest.raises(ValueError, match=r"16x16 RGB frames, got shape .*: resize them first"):
+        tokenizer.encode(torch.zeros(1, 5, 8, 8, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"a clip has 1 \+ 4n frames, got 7: drop the last 2"):
+        tokenizer.encode(torch.zeros(1, 7, 16, 16, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"clips are \(rows, frames, height, width, 3\), got shape"):
+        tokenizer.encode(torch.zeros(5, 16, 16, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"latent frames are \(4, 4\) ids, got shape"):
+        tokenizer.decode(torch.zeros(1, 2, 3, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="resolution 20 is not a multiple of the cell of 8 pixels"):
+        VideoTokenizerConfig(resolution=20)
+    with pytest.raises(ValueError, match="unknown quantizer 'lfq'; choose fsq or vq"):
+        QuantizerConfig(kind="lfq")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"no tokenizer.json in .*: give a folder that a tokenizer was exported to"):
+        VideoTokenizer.load(tmp_path)
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer.safetensors is missing .*: export it again"):
+        VideoTokenizer.load(tmp_path)
