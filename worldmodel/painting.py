@@ -126,7 +126,12 @@ class StateReader(nn.Module):
         columns = self.schema.role_columns(role)
         missing = state.new_full((len(state), width), default)
         names = [self.schema.entities[i].name for i in self.bodies]
-        return torch.stack([state[:, columns[n]] if n in columns else missing for n in names], 1)
+        return self._beside([state[:, columns[n]] if n in columns else missing for n in names], missing)
+
+    @staticmethod
+    def _beside(bodies: list[Tensor], nobody: Tensor) -> Tensor:
+        """Features of bodies (N, n) each as (N, bodies, n). There may be no body, ``nobody`` tells N and n."""
+        return torch.stack(bodies, 1) if bodies else nobody[:, None][:, :0]
 
     def position(self, state: Tensor) -> Tensor:
         """(N, bodies, 2 or 3)"""
@@ -153,7 +158,7 @@ class StateReader(nn.Module):
                 out.append(state.new_zeros(len(state), 2))
             else:
                 out.append(self.normalise(f, state[:, self.schema.columns(entity.name, f.name)])[..., :2])
-        return torch.stack(out, 1)
+        return self._beside(out, state.new_zeros(len(state), 2))
 
     def kind(self, state: Tensor) -> Tensor:
         """(N, bodies, num_kind): one-hot shape, colour and material, size, and which group of entities."""
@@ -169,7 +174,7 @@ class StateReader(nn.Module):
                     rows.append(state.new_zeros(len(state), len(names)))
                 else:
                     rows.append(F.one_hot(state[:, columns[entity.name].start].long().clamp(0, len(names) - 1), len(names)))
-            parts.append(torch.stack([row.to(state) for row in rows], 1))
+            parts.append(self._beside([row.to(state) for row in rows], state.new_zeros(len(state), len(names))))
         size = self.size(state)[..., None] * 10
         return torch.cat([*parts, size, self.marks.to(state).expand(len(state), -1, -1)], -1)
 
