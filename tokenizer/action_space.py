@@ -38,8 +38,10 @@ class ActionSpace:
             raise ValueError(f"action {number} is outside [0, {len(self)}); choose from {self._listed}")
         return number
 
-    def batch(self, actions: str | int | Sequence[str | int] | Tensor | np.ndarray | np.generic, size: int) -> Tensor:
-        """Local ids, int64 ``(size,)``: one action for all rows, or one for each."""
+    def batch(
+        self, actions: str | int | Sequence[str | int] | Tensor | np.ndarray | np.generic | None, size: int
+    ) -> Tensor:
+        """Local ids, int64 ``(size,)``: one action for all rows, or one for each. None is refused like any unknown."""
         plain = actions.tolist() if isinstance(actions, Tensor | np.ndarray | np.generic) else actions
         rows = [plain] * size if plain is None or isinstance(plain, str | int | float) else list(plain)
         if len(rows) != size:

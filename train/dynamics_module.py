@@ -164,7 +164,8 @@ class DynamicsModule(ScheduledModule):
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         losses = self.losses(batch, self.dynamics.config.tokens_per_pass[0], disturb=False)
-        self.log_dict({f"val/{name}": value for name, value in losses.items()}, on_epoch=True, batch_size=len(batch["states"]))
+        named = {f"val/{name}": value for name, value in losses.items()}
+        self.log_dict(named, on_epoch=True, batch_size=len(batch["states"]))
 
     @torch.no_grad()
     def sample_video(self, batch: dict[str, Tensor]) -> Tensor | None:

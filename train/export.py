@@ -31,7 +31,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is broken ({type(error).__name__}): resume the run, or take another checkpoint") from None
+        kind = type(error).__name__
+        raise ValueError(f"{path} is broken ({kind}): resume the run, or take another checkpoint") from None
 
 
 def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> None:

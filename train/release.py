@@ -34,7 +34,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(episodes=24, simulated=32, tokenizer_steps=20, state_steps=5, video_steps=5, upsampler_steps=5, trainer="cpu"),
+    "tiny": Size(
+        episodes=24, simulated=32, tokenizer_steps=20, state_steps=5, video_steps=5, upsampler_steps=5, trainer="cpu"
+    ),
     "cpu": Size(
         episodes=480, simulated=6000, tokenizer_steps=4500, state_steps=600, video_steps=1300, upsampler_steps=600,
         trainer="cpu_bf16",
@@ -62,7 +64,11 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
         return name, folder / f"finished-{steps}", command
 
     return [
-        ("record", recording / "finished", ["train.record", "--episodes", str(size.episodes), "--seed", str(seed), "--out", str(recording)]),
+        (
+            "record",
+            recording / "finished",
+            ["train.record", "--episodes", str(size.episodes), "--seed", str(seed), "--out", str(recording)],
+        ),
         (
             "simulate",
             simulated / "index.parquet",
@@ -77,12 +83,16 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
         (
             "tokenize",
             tokens / "index.parquet",
-            ["train.tokenize", "--recording", str(recording), "--tokenizer", str(tokenizer), "--text", str(simulated / "text.model"), "--out", str(tokens)],
+            [
+                "train.tokenize", "--recording", str(recording), "--tokenizer", str(tokenizer),
+                "--text", str(simulated / "text.model"), "--out", str(tokens),
+            ],
         ),
         fit("state", "dynamics/state.yaml", size.state_steps, model__tokens=simulated, data__tokens=simulated),
         fit(
             "video", "dynamics/video.yaml", size.video_steps,
-            model__tokens=tokens, data__tokens=tokens, model__start_from=work / "runs/state/last.ckpt", model__tokenizer_path=tokenizer,
+            model__tokens=tokens, data__tokens=tokens, model__start_from=work / "runs/state/last.ckpt",
+            model__tokenizer_path=tokenizer,
         ),
         fit(
             "upsampler", "upsampler/small.yaml", size.upsampler_steps,

@@ -103,10 +103,11 @@ def load_trained(module: nn.Module, checkpoint: str, prefix: str) -> None:
 
 
 class ScheduledModule(L.LightningModule):
-    """A module that trains with ``adamw`` (or ``MuonAndAdamW``, if it names hidden matrices) and ``warmup_cosine``, from its own hyper-parameters.
+    """A module that trains with ``adamw`` (or ``MuonAndAdamW``, if it names hidden matrices) and ``warmup_cosine``.
 
-    They are ``lr``, ``weight_decay``, ``warmup_steps`` and ``total_steps``. Gradients are clipped here because
-    Lightning refuses to clip for a fused optimizer under mixed precision, though bfloat16 scales nothing.
+    Their numbers are its hyper-parameters ``lr``, ``weight_decay``, ``warmup_steps`` and ``total_steps``.
+    Gradients are clipped here because Lightning refuses to clip for a fused optimizer under mixed precision,
+    though bfloat16 scales nothing.
     """
 
     def configure_optimizers(self) -> Any:

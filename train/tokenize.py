@@ -37,7 +37,8 @@ def tokenise_recording(
     """Encodes whole episodes, one at a time, at the tokenizer's resolution."""
     for index in indices:
         episode = store.read(index, resolution=tokenizer.resolution)
-        assert episode.states is not None and episode.actions is not None
+        assert episode.states is not None
+        assert episode.actions is not None
         video = tokenizer.encode(torch.from_numpy(episode.frames)[None])[0]
         yield TokenisedEpisode(
             episode=index,

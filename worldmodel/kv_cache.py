@@ -124,7 +124,7 @@ class StepCache:
 
 
 def pass_bias(past: Past, inside: Tensor) -> Tensor | None:
-    """Bias (B, 1, Q, keys) for a pass whose own slots see each other as ``inside`` (Q, Q') says; None if all is seen."""
+    """Bias (B, 1, Q, keys) of a pass whose own slots see each other as ``inside`` (Q, Q') says; None if all is seen."""
     if bool(past.seen.all()) and bool(inside.all()):
         return None
     batch, queries = len(past.seen), len(inside)
@@ -137,5 +137,3 @@ def pass_bias(past: Past, inside: Tensor) -> Tensor | None:
 def join(parts: list[KeysValues]) -> KeysValues:
     """Several passes of one step as a whole."""
     return KeysValues(torch.cat([p.keys for p in parts], 3), torch.cat([p.values for p in parts], 3))
-
-

@@ -67,6 +67,8 @@ class StateReader(nn.Module):
     scene-wide ones, normalised, angles as sine and cosine.
     """
 
+    marks: Tensor
+
     def __init__(self, schema: SceneSchema) -> None:
         super().__init__()
         self.schema = schema
@@ -167,13 +169,13 @@ class StateReader(nn.Module):
             names = self._names(role)
             columns = self.schema.role_columns(role)
             rows = []
-            for index in self.bodies:
-                entity = self.schema.entities[index]
+            for entity in (self.schema.entities[i] for i in self.bodies):
                 f = next((f for f in entity.fields if f.role == role), None)
                 if f is None:
                     rows.append(state.new_zeros(len(state), len(names)))
                 else:
-                    rows.append(F.one_hot(state[:, columns[entity.name].start].long().clamp(0, len(names) - 1), len(names)))
+                    index = state[:, columns[entity.name].start].long().clamp(0, len(names) - 1)
+                    rows.append(F.one_hot(index, len(names)))
             parts.append(self._beside([row.to(state) for row in rows], state.new_zeros(len(state), len(names))))
         size = self.size(state)[..., None] * 10
         return torch.cat([*parts, size, self.marks.to(state).expand(len(state), -1, -1)], -1)
@@ -199,10 +201,14 @@ class StateReader(nn.Module):
 class ScenePainter(nn.Module):
     """An embedding for every cell of the picture that says what the state puts there, now and a step ago."""
 
+    cells: Tensor
+
     def __init__(self, schema: SceneSchema, grid: tuple[int, int], width: int, hidden: int = 96) -> None:
         super().__init__()
         if schema.view is None:
-            raise ValueError(f"the schema {schema.name!r} has no view: without it, bodies cannot be placed in the picture")
+            raise ValueError(
+                f"the schema {schema.name!r} has no view: without it, bodies cannot be placed in the picture"
+            )
         self.read = StateReader(schema)
         self.grid, self.view = grid, schema.view
         rows, columns = grid
@@ -261,13 +267,17 @@ class ScenePainter(nn.Module):
 class StatePainter(nn.Module):
     """An embedding for every state slot: its own entity's values, and the bodies around it."""
 
+    slot_entity: Tensor
+
     def __init__(self, schema: SceneSchema, width: int, hidden: int = 96) -> None:
         super().__init__()
         self.schema = schema
         self.read = StateReader(schema)
         self.signatures = list(dict.fromkeys(e.fields for e in schema.entities))
         sizes = [sum(StateReader._encoded_size(f) for f in fields) for fields in self.signatures]
-        self.own = nn.ModuleList(nn.Sequential(nn.Linear(n, hidden), nn.GELU(), nn.Linear(hidden, width)) for n in sizes)
+        self.own = nn.ModuleList(
+            nn.Sequential(nn.Linear(n, hidden), nn.GELU(), nn.Linear(hidden, width)) for n in sizes
+        )
         self.pairs = nn.Linear(11, hidden, bias=False)
         self.first = nn.Linear(self.read.num_kind, hidden)
         self.second = nn.Linear(self.read.num_kind, hidden, bias=False)
@@ -312,10 +322,9 @@ class StatePainter(nn.Module):
         gap = (distance - reach) * 10
         direction = offset / distance.clamp_min(1e-4)
         approach = (closing * direction).sum(-1, keepdim=True)
-        near = torch.exp(-gap.clamp_min(0))
+        near, nearer = torch.exp(-gap.clamp_min(0)), torch.exp(-4 * gap.clamp_min(0))
         relation = torch.cat(
-            [offset * 2, closing, direction, gap.clamp(-2, 2), approach, near, torch.exp(-4 * gap.clamp_min(0)), near * approach],
-            -1,
+            [offset * 2, closing, direction, gap.clamp(-2, 2), approach, near, nearer, near * approach], -1
         ).to(dtype)
         kind = read.kind(state).to(dtype)
         hidden = F.gelu(self.pairs(relation) + self.first(kind)[:, :, None] + self.second(kind)[:, None])

@@ -87,7 +87,9 @@ class Rollout:
         self.tokens_per_pass = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
         if self.tokens_per_pass not in dynamics.config.tokens_per_pass:
             known = ", ".join(map(str, dynamics.config.tokens_per_pass))
-            raise ValueError(f"this world was not trained for {self.tokens_per_pass} tokens per pass; choose from {known}")
+            raise ValueError(
+                f"this world was not trained for {self.tokens_per_pass} tokens per pass; choose from {known}"
+            )
         self.time = 0
         self.captions = [""] * batch
         self.generators = [torch.Generator() for _ in beginnings]
@@ -130,7 +132,7 @@ class Rollout:
         inside = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
         hidden, state_kv = self._pass(x, state_slots, self.cache.clock, past, inside)
         if layout.num_state:
-            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.change_range)  # type: ignore[arg-type]
+            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.change_range)
             chance = uniforms(self.generators, layout.num_state, world.device)
             ids, probabilities = sample(logits, self.sampling.state_temperature, chance)
             state = world.codec.advance(self.state, ids, probabilities)
@@ -177,7 +179,9 @@ class Rollout:
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot; what follows is the same again for the same actions."""
         if snapshot.rollout.world is not self.world or len(snapshot.rollout) != len(self):
-            raise ValueError("this snapshot is of another world or batch size: restore it into the rollout it came from")
+            raise ValueError(
+                "this snapshot is of another world or batch size: restore it into the rollout it came from"
+            )
         upsample = self.upsample
         self.__dict__.update(snapshot.rollout.fork().__dict__)
         self.upsample = upsample
@@ -208,7 +212,7 @@ class Rollout:
 
     @torch.no_grad()
     def _begin(self, rows: list[int], beginnings: Sequence[Beginning]) -> None:
-        world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
+        world, layout = self.world, self.world.dynamics.layout
         generators = [torch.Generator().manual_seed(b.seed) for b in beginnings]
         index = torch.tensor(rows, device=world.device)
         text = world.encode_captions([b.caption for b in beginnings])
@@ -261,7 +265,9 @@ class Rollout:
         decoded = None
         for t in range(longest):
             back = longest - t  # a row with a shorter past starts when it begins: until then it shows its first frame
-            now = [pictures[i][max(0, len(pictures[i]) - back)] if i in pictures else video[i] for i in range(len(rows))]
+            now = [
+                pictures[i][max(0, len(pictures[i]) - back)] if i in pictures else video[i] for i in range(len(rows))
+            ]
             late = [i for i in range(len(rows)) if len(pictures.get(i, video[:1])) == back]
             fresh.reset(late)
             decoded = tokenizer.decode_step(torch.stack(now).unflatten(1, grid), fresh)
@@ -307,10 +313,10 @@ class Rollout:
         if not schema.num_values:
             return values
         temperature = self.sampling.scene_temperature
-        static = dynamics.static_range[:, 0].expand(len(text), -1).clone()  # type: ignore[index]
+        static = dynamics.static_range[:, 0].expand(len(text), -1).clone()
         cos, sin = dynamics.positions(torch.tensor(0), layout.header_place)
         start = layout.vocabulary.span("state").start
-        for i, (low, high) in enumerate(dynamics.static_range.tolist()):  # type: ignore[union-attr]
+        for i, (low, high) in enumerate(dynamics.static_range.tolist()):
             ids = layout.pack_header(text, static)
             hidden, _ = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
             logits = dynamics.header_head(hidden[:, layout.header_static][:, i : i + 1]).float()
@@ -320,14 +326,16 @@ class Rollout:
         header_ids, header_kv = self._header(text, values)
         past = self._header_past(header_kv, header_ids != layout.vocabulary.special("pad"), 0)
         nothing = torch.full((len(text),), -1, device=world.device)
-        ids = dynamics.absolute_range[:, 0].expand(len(text), -1).clone()  # type: ignore[index]
+        ids = dynamics.absolute_range[:, 0].expand(len(text), -1).clone()
         for i in range(layout.num_state):
             hidden, _ = self._state_pass(past, 0, nothing, ids, values)
-            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range)  # type: ignore[arg-type]
+            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range)
             ids[:, i] = sample(logits[:, i : i + 1], temperature, uniforms(generators, 1, world.device))[0][:, 0]
         return schema.decode(ids, "absolute", values)
 
-    def _state_pass(self, past: Past, step: int, nothing: Tensor, ids: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
+    def _state_pass(
+        self, past: Past, step: int, nothing: Tensor, ids: Tensor, values: Tensor
+    ) -> tuple[Tensor, KeysValues]:
         """A first state's slots, each told the id before it: hidden (n, 1 + S, width), keys and values."""
         dynamics = self.world.dynamics
         slots = slice(0, 1 + dynamics.layout.num_state)

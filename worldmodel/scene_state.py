@@ -10,6 +10,7 @@ rounding adding up over a long rollout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import asinh
 
@@ -33,6 +34,18 @@ class StateCodec(nn.Module):
 
     NEIGHBOURHOOD = 4
 
+    moving: Tensor  # slots that are written as changes; the others below are theirs, (moving,) each
+    column: Tensor
+    law: Tensor
+    reach: Tensor
+    middle: Tensor
+    first: Tensor
+    low: Tensor
+    period: Tensor
+    periodic: Tensor
+    largest: Tensor
+    centres: Tensor  # the change that every local id stands for
+
     def __init__(self, schema: SceneSchema) -> None:
         super().__init__()
         self.schema = schema
@@ -40,7 +53,7 @@ class StateCodec(nn.Module):
         moving = [i for i, s in enumerate(slots) if s.field.change is not None]
         self.num_slots = len(slots)
 
-        def table(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
+        def table(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor(values, dtype=dtype)
 
         change = [slots[i].field for i in moving]

@@ -126,9 +126,6 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if mask is not None and (np.shape(mask) != (self.num_envs,) or np.asarray(mask).dtype != np.bool_):
             raise ValueError(f"reset_mask must be a bool array of shape ({self.num_envs},), true where a row begins")
         rows = list(range(self.num_envs)) if mask is None else np.flatnonzero(mask).tolist()
-        for row in rows:
-            if (given := seeds[row]) is not None:
-                self._chances[row] = seeding.np_random(int(given))[0]
         if rows:
             self._begin(rows, seeds, options)
         began = np.isin(np.arange(self.num_envs), rows)
@@ -190,13 +187,17 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _begin(self, rows: list[int], seeds: Sequence[int | None], options: Mapping[str, Any]) -> None:
         given = {name: self._each(name, options.get(name)) for name in ("caption", "state", "frames")}
-        beginnings = []
+        chances, beginnings = copy.deepcopy(self._chances), []
         for row in rows:
             seed = seeds[row]
+            if seed is None:
+                seed = chances[row].integers(2**31)
+            else:
+                chances[row], _ = seeding.np_random(int(seed))
             beginnings.append(
                 Beginning(
                     caption=given["caption"][row] or self.caption or "",
-                    seed=int(self._chances[row].integers(2**31)) if seed is None else int(seed),
+                    seed=int(seed),
                     state=given["state"][row],
                     frames=given["frames"][row],
                 )
@@ -205,6 +206,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._rollout = Rollout(self.world, beginnings, self.sampling)
         else:
             self.rollout.reset_rows(rows, beginnings)
+        self._chances = chances  # not before: a beginning that is refused changes nothing
         pictures = self._pictures.to(self.world.device, copy=True)
         pictures[rows] = self.rollout.frames[rows, -1:]
         self._pictures = pictures

@@ -51,7 +51,8 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
         if self.width % (6 * self.heads):
-            raise ValueError(f"width {self.width} must be a multiple of 6 x heads = {6 * self.heads}, for 3-D rotary positions")
+            needed = 6 * self.heads
+            raise ValueError(f"width {self.width} must be a multiple of 6 x heads = {needed}, for 3-D rotary positions")
 
     @property
     def head_dim(self) -> int:
@@ -132,6 +133,10 @@ class Logits:
 class Dynamics(nn.Module):
     """Predicts text, state and video ids of the stream described by ``layout``."""
 
+    static_range: Tensor  # local ids that each static slot may take, (S0, 2); the others of state slots, (S, 2)
+    absolute_range: Tensor
+    change_range: Tensor
+
     def __init__(self, config: DynamicsConfig, layout: Layout, schema: SceneSchema) -> None:
         super().__init__()
         self.config, self.layout, self.schema = config, layout, schema
@@ -165,8 +170,9 @@ class Dynamics(nn.Module):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
+            assert isinstance(block, Block)
             for last in (block.merge, block.down):
-                nn.init.normal_(last.weight, std=0.02 / (2 * self.config.depth) ** 0.5)  # type: ignore[arg-type]
+                nn.init.normal_(last.weight, std=0.02 / (2 * self.config.depth) ** 0.5)
         nn.init.constant_(self.copy.bias, 3.0)
 
     @property
@@ -290,11 +296,12 @@ class Dynamics(nn.Module):
         place = torch.cat([layout.step_place[:1].expand(count, 2), layout.step_place[layout.step_video].repeat(2, 1)])
         step = torch.zeros(len(place), dtype=torch.long)
         step[-layout.num_video :] = -1
-        cos, sin = cos_sin(torch.cat([step[:, None], place], 1), self.config.head_dim, self.device, self.attention_dtype)
+        position = torch.cat([step[:, None], place], 1)
+        cos, sin = cos_sin(position, self.config.head_dim, self.device, self.attention_dtype)
         for block in self.blocks:
             query, key, value = block.project(x, cos, sin)  # type: ignore[operator]
             x = block.finish(x, attend(query, key, value, None))  # type: ignore[operator]
-        legal = torch.cat([self.static_range, self.absolute_range])  # type: ignore[list-item]
+        legal = torch.cat([self.static_range, self.absolute_range])
         return self.state_logits(self.norm(x)[:, :count], legal)
 
     def positions(self, step: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
@@ -386,8 +393,8 @@ class Dynamics(nn.Module):
         hidden = x[:, :, layout.step_state]
         state = torch.cat(
             [
-                self.state_logits(hidden[:, :1], self.absolute_range),  # type: ignore[arg-type]
-                self.state_logits(hidden[:, 1:], self.change_range),  # type: ignore[arg-type]
+                self.state_logits(hidden[:, :1], self.absolute_range),
+                self.state_logits(hidden[:, 1:], self.change_range),
             ],
             1,
         )
@@ -438,7 +445,7 @@ def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _shift(ids: Tensor, k: int, *, first_by: int) -> Tensor:
     """Ids (B, T, n) moved k places later through the steps, and within the first step by ``first_by``; -1 fills."""
-    batch, steps, length = ids.shape
+    _, steps, length = ids.shape
     moved = F.pad(ids.flatten(1), (k, 0), value=-1)[:, : steps * length].unflatten(1, (steps, length)).clone()
     moved[:, 0] = F.pad(ids[:, 0], (first_by, 0), value=-1)[:, :length]
     return moved

@@ -120,7 +120,9 @@ class World:
             raise ValueError(f"a rollout has at least one row, got {rows}")
         for name, size in sizes.items():
             if size is not None and size != rows and not (size == 1 and name != "seeds"):
-                raise ValueError(f"{rows} rows were asked for but there are {size} {name}: give one for all or one for each")
+                raise ValueError(
+                    f"{rows} rows were asked for but there are {size} {name}: give one for all or one for each"
+                )
         if upsample and self.upsampler is None:
             raise ValueError("this world has no upsampler: start it with upsample=False")
 
@@ -245,7 +247,10 @@ def _find(name: str | Path) -> Path:
         try:
             return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.md"]))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise ValueError(f"no world {str(name)!r} on disk, and the hub did not give one ({type(error).__name__})") from None
+            raise ValueError(
+                f"no world {str(name)!r} on disk, and the hub did not give one ({type(error).__name__}): "
+                "check the name and the network"
+            ) from None
     bundled = ", ".join(sorted(p.parent.name for p in BUNDLED.glob("*/world.json"))) or "none"
     raise ValueError(f"no world at {str(name)!r}: give a folder with a world.json, or a bundled name ({bundled})")
 

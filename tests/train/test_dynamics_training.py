@@ -30,7 +30,8 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(12):
         simulated = simulate_states(5, i, 12)
         place = simulated.states[:, schema.columns("player", "position")]
-        video = torch.stack([(place[:, 0] > x).long() * 2 + (place[:, 1] > y).long() for x in (-0.1, 0.1) for y in (0, 0.2)], 1)
+        corners = [(x, y) for x in (-0.1, 0.1) for y in (0, 0.2)]
+        video = torch.stack([(place[:, 0] > x).long() * 2 + (place[:, 1] > y).long() for x, y in corners], 1)
         split = "validation" if i == 0 else "train"
         episodes.append(
             TokenisedEpisode(
@@ -64,8 +65,11 @@ def test_token_shards_give_back_what_was_written(tokens: Path) -> None:
     assert [e.episode for e in train] == list(range(1, 12))
     again = simulate_states(5, 3, 12)
     kept = next(e for e in train if e.episode == 3)
-    assert torch.equal(kept.states, again.states) and torch.equal(kept.actions, again.actions)
-    assert kept.caption == again.caption and kept.video is not None and len(kept.video) == len(kept.states)
+    assert torch.equal(kept.states, again.states)
+    assert torch.equal(kept.actions, again.actions)
+    assert kept.caption == again.caption
+    assert kept.video is not None
+    assert len(kept.video) == len(kept.states)
 
 
 def test_a_draw_is_the_same_window_whenever_it_is_asked_for(tokens: Path) -> None:
@@ -82,7 +86,8 @@ def test_a_jump_in_time_is_marked_and_actions_stay_with_their_states(tokens: Pat
     jumps = [windows[i] for i in range(40)]
     assert any(item["skipped"].any() for item in jumps)
     for item in jumps:
-        assert item["actions"][0] == -1 and not item["skipped"][0]
+        assert item["actions"][0] == -1
+        assert not item["skipped"][0]
 
 
 def test_windows_longer_than_every_episode_are_refused(tokens: Path) -> None:
@@ -137,7 +142,8 @@ def test_cells_near_a_change_are_found() -> None:
     video = torch.zeros(1, 2, 16, dtype=torch.long)
     video[0, 1, 0] = 1
     near = near_changes(video, (4, 4))[0, 1].reshape(4, 4)
-    assert near[:2, :2].all() and near.sum() == 4
+    assert near[:2, :2].all()
+    assert near.sum() == 4
 
 
 def test_muon_moves_the_weights_it_is_given_and_its_state_comes_back() -> None:
@@ -145,7 +151,8 @@ def test_muon_moves_the_weights_it_is_given_and_its_state_comes_back() -> None:
 
     def build() -> tuple[torch.nn.Module, MuonAndAdamW]:
         torch.manual_seed(1)
-        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 2, 1)).to(memory_format=torch.channels_last)
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 2, 1))
+        net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return net, MuonAndAdamW(net, [p for p in net.parameters() if p.dim() == 4], 1e-2, 0.0)
 
     def train(net: torch.nn.Module, optimizer: MuonAndAdamW, steps: int) -> None:
@@ -176,7 +183,8 @@ def test_tokenizer_training_lowers_its_loss_and_cuts_leave_the_first_frame() -> 
     frames = frames.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand(-1, 5, -1, -1, -1)
     video, mask = module._inputs({"frames": frames})
     cut, _ = cut_in(video, mask, 4, 1.0, torch.Generator().manual_seed(0))
-    assert torch.equal(cut[:, 0], video[:, 0]) and torch.equal(cut[:, 1:], video.roll(1, 0)[:, 1:])
+    assert torch.equal(cut[:, 0], video[:, 0])
+    assert torch.equal(cut[:, 1:], video.roll(1, 0)[:, 1:])
     optimizer, losses = torch.optim.AdamW(module.parameters(), 1e-2), []
     for _ in range(30):
         out = module.tokenizer(video)

@@ -80,8 +80,8 @@ def shaken(module: nn.Module, strength: float, seed: int = 0) -> Any:
     return module
 
 
-def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, **changes: Any) -> World:
-    """The same weights every time. ``changes`` go to ``DYNAMICS``."""
+def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, end: float = 0.0, **changes: Any) -> World:
+    """The same weights every time. A step ends the episode with probability ``end``. ``changes`` go to ``DYNAMICS``."""
     torch.manual_seed(0)
     text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER), 0.1)
     vocabulary = Vocabulary.of(
@@ -99,6 +99,8 @@ def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, **ch
     with torch.no_grad():
         dynamics.copy.bias.zero_()
         for slot in schema.slots:
-            if slot.field.role == "terminated":  # episodes of some steps: one in eight or so is the last
-                dynamics.state_head.bias[slot.offset + 1] += 1
+            if slot.field.role == "terminated":
+                dynamics.state_head.weight[slot.offset : slot.offset + 2] = 0
+                odds = torch.tensor([1 - end, end]).clamp_min(1e-30)
+                dynamics.state_head.bias[slot.offset : slot.offset + 2] = odds.log()
     return World(schema=schema, text=text, tokenizer=tokenizer, dynamics=dynamics, sampling=sampling)

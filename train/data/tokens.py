@@ -74,9 +74,10 @@ class TokenWriter:
                 }
             )
             at += length
+        actions = [torch.nn.functional.pad(e.actions, (1, 0), value=-1) for e in episodes]
         tensors = {
             "states": torch.cat([e.states for e in episodes]),
-            "actions": torch.cat([torch.nn.functional.pad(e.actions, (1, 0), value=-1) for e in episodes]).to(torch.int16),
+            "actions": torch.cat(actions).to(torch.int16),
         }
         if episodes[0].video is not None:
             tensors["video"] = torch.cat([e.video for e in episodes if e.video is not None]).to(torch.int32)
@@ -117,7 +118,8 @@ class TokenStore:
         episodes = []
         for shard in dict.fromkeys(row["shard"] for row in wanted):
             with safe_open(self.folder / shard, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                names = file.keys()  # no mapping: it cannot be iterated itself
+                tensors = {name: file.get_tensor(name) for name in names}
             for row in (r for r in wanted if r["shard"] == shard):
                 span = slice(row["start"], row["start"] + row["length"])
                 episodes.append(
