@@ -38,7 +38,7 @@ SIZES = {
         episodes=24, simulated=32, tokenizer_steps=20, state_steps=5, video_steps=5, upsampler_steps=5, trainer="cpu"
     ),
     "cpu": Size(
-        episodes=480, simulated=6000, tokenizer_steps=4500, state_steps=600, video_steps=1300, upsampler_steps=600,
+        episodes=480, simulated=6000, tokenizer_steps=4500, state_steps=600, video_steps=2600, upsampler_steps=600,
         trainer="cpu_bf16",
     ),
     "gpu": Size(
