@@ -79,6 +79,9 @@ class TokenizerModule(ScheduledModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         video, mask = self._inputs(batch)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        mirrored = torch.rand(len(video), generator=generator).to(video.device) < 0.5
+        video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
+        mask = torch.where(mirrored[:, None, None, None], mask.flip(-1), mask)
         video, mask = cut_in(video, mask, self.tokenizer.frames_per_step, self.cut_share, generator)
         self.tokenizer.quantizer.noisy = self.global_step < self.noise_steps
         out = self.tokenizer(video)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_every_stage_is_a_command_that_exists(size: str, tmp_path: Path) -> None
         module = command[0].replace(".", "/")
         root = Path(__file__).parents[2]
         assert (root / f"{module}.py").is_file() or (root / module / "__main__.py").is_file()
-        for option, value in zip(command, command[1:], strict=False):
+        for option, value in pairwise(command):
             if option == "--config":
                 assert Path(value).is_file(), value
 
@@ -40,7 +41,8 @@ def test_the_model_card_tells_seed_hours_and_figures(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(json.dumps({"tokenizer": {"psnr_db": 31.5, "psnr_by_frame_db": [1, 2]}}))
     card = model_card("cpu", tmp_path, seed=7)
     assert hours(tmp_path, "tokenizer") == 1.25
-    assert "--seed 7" in card and "1.25 h" in card and "| tokenizer.psnr_db | 31.5 |" in card
+    for expected in ("--seed 7", "1.25 h", "| tokenizer.psnr_db | 31.5 |"):
+        assert expected in card
 
 
 @pytest.mark.slow
