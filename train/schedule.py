@@ -97,8 +97,10 @@ def load_trained(module: nn.Module, checkpoint: str, prefix: str) -> None:
     """Starts ``module`` from the weights under ``prefix`` of a Lightning checkpoint (averaged ones, if kept)."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     weights = {name: value for name, value in saved.items() if name.startswith(prefix)}
-    left = [name for name in module.load_state_dict(weights, strict=False).missing_keys if name.startswith(prefix)]
-    if left or not weights:
+    fits = module.load_state_dict(weights, strict=False)
+    # ``digits`` starts at zero, so a model that has it may start from one that has not.
+    left = [n for n in fits.missing_keys if n.startswith(prefix) and not n.startswith(f"{prefix}digits.")]
+    if left or fits.unexpected_keys or not weights:
         raise ValueError(f"{checkpoint} holds no weights for this model: start from a run of the same configuration")
 
 

@@ -46,7 +46,8 @@ def corrupt(frames: Tensor, strength: float, generator: torch.Generator) -> Tens
     row = torch.tensor([0.25, 0.5, 0.25], device=device)
     kernel = (row[:, None] * row).expand(3, 1, 3, 3)
     padded = F.pad(video.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
-    video = video.lerp(F.conv2d(padded, kernel, groups=3).view_as(video), blur)
+    blurred = F.conv2d(padded, kernel, groups=3).view_as(video).float()  # under autocast it comes in bfloat16
+    video = video.lerp(blurred, blur)
     sign = torch.randint(0, 2, brightness.shape, generator=generator, device=device) * 2 - 1
     video = video * (1 + 0.1 * sign * brightness)
     video = video + 0.05 * noise * torch.randn(video.shape, generator=generator, device=device)

@@ -17,6 +17,7 @@ Loong (arXiv:2410.02757) for one stream, StreamingT2V (arXiv:2403.14773) for anc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ class DynamicsConfig:
 
     ``window`` steps are remembered besides the header and the first ``anchor_frames`` latent frames.
     ``tokens_per_pass`` are the video modes the weights are trained for; the first is the default.
+    ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
     """
 
     width: int = 192
@@ -47,9 +49,11 @@ class DynamicsConfig:
     max_text: int = 64
     tokens_per_pass: tuple[int, ...] = (64,)
     state_sees_video: bool = False
+    code_levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
+        object.__setattr__(self, "code_levels", tuple(self.code_levels))
         if self.width % (6 * self.heads):
             needed = 6 * self.heads
             raise ValueError(f"width {self.width} must be a multiple of 6 x heads = {needed}, for 3-D rotary positions")
@@ -92,6 +96,27 @@ class Block(nn.Module):
         """Residual connections around the attended (..., heads, Q, head_dim) and the MLP."""
         x = x + self.merge(attended.transpose(-3, -2).flatten(-2))
         return x + self.down(F.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
+
+
+class CodeDigits(nn.Module):
+    """Logits of FSQ codes (..., codes) as the sum of their digits' logits; zero before training."""
+
+    has_digit: Tensor
+
+    def __init__(self, levels: tuple[int, ...], num_codes: int, width: int) -> None:
+        super().__init__()
+        if prod(levels) != num_codes:
+            raise ValueError(f"code_levels {levels} make {prod(levels)} codes, the tokenizer has {num_codes}: use its levels")
+        codes, parts, base = torch.arange(num_codes), [], 1
+        for level in levels:
+            parts.append(F.one_hot(codes // base % level, level))
+            base *= level
+        self.register_buffer("has_digit", torch.cat(parts, 1).T.float(), persistent=False)  # (digits, codes)
+        self.head = nn.Linear(width, sum(levels), bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden) @ self.has_digit.to(hidden.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +185,7 @@ class Dynamics(nn.Module):
         self.state_head = nn.Linear(width, max(1, vocabulary.size("state")))
         self.video_head = nn.Linear(width, vocabulary.size("video"))
         self.copy = nn.Linear(width, 1)
+        self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
         self.register_buffer("static_range", schema.legal_ranges("static"), persistent=False)
         self.register_buffer("absolute_range", schema.legal_ranges("absolute"), persistent=False)
         self.register_buffer("change_range", schema.legal_ranges("change"), persistent=False)
@@ -244,6 +270,8 @@ class Dynamics(nn.Module):
     def video_logits(self, hidden: Tensor, previous_ids: Tensor) -> Tensor:
         """(..., V, width) to logits over codes; a learned gate favours the previous id at the same place."""
         logits = self.video_head(hidden)
+        if self.digits is not None:
+            logits = logits + self.digits(hidden)
         gate = self.copy(hidden) * (previous_ids >= 0)[..., None].to(logits.dtype)
         return logits.scatter_add(-1, previous_ids.clamp_min(0)[..., None], gate.to(logits.dtype)).float()
 
