@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from tokenizer.clip import halve
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import VideoTokenizer
-from train.schedule import adamw, warmup_cosine
+from train.schedule import ScheduledModule
 from train.tokenizer_module import psnr
 from worldmodel.upsampler import Conditions, Upsampler, UpsamplerConfig
 
@@ -54,7 +53,7 @@ def corrupt(frames: Tensor, strength: float, generator: torch.Generator) -> Tens
     return (video.clamp(0, 1) * 255).round().to(torch.uint8).movedim(2, -1)
 
 
-class UpsamplerModule(L.LightningModule):
+class UpsamplerModule(ScheduledModule):
     """Lightning module around :class:`Upsampler`.
 
     A batch holds ``frames`` uint8 (B, 1 + r * n, H, W, 3) at the large size and, for a schema with entities,
@@ -147,7 +146,8 @@ class UpsamplerModule(L.LightningModule):
         error = self.upsampler.denoise(z, time, given).float() - clean
         loss = (self._patch_weight(batch) * (error / t).square()).mean()
         scale = self.upsampler.config.noise / 2  # residuals to pixels in [0, 1]
-        self.log_dict({"loss": loss.detach(), "psnr": psnr(error.detach().square().mean() * scale**2)})
+        scores = {"loss": loss.detach(), "psnr": psnr(error.detach().square().mean() * scale**2)}
+        self.log_dict(scores, batch_size=rows)
         return loss
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
@@ -174,7 +174,3 @@ class UpsamplerModule(L.LightningModule):
         first = {name: value[:1] for name, value in batch.items()}
         bicubic, upsampled = self._both(first)
         return torch.cat([bicubic, upsampled, first["frames"]], 3)[0].cpu()
-
-    def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.upsampler, self.hparams["lr"], self.hparams["weight_decay"])
-        return warmup_cosine(optimizer, self.hparams["warmup_steps"], self.hparams["total_steps"])

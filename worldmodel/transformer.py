@@ -106,7 +106,8 @@ class CodeDigits(nn.Module):
     def __init__(self, levels: tuple[int, ...], num_codes: int, width: int) -> None:
         super().__init__()
         if prod(levels) != num_codes:
-            raise ValueError(f"code_levels {levels} make {prod(levels)} codes, not {num_codes}: use the tokenizer's levels")
+            made = prod(levels)
+            raise ValueError(f"code_levels {levels} make {made} codes, not {num_codes}: use the tokenizer's levels")
         codes, parts, base = torch.arange(num_codes), [], 1
         for level in levels:
             parts.append(F.one_hot(codes // base % level, level))
