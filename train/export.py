@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from train.data.tokens import TokenStore
 from worldmodel.rollout import Sampling
@@ -61,10 +60,9 @@ def export_world(
     larger = None
     if upsampler is not None:
         kept = read_checkpoint(upsampler)
-        schema = kept["hyper_parameters"].get("schema")
+        given = kept["hyper_parameters"]
         larger = Upsampler(
-            UpsamplerConfig(**(kept["hyper_parameters"].get("config") or {})),
-            SceneSchema.from_json(schema) if schema else None,
+            UpsamplerConfig(**(given.get("config") or {})), store.schema if given.get("schema") else None
         )
         take_weights(larger, kept, "upsampler.")
     world = World(
