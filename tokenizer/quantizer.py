@@ -1,38 +1,53 @@
 """Continuous latents to codes and back, behind one interface over vector-quantize-pytorch.
 
-FSQ (arXiv:2309.15505) is the default: no codebook to collapse, no auxiliary loss. Clustering VQ follows
-Loong (arXiv:2410.02757): k-means from a filled buffer, exponential averages, revival of dead codes.
-Quantisation always runs in float32: in bfloat16 FSQ leaves half of its codes unused.
+FSQ (arXiv:2309.15505) is the default: no codebook to collapse, no auxiliary loss. Residual FSQ quantises what is
+left once more. Clustering VQ follows Loong (arXiv:2410.02757): k-means from a filled buffer, exponential averages,
+revival of dead codes. SimVQ (arXiv:2411.02038) moves all codes by one linear layer; LFQ is MAGVIT-v2's
+(arXiv:2310.05737), one bit a channel. Quantisation always runs in float32: in bfloat16 FSQ leaves half of its codes
+unused.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+Kind = Literal["fsq", "residual_fsq", "vq", "simvq", "lfq"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """``levels`` is FSQ's; ``num_codes`` and ``dim`` are clustering VQ's."""
+    """``levels`` are FSQ's, and those of all ``stages`` of residual FSQ; ``num_codes`` and ``dim`` the others'."""
 
-    kind: Literal["fsq", "vq"] = "fsq"
+    kind: Kind = "fsq"
     levels: tuple[int, ...] = (8, 8, 6, 5)
+    stages: int = 2
     num_codes: int = 1024
     dim: int = 8
 
     def __post_init__(self) -> None:
-        if self.kind not in ("fsq", "vq"):
-            raise ValueError(f"unknown quantizer {self.kind!r}; choose fsq or vq")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"unknown quantizer {self.kind!r}; choose from {', '.join(get_args(Kind))}")
+        if self.kind == "lfq" and self.num_codes & (self.num_codes - 1):
+            raise ValueError(f"lfq has a bit a channel: {self.num_codes} codes are not a power of two")
         object.__setattr__(self, "levels", tuple(self.levels))
 
     @property
     def size(self) -> int:
         """How many codes there are."""
-        return prod(self.levels) if self.kind == "fsq" else self.num_codes
+        stages = {"fsq": 1, "residual_fsq": self.stages}.get(self.kind)
+        return self.num_codes if stages is None else prod(self.levels) ** stages
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        if self.kind in ("fsq", "residual_fsq"):
+            return len(self.levels)
+        return self.num_codes.bit_length() - 1 if self.kind == "lfq" else self.dim
 
 
 @dataclass(frozen=True)
@@ -53,22 +68,9 @@ class Quantizer(nn.Module):
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
-        from vector_quantize_pytorch import FSQ, VectorQuantize  # a slow import: only when used
-
         self.config = config
         self.noisy = False
-        if config.kind == "fsq":
-            self.codebook: nn.Module = FSQ(list(config.levels))
-        else:
-            self.codebook = VectorQuantize(
-                dim=config.dim,
-                codebook_size=config.num_codes,
-                use_cosine_sim=True,
-                decay=0.99,
-                threshold_ema_dead_code=2,
-                kmeans_init=True,
-                commitment_weight=0.25,
-            )
+        self.codebook = _codebook(config)
 
     @property
     def num_codes(self) -> int:
@@ -77,23 +79,24 @@ class Quantizer(nn.Module):
     @property
     def dim(self) -> int:
         """Channels of a latent."""
-        return len(self.config.levels) if self.config.kind == "fsq" else self.config.dim
+        return self.config.channels
 
     def forward(self, latents: Tensor) -> Quantized:
         with torch.autocast(latents.device.type, enabled=False):
-            flat = latents.float().permute(0, 2, 3, 1)  # (N, H, W, C)
-            zero = flat.new_zeros(())
-            if self.config.kind == "fsq":
-                codes, indices = self.codebook(flat.flatten(1, 2))
-                if self.noisy and self.training:
-                    codes = self._noisy_codes(flat.flatten(1, 2))
-                loss = zero
-            else:
-                codes, indices, loss = self.codebook(flat.flatten(1, 2))
-                loss = loss.sum()
-            shape = flat.shape
+            shape = latents.permute(0, 2, 3, 1).shape  # (N, H, W, C)
+            flat = latents.float().permute(0, 2, 3, 1).flatten(1, 2)
+            codes, indices, *losses = self.codebook(flat)
+            if self.config.kind == "fsq" and self.noisy and self.training:
+                codes = self._noisy_codes(flat)
+            if self.config.kind == "residual_fsq":
+                indices = (indices * self._places(indices.device)).sum(-1)
+            loss = sum((loss.sum() for loss in losses), flat.new_zeros(()))
             codes = codes.reshape(shape).permute(0, 3, 1, 2)
         return Quantized(codes, indices.reshape(shape[:-1]).long(), loss)
+
+    def _places(self, device: torch.device) -> Tensor:
+        """What one of each stage's indices counts in the whole index."""
+        return prod(self.config.levels) ** torch.arange(self.config.stages, device=device)
 
     def _noisy_codes(self, flat: Tensor) -> Tensor:
         """FSQ's bounded latents with uniform noise as wide as a bin in place of rounding."""
@@ -106,8 +109,33 @@ class Quantizer(nn.Module):
     def lookup(self, indices: Tensor) -> Tensor:
         """Local indices (N, H, W) to codes (N, C, H, W), float32."""
         flat = indices.flatten(1)
-        if self.config.kind == "fsq":
-            codes = self.codebook.indices_to_codes(flat)  # type: ignore[operator]
-        else:
-            codes = self.codebook.get_output_from_indices(flat)  # type: ignore[operator]
+        if self.config.kind == "residual_fsq":
+            flat = flat[..., None] // self._places(flat.device) % prod(self.config.levels)
+        name = "get_output_from_indices" if self.config.kind in ("vq", "residual_fsq") else "indices_to_codes"
+        codes = getattr(self.codebook, name)(flat)
         return codes.reshape(*indices.shape, -1).permute(0, 3, 1, 2)
+
+
+def _codebook(config: QuantizerConfig) -> nn.Module:
+    """Takes (N, n, C) in float32 and returns codes, indices and, most of them, a loss."""
+    from vector_quantize_pytorch import FSQ, LFQ, ResidualFSQ, SimVQ, VectorQuantize  # slow: only when used
+
+    match config.kind:
+        case "fsq":
+            return FSQ(list(config.levels))
+        case "residual_fsq":
+            return ResidualFSQ(levels=list(config.levels), num_quantizers=config.stages)
+        case "simvq":
+            return SimVQ(config.dim, config.num_codes)
+        case "lfq":
+            return LFQ(codebook_size=config.num_codes)
+        case "vq":
+            return VectorQuantize(
+                dim=config.dim,
+                codebook_size=config.num_codes,
+                use_cosine_sim=True,
+                decay=0.99,
+                threshold_ema_dead_code=2,
+                kmeans_init=True,
+                commitment_weight=0.25,
+            )

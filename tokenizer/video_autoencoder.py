@@ -1,7 +1,8 @@
 """The two networks between pixels and latents: a local encoder and a decoder that looks wide and back.
 
 The encoder sees nothing but its own cell (8x8 pixels over one latent frame by default), so an id stays put
-where pixels stay put, and that is what makes ids predictable. Whatever crosses cells is the decoder's work.
+where pixels stay put, and that is what makes ids predictable. Whatever crosses cells is the decoder's work. The
+decoder may be told the scene state, which is sampled before the picture and knows what the ids lost.
 Both patchify before any convolution, the largest speed lever there is. MAGVIT-v2 (arXiv:2310.05737) and
 CogVideoX (arXiv:2408.06072) use wide causal encoders instead: better pixels, restless ids.
 """
@@ -15,7 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
+from tokenizer.painting import ScenePainter
 from tokenizer.quantizer import QuantizerConfig
+from tokenizer.scene_schema import SceneSchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class VideoTokenizerConfig:
     decoder_blocks: int = 3
     detail_width: int = 96
     detail_blocks: int = 3
+    painter_width: int = 128
+    painter_tints: int = 12
     temporal_kernel: int = 2
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
@@ -76,10 +81,26 @@ class Encoder(nn.Module):
         return self.head(x[:, 0])
 
 
-class Decoder(nn.Module):
-    """Codes (B, T, C, h, w) to pixel frames (B, T, r, 3, H, W), causal over T."""
+@dataclass(frozen=True)
+class Shown:
+    """The scene states that latent frames show: at each one's end, and a step before it, (B, T, num_values) each.
 
-    def __init__(self, config: VideoTokenizerConfig, latent_dim: int) -> None:
+    ``known`` bool (B, T) says where they hold; None means everywhere.
+    """
+
+    state: Tensor
+    previous: Tensor
+    known: Tensor | None = None
+
+
+class Decoder(nn.Module):
+    """Codes (B, T, C, h, w) to pixel frames (B, T, r, 3, H, W), causal over T.
+
+    With a ``schema`` it also takes the scene state, painted at the resolution of its fine blocks: bodies of a few
+    pixels are what few codes lose first, and what a state says best.
+    """
+
+    def __init__(self, config: VideoTokenizerConfig, latent_dim: int, schema: SceneSchema | None = None) -> None:
         super().__init__()
         width, detail, (rows, columns) = config.decoder_width, config.detail_width, config.grid
         self.config = config
@@ -90,18 +111,37 @@ class Decoder(nn.Module):
         )
         self.split = nn.Conv2d(width, 4 * detail, 1)
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
+        self.painter = None
+        if schema is not None:
+            self.painter = ScenePainter(
+                schema,
+                (2 * rows, 2 * columns),
+                detail,
+                hidden=config.painter_width,
+                samples=config.patch,
+                moments=config.frames_per_step,
+                tints=config.painter_tints,
+            )
+            nn.init.zeros_(self.painter.out.weight)  # ``tinted`` is zero already
+            nn.init.zeros_(self.painter.out.bias)
         self.fine = nn.ModuleList(ResidualBlock(detail) for _ in range(config.detail_blocks))
         self.norm = ChannelNorm(detail)
         self.head = nn.Conv2d(detail, config.patch_values, 1)
 
-    def forward(self, codes: Tensor, cache: StreamingCache | None = None) -> Tensor:
+    def forward(self, codes: Tensor, cache: StreamingCache | None = None, shown: Shown | None = None) -> Tensor:
         steps = codes.shape[1]
         x = codes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x = (self.embed(x) + self.place).unflatten(0, (-1, steps))
         for block in self.coarse:
             x = block(x, cache)
         x = nn.functional.pixel_shuffle(self.split(x.flatten(0, 1)), 2)
-        x = (x.contiguous(memory_format=torch.channels_last) + self.detail_place)[:, None]
+        x = x.contiguous(memory_format=torch.channels_last) + self.detail_place
+        if self.painter is not None and shown is not None:
+            painted = self.painter(shown.state.flatten(0, 1), shown.previous.flatten(0, 1))
+            if shown.known is not None:
+                painted = painted * shown.known.flatten()[:, None, None]
+            x = x + painted.to(x.dtype).mT.unflatten(-1, x.shape[-2:])
+        x = x[:, None]
         for block in self.fine:
             x = block(x)
         x = self.head(nn.functional.silu(self.norm(x[:, 0])))

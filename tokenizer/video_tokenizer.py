@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
-from tokenizer.video_autoencoder import Decoder, Encoder, VideoTokenizerConfig
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.video_autoencoder import Decoder, Encoder, Shown, VideoTokenizerConfig
 from tokenizer.weights import load_weights, save_weights
 
-__all__ = ["QuantizerConfig", "Reconstruction", "VideoTokenizer", "VideoTokenizerConfig"]
+__all__ = ["QuantizerConfig", "Reconstruction", "Shown", "VideoTokenizer", "VideoTokenizerConfig"]
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,17 @@ class Reconstruction:
 
 
 class VideoTokenizer(nn.Module):
-    """A causal VQ autoencoder of video with exact streaming."""
+    """A causal VQ autoencoder of video with exact streaming.
 
-    def __init__(self, config: VideoTokenizerConfig) -> None:
+    With a ``schema`` (which must have a view) decoding takes the scene states too, wherever they are known.
+    """
+
+    def __init__(self, config: VideoTokenizerConfig, schema: SceneSchema | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.schema = config, schema
         self.quantizer = Quantizer(config.quantizer)
         self.encoder = Encoder(config, self.quantizer.dim)
-        self.decoder = Decoder(config, self.quantizer.dim)
+        self.decoder = Decoder(config, self.quantizer.dim, schema)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -60,10 +64,19 @@ class VideoTokenizer(nn.Module):
 
     # -- training -----------------------------------------------------------------------------------
 
-    def forward(self, video: Tensor) -> Reconstruction:
-        """Reconstructs float video (B, 1 + r * n, 3, H, W) in [0, 1] with gradients through the quantizer."""
+    def forward(self, video: Tensor, shown: Shown | None = None, wrong: Tensor | None = None) -> Reconstruction:
+        """Reconstructs float video (B, 1 + r * n, 3, H, W) in [0, 1] with gradients through the quantizer.
+
+        ``wrong`` bool (B, 1 + n, h, w) marks cells that the decoder is given another cell's code for, to learn
+        what a rollout's mistakes look like.
+        """
         quantized, batch = self._quantize(video), len(video)
-        decoded = self.decoder(quantized.codes.unflatten(0, (batch, -1)))
+        codes = quantized.codes.unflatten(0, (batch, -1))
+        if wrong is not None:
+            others = codes.detach().movedim(2, -1).flatten(0, 3)
+            others = others[torch.randperm(len(others), device=codes.device)].view_as(codes.movedim(2, -1))
+            codes = torch.where(wrong[:, :, None], others.movedim(-1, 2), codes)
+        decoded = self.decoder(codes, shown=shown)
         return Reconstruction(self._join(decoded) + 0.5, quantized.indices.unflatten(0, (batch, -1)), quantized.loss)
 
     def _quantize(self, video: Tensor) -> Quantized:
@@ -97,9 +110,15 @@ class VideoTokenizer(nn.Module):
         return self._quantize(video).indices.unflatten(0, (len(frames), -1))
 
     @torch.no_grad()
-    def decode(self, ids: Tensor) -> Tensor:
-        """Local ids (B, 1 + n, h, w) to uint8 frames (B, 1 + r * n, H, W, 3)."""
-        return self._to_pixels(self._join(self.decoder(self._codes(ids))))
+    def decode(self, ids: Tensor, states: Tensor | None = None) -> Tensor:
+        """Local ids (B, 1 + n, h, w) to uint8 frames (B, 1 + r * n, H, W, 3).
+
+        ``states`` (B, 1 + n, num_values) are what the latent frames show, if that is known.
+        """
+        shown = None
+        if states is not None:
+            shown = Shown(states, torch.cat([states[:, :1], states[:, :-1]], 1))
+        return self._to_pixels(self._join(self.decoder(self._codes(ids), shown=shown)))
 
     # -- streaming ----------------------------------------------------------------------------------
 
@@ -119,9 +138,18 @@ class VideoTokenizer(nn.Module):
         return self.encode(torch.cat([lead, frames], 1))[:, 1]
 
     @torch.no_grad()
-    def decode_step(self, ids: Tensor, cache: StreamingCache) -> Tensor:
-        """Ids of one latent frame (B, h, w) to uint8 (B, r, H, W, 3); of a stream's first, keep the last frame."""
-        decoded = self.decoder(self._codes(ids[:, None]), cache)
+    def decode_step(
+        self, ids: Tensor, cache: StreamingCache, state: Tensor | None = None, previous: Tensor | None = None
+    ) -> Tensor:
+        """Ids of one latent frame (B, h, w) to uint8 (B, r, H, W, 3); of a stream's first, keep the last frame.
+
+        ``state`` (B, num_values) is what it shows at its end, if that is known, and ``previous`` what it began from
+        (the same, if left out).
+        """
+        shown = None
+        if state is not None:
+            shown = Shown(state[:, None], (state if previous is None else previous)[:, None])
+        decoded = self.decoder(self._codes(ids[:, None]), cache, shown)
         cache.advance()
         return self._to_pixels(decoded[:, 0])
 
@@ -144,24 +172,27 @@ class VideoTokenizer(nn.Module):
         """Writes ``tokenizer.json`` and ``tokenizer.safetensors``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(json.dumps(asdict(self.config), indent=1))
+        about = {**asdict(self.config), "schema": None if self.schema is None else self.schema.to_json()}
+        (folder / "tokenizer.json").write_text(json.dumps(about, indent=1))
         save_weights(self, folder / "tokenizer.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> VideoTokenizer:
         """Reads what ``save`` wrote. Raises ValueError when files are missing, broken or of two tokenizers."""
         folder = Path(folder)
-        tokenizer = cls(read_config(folder))
+        tokenizer = cls(*read_config(folder))
         load_weights(tokenizer, folder / "tokenizer.safetensors")
         return tokenizer.eval()
 
 
-def read_config(folder: str | Path) -> VideoTokenizerConfig:
-    """The sizes of the tokenizer exported to ``folder``."""
+def read_config(folder: str | Path) -> tuple[VideoTokenizerConfig, SceneSchema | None]:
+    """The sizes of the tokenizer exported to ``folder``, and the schema of the states it decodes with."""
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"no tokenizer.json in {folder}: give a folder that a tokenizer was exported to")
     try:
-        return VideoTokenizerConfig(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
+        about = json.loads(path.read_text())
+        schema = about.pop("schema", None)
+        return VideoTokenizerConfig(**about), SceneSchema.from_json(schema) if schema else None
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} describes no tokenizer ({error}): export it again, with this version") from None

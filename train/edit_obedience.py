@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.clip import Clip, Episode
-from train.measurements import CONTEXT, Bodies, Numbers, entity_map, imagine, in_batches, rival_colours, start
+from train.measurements import CONTEXT, Bodies, Numbers, entity_map, imagine, in_batches, rebuilt, rival_colours, start
 from train.metrics import LEAST_PIXELS, median_colours, share_shown, surroundings, typical_colours
 from worldmodel.rollout import Sampling
 from worldmodel.world import World
@@ -46,6 +46,7 @@ class EditCase:
 
     clip: up to the moment of the edit. body: index among the schema's bodies. place: (x, y).
     truth uint8 (1 + r * STEPS, H, W, 3): the edited scene and the true frames after it.
+    states (STEPS, num_values): the true states after it.
     covers, covered uint8 (STEPS, H, W) and (H, W): the entity map at each step's end, and before the edit.
     """
 
@@ -54,6 +55,7 @@ class EditCase:
     name: str
     place: tuple[float, float]
     truth: Tensor
+    states: Tensor
     covers: Tensor
     covered: Tensor
 
@@ -146,7 +148,14 @@ def _draw_case(
             continue
         frames = np.concatenate([clip.frames[-1:], *(info["frames"] for info in steps)])
         return EditCase(
-            clip=clip, body=body, name=name, place=spot, truth=torch.from_numpy(frames), covers=covers, covered=covered
+            clip=clip,
+            body=body,
+            name=name,
+            place=spot,
+            truth=torch.from_numpy(frames),
+            states=torch.from_numpy(np.stack([info["state"] for info in steps])),
+            covers=covers,
+            covered=covered,
         )
     return None
 
@@ -177,7 +186,7 @@ def judge(case: EditCase, bodies: Bodies, picture: Tensor, step: int, typical: T
 def measure_edits(world: World, cases: list[EditCase], *, seed: int, sampling: Sampling) -> EditResult:
     """Runs and judges all cases. ``obeyed`` is by the second step; ``others_undisturbed`` is a share of rollouts."""
     bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
-    shown, rebuilt = [], []
+    shown, ceilings = [], []
     idle = torch.zeros(1, STEPS, dtype=torch.long)
     for rows in in_batches(cases):
         rollout = start(world, [case.clip for case in rows], seed=seed, sampling=sampling)
@@ -185,9 +194,9 @@ def measure_edits(world: World, cases: list[EditCase], *, seed: int, sampling: S
             rollout.edit({case.name: {"position": case.place}}, row=row)
         shown.append(imagine(rollout, idle.expand(len(rows), -1)).frames[:, :, -1])
         whole = [torch.cat([torch.from_numpy(case.clip.frames), case.truth[1:]]) for case in rows]
-        ids = world.tokenizer.encode(torch.stack(whole).to(world.device))
-        rebuilt.append(world.tokenizer.decode(ids)[:, -r * STEPS :].cpu()[:, r - 1 :: r])
-    frames, ceiling = torch.cat(shown), torch.cat(rebuilt)
+        states = [torch.cat([torch.from_numpy(case.clip.states), case.states]) for case in rows]
+        ceilings.append(rebuilt(world, torch.stack(whole), torch.stack(states))[:, -r * STEPS :][:, r - 1 :: r])
+    frames, ceiling = torch.cat(shown), torch.cat(ceilings)
 
     colours, kinds, num_kinds = [], [], 0
     for case in cases:

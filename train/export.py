@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from train.data.tokens import TokenStore
 from worldmodel.rollout import Sampling
@@ -43,7 +44,9 @@ def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> 
 def export_tokenizer(checkpoint: str | Path, out: str | Path) -> VideoTokenizer:
     """A trained ``TokenizerModule``'s tokenizer, written to a folder."""
     saved = read_checkpoint(checkpoint)
-    tokenizer = VideoTokenizer(VideoTokenizerConfig(**(saved["hyper_parameters"].get("config") or {})))
+    given = saved["hyper_parameters"]
+    schema = SceneSchema.from_json(given["schema"]) if given.get("schema") else None
+    tokenizer = VideoTokenizer(VideoTokenizerConfig(**(given.get("config") or {})), schema)
     take_weights(tokenizer, saved, "tokenizer.")
     tokenizer.save(out)
     return tokenizer.eval()

@@ -23,10 +23,14 @@ from tokenizer.clip import Clip, Episode, halve
 from tokenizer.scene_schema import SceneSchema
 from train.metrics import (
     EVENT_TOLERANCE,
+    SMALL_PIXELS,
     code_use,
     decibels,
     event_f1,
     first_event,
+    flicker,
+    high_band_power,
+    looks_drawn,
     masked_mean,
     median_colours,
     nearest_is_own,
@@ -148,24 +152,33 @@ def angle_error(schema: SceneSchema, role: str, states: Tensor, truth: Tensor) -
 
 
 def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
-    """Pixels to ids and back.
+    """Pixels to ids and back, with the recorded scene states if the tokenizer decodes with states: it is always
+    given some in a rollout. Keys with ``without_state`` are from ids alone.
 
     ``psnr_db`` and ``ssim`` are means over pictures; ``psnr_by_frame_db`` the same by place within the latent frame,
     an episode's lone first frame apart. ``body_psnr_db`` is of the mean squared error over all pixels of movable
     bodies. ``colour_recall``: of the bodies visible at the ends of steps, the share whose median decoded colour is
     nearer to the body's true median colour in that picture than to the median of what lies around it there and to
-    the colours that bodies of every other colour are typically seen in. ``static_id_change``: of the ids of static
-    cells (see ``static_cells``), the share that differ from the previous latent frame's.
+    the colours that bodies of every other colour are typically seen in. ``small_body_recall`` and ``_precision``: of
+    the visible bodies of few pixels, the share drawn where they are, and not around (see ``looks_drawn``).
+    ``static_id_change``: of the ids of static cells (see ``static_cells``), the share that differ from the previous
+    latent frame's.
     """
     tokenizer, bodies, r = world.tokenizer, Bodies.of(world.schema), world.tokenizer.frames_per_step
     quality: dict[str, list[Tensor]] = {"first": [], "later": [], "ssim": []}
-    all_ids, body_error, seen, own, around, kinds = [], [], [], [], [], []
+    all_ids, body_error, seen, own, around, kinds, small = [], [], [], [], [], [], []
+    without: dict[str, list[Tensor]] = {"psnr": [], "body_error": []}
     changed = static = num_kinds = 0
     pictures = Pictures([], [])
     for episode in episodes:
         frames = torch.from_numpy(episode.frames)
         ids = tokenizer.encode(frames[None].to(world.device))
-        decoded = tokenizer.decode(ids)[0].cpu()
+        known = None
+        if tokenizer.schema is not None and episode.states is not None:
+            known = torch.from_numpy(episode.states)[None].to(world.device)
+            blind = tokenizer.decode(ids)[0].cpu()
+            without["psnr"].append(psnr(blind, frames))
+        decoded = tokenizer.decode(ids, known)[0].cpu()
         ids = ids[0].cpu()
         all_ids.append(ids)
         score = psnr(decoded, frames)
@@ -180,12 +193,20 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         if episode.segmentation is None or episode.states is None or not len(bodies):
             continue
         shown = entity_map(episode.segmentation, tokenizer.resolution)
-        body_error.append(squared_error(decoded, frames)[bodies.masks(shown).any(1)])
+        covered = bodies.masks(shown).any(1)
+        body_error.append(squared_error(decoded, frames)[covered])
+        if known is not None:
+            without["body_error"].append(squared_error(blind, frames)[covered])
         masks, states = bodies.masks(shown[::r]), torch.from_numpy(episode.states)
         kind, num_kinds = bodies.kinds(states)
+        rings = surroundings(masks, masks.any(1))
+        true, beside = median_colours(frames[::r], masks), median_colours(frames[::r], rings)
         seen.append(median_colours(decoded[::r], masks).flatten(0, 1))
-        own.append(median_colours(frames[::r], masks).flatten(0, 1))
-        around.append(median_colours(frames[::r], surroundings(masks, masks.any(1))).flatten(0, 1))
+        own.append(true.flatten(0, 1))
+        around.append(beside.flatten(0, 1))
+        few = ~true[..., 0].isnan() & ~beside[..., 0].isnan() & (masks.sum((-2, -1)) < SMALL_PIXELS)
+        drawn, alone = looks_drawn(decoded[::r], masks, rings, true, beside)
+        small.append(torch.stack([drawn[few], alone[few]], 1))
         kinds.append(kind.flatten())
     later = torch.cat(quality["later"])
     use = code_use(torch.cat([ids.flatten() for ids in all_ids]), tokenizer.num_codes)
@@ -205,6 +226,17 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         "static_id_change": changed / static if static else None,
         "static_share": static / max(1, sum(ids[1:].numel() for ids in all_ids)),
     }
+    if without["psnr"]:
+        numbers["psnr_without_state_db"] = torch.cat(without["psnr"]).mean()
+    if without["body_error"]:
+        numbers["body_psnr_without_state_db"] = decibels(torch.cat(without["body_error"]).mean())
+    if small and sum(map(len, small)):
+        recall, precision = torch.cat(small).float().mean(0).tolist()
+        numbers |= {
+            "small_bodies": sum(map(len, small)),
+            "small_body_recall": recall,
+            "small_body_precision": precision,
+        }
     if own:
         true = torch.cat(own)
         visible = ~true[:, 0].isnan()
@@ -212,6 +244,12 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         rivals = torch.cat([rivals, torch.cat(around)[:, None]], 1)
         numbers["colour_recall"] = nearest_is_own(torch.cat(seen), true, rivals)[visible].float().mean()
     return Measured(numbers, pictures)
+
+
+def rebuilt(world: World, frames: Tensor, states: Tensor | None) -> Tensor:
+    """Frames (B, 1 + r * n, H, W, 3) from their ids, and their states (B, 1 + n, num_values) if the tokenizer asks."""
+    told = None if states is None or world.tokenizer.schema is None else states.to(world.device)
+    return world.tokenizer.decode(world.tokenizer.encode(frames.to(world.device)), told).cpu()
 
 
 def rival_colours(kinds: Tensor, typical: Tensor) -> Tensor:
@@ -297,18 +335,19 @@ def measure_rollout(
         note("psnr", psnr(ours.frames, later).mean(2))
         note("psnr_astray", psnr(astray.frames, later[:, : random.shape[1]]).mean(2))
         note("psnr_copy_last", psnr(real[:, :1, None].expand_as(later), later).mean(2))
-        decoded = torch.stack(
-            [world.tokenizer.decode(world.tokenizer.encode(e[None].to(world.device)))[0].cpu() for e in real]
+        known = [e.states for e in rows if e.states is not None]
+        states = padded(known, 1 + horizon) if len(known) == len(rows) else None
+        decoded = torch.cat(
+            [rebuilt(world, e[None], None if states is None else states[i : i + 1]) for i, e in enumerate(real)]
         )
         note("psnr_ceiling", psnr(decoded[:, 1:].unflatten(1, (horizon, r)), later).mean(2))
         for row, episode in enumerate(rows):
             steps = min(horizon, episode.num_steps)
             pictures.real.append(real[row, : 1 + r * steps : r])
             pictures.imagined.append(torch.cat([decoded[row, :1], ours.frames[row, :steps, -1]]))
-        if not world.schema.num_values:
+        if not world.schema.num_values or states is None:
             continue
-        truth = padded([e.states for e in rows if e.states is not None], 1 + horizon)
-        first, truth = truth[:, :1], truth[:, 1:]
+        first, truth = states[:, :1], states[:, 1:]
         if len(bodies):
             for name, states in (("error", ours.states), ("error_copy_last", first.expand_as(truth))):
                 away, there = bodies.distance(states, truth), bodies.present(truth)
@@ -413,31 +452,42 @@ def measure_read(
 
 
 def measure_upsampler(world: World, large: Sequence[Episode], *, num_steps: int, seed: int) -> Measured:
-    """The tokenizer's frames made larger, against episodes recorded at the large size, and bicubic against the same."""
+    """The tokenizer's frames made larger, against episodes recorded at the large size.
+
+    Keys without a prefix are of one denoising step, as people play; ``four_step_`` and ``bicubic_`` are held against
+    the same. ``high_band_ratio``: power above half of Nyquist's frequency over that of the recording (1: as sharp).
+    ``temporal_variance``: see ``flicker``; ``recorded_temporal_variance`` is the recording's own.
+    """
     assert world.upsampler is not None
     size, factor, bodies = world.upsampler.config.size, world.upsampler.config.factor, Bodies.of(world.schema)
-    scores: dict[str, list[Tensor]] = {"psnr": [], "bicubic_psnr": []}
-    on_bodies: dict[str, list[Tensor]] = {"body_psnr": [], "bicubic_body_psnr": []}
+    means: dict[str, list[Tensor]] = {}  # over pictures
+    on_bodies: dict[str, list[Tensor]] = {}  # squared errors of their pixels
     pictures = Pictures([], [])
     for episode in large:
         clip = episode.window(0, min(num_steps, episode.num_steps))
         frames, states = torch.from_numpy(clip.frames), clip.states
-        small = torch.from_numpy(halve(clip.frames))[None].to(world.device)
-        small = world.tokenizer.decode(world.tokenizer.encode(small))
-        given = torch.from_numpy(states)[None].to(world.device) if states is not None and len(bodies) else None
-        ours = world.upsampler(small, given, seed)[0].cpu()
+        known = None if states is None else torch.from_numpy(states)[None].to(world.device)
+        small = rebuilt(world, torch.from_numpy(halve(clip.frames))[None], known).to(world.device)
+        given = known if len(bodies) else None
         bicubic = F.interpolate(small[0].movedim(-1, 1).float(), scale_factor=factor, mode="bicubic")
-        bicubic = bicubic.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu()
         shown = None if clip.segmentation is None else bodies.masks(entity_map(clip.segmentation, size)).any(1)
-        for prefix, made in (("", ours), ("bicubic_", bicubic)):
-            scores[f"{prefix}psnr"].append(psnr(made, frames))
+        versions = {
+            "": world.upsampler(small, given, seed)[0].cpu(),
+            "four_step_": world.upsampler(small, given, seed, 4)[0].cpu(),
+            "bicubic_": bicubic.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu(),
+        }
+        for prefix, made in versions.items():
+            means.setdefault(f"{prefix}psnr_db", []).append(psnr(made, frames))
+            ratio = high_band_power(made) / high_band_power(frames).clamp_min(1e-9)
+            means.setdefault(f"{prefix}high_band_ratio", []).append(ratio)
+            means.setdefault(f"{prefix}temporal_variance", []).append(flicker(made, frames)[None])
             if shown is not None:
-                on_bodies[f"{prefix}body_psnr"].append(squared_error(made, frames)[shown])
+                on_bodies.setdefault(f"{prefix}body_psnr_db", []).append(squared_error(made, frames)[shown])
+        means.setdefault("recorded_temporal_variance", []).append(flicker(frames, frames)[None])
         pictures.real.append(frames[:: world.tokenizer.frames_per_step])
-        pictures.imagined.append(ours[:: world.tokenizer.frames_per_step])
-    numbers: Numbers = {f"{name}_db": torch.cat(parts).mean() for name, parts in scores.items()}
-    for name, parts in on_bodies.items():
-        numbers[f"{name}_db"] = decibels(torch.cat(parts).mean()) if parts else None
+        pictures.imagined.append(versions[""][:: world.tokenizer.frames_per_step])
+    numbers: Numbers = {name: torch.cat(parts).nanmean() for name, parts in means.items()}
+    numbers |= {name: decibels(torch.cat(parts).mean()) for name, parts in on_bodies.items()}
     return Measured(numbers, pictures)
 
 
@@ -494,6 +544,7 @@ def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: 
             numbers["upsample_ms"] = None
             continue
         numbers[f"{name}_ms"] = {f"p{share}": float(np.percentile(took[name], share)) for share in (50, 95)}
+    numbers["decode_ms_per_frame"] = numbers["decode_ms"]["p50"] / world.tokenizer.frames_per_step
     numbers["steps_per_s"] = 1000 / numbers["whole_ms"]["p50"]
     numbers["frames_per_s"] = numbers["steps_per_s"] * world.tokenizer.frames_per_step
     return Measured(numbers)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_PIXELS = 12  # of a body in a 64x64 picture for it to count as visible
+SMALL_PIXELS = 40  # fewer make a visible body a small one
 STATIC_LEVELS = 2  # grey levels that a static cell's pixels may differ by
 EVENT_TOLERANCE = 2  # steps that a foreseen event may come early or late
 
@@ -56,6 +57,25 @@ def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
     return similar.mean((1, 2, 3)).view(*pictures.shape[:-3], 3).mean(-1)
 
 
+def high_band_power(pictures: Tensor) -> Tensor:
+    """Power of the mean colour's spatial frequencies above half of Nyquist's (either way), ``(...)``."""
+    grey = pictures.float().mean(-1) / 255
+    height, width = grey.shape[-2:]
+    down, across = torch.fft.fftfreq(height).abs(), torch.fft.rfftfreq(width)
+    high = torch.maximum(down[:, None], across) > 0.25
+    return (torch.fft.rfft2(grey, norm="ortho").abs().square() * high.to(grey.device)).sum((-2, -1))
+
+
+def flicker(video: Tensor, truth: Tensor) -> Tensor:
+    """Root mean square change from frame to frame where the true video (T, H, W, 3) stands still, in its full range.
+
+    NaN where nothing stands still. Viewers do not see less than 0.012.
+    """
+    change, moved = (x[1:].float() - x[:-1].float() for x in (video, truth))
+    still = moved.abs().amax(-1) <= STATIC_LEVELS
+    return (change / 255).square().mean(-1)[still].mean().sqrt()
+
+
 # -- colours of bodies ----------------------------------------------------------------------------------
 
 
@@ -67,6 +87,19 @@ def median_colours(pictures: Tensor, masks: Tensor, least: int = LEAST_PIXELS) -
     values = torch.where(masks[..., None], pictures[:, None].float(), float("nan"))
     medians = values.flatten(2, 3).nanmedian(2).values
     return torch.where((masks.sum((-2, -1)) >= least)[..., None], medians, float("nan"))
+
+
+def looks_drawn(pictures: Tensor, masks: Tensor, rings: Tensor, own: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each body is drawn where it is, and nowhere around it: bool (T, N) twice.
+
+    A pixel of ``pictures`` (T, H, W, 3) shows a body when it is nearer to its ``own`` true median colour than to that
+    of what is ``around`` it, (T, N, 3) each. Drawn: at least half of its ``masks`` (T, N, H, W) show it. Not around: at
+    least half of what shows it, in mask and ring, is in the mask.
+    """
+    pixels = pictures[:, None].float()
+    shows = (pixels - own[:, :, None, None]).square().sum(-1) < (pixels - around[:, :, None, None]).square().sum(-1)
+    inside, near = (shows & masks).sum((-2, -1)), (shows & (masks | rings)).sum((-2, -1))
+    return 2 * inside >= masks.sum((-2, -1)), (2 * inside >= near) & (near > 0)
 
 
 def surroundings(masks: Tensor, bodies: Tensor) -> Tensor:

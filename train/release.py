@@ -22,28 +22,30 @@ CONFIGS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much to record and how long to train, in optimizer steps."""
+    """How much to record (many short episodes: scenes are what is learned from) and how many steps to train."""
 
     episodes: int
+    episode_steps: int
     simulated: int
+    trainer: str
     tokenizer_steps: int
     state_steps: int
     video_steps: int
     upsampler_steps: int
-    trainer: str
 
 
 SIZES = {
     "tiny": Size(
-        episodes=24, simulated=32, tokenizer_steps=20, state_steps=5, video_steps=5, upsampler_steps=5, trainer="cpu"
+        episodes=24, episode_steps=12, simulated=32, trainer="cpu",
+        tokenizer_steps=20, state_steps=5, video_steps=5, upsampler_steps=5,
     ),
     "cpu": Size(
-        episodes=480, simulated=6000, tokenizer_steps=4500, state_steps=600, video_steps=2600, upsampler_steps=600,
-        trainer="cpu_bf16",
+        episodes=2400, episode_steps=24, simulated=6000, trainer="cpu_bf16",
+        tokenizer_steps=7000, state_steps=1500, video_steps=3000, upsampler_steps=1500,
     ),
     "gpu": Size(
-        episodes=4000, simulated=20000, tokenizer_steps=40000, state_steps=8000, video_steps=30000,
-        upsampler_steps=20000, trainer="gpu",
+        episodes=12000, episode_steps=24, simulated=20000, trainer="gpu",
+        tokenizer_steps=40000, state_steps=8000, video_steps=30000, upsampler_steps=20000,
     ),
 }  # fmt: skip
 
@@ -67,14 +69,20 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
         (
             "record",
             recording / "finished",
-            ["train.record", "--episodes", str(size.episodes), "--seed", str(seed), "--out", str(recording)],
+            [
+                "train.record", "--episodes", str(size.episodes), "--steps", str(size.episode_steps),
+                "--seed", str(seed), "--out", str(recording),
+            ],
         ),
         (
             "simulate",
             simulated / "index.parquet",
             ["train.tokenize", "--simulate", str(size.simulated), "--seed", str(seed + 1000), "--out", str(simulated)],
         ),
-        fit("tokenizer", "tokenizer/small.yaml", size.tokenizer_steps, data__recording=recording),
+        fit(
+            "tokenizer", "tokenizer/small.yaml", size.tokenizer_steps,
+            model__schema=recording, data__recording=recording,
+        ),
         (
             "export tokenizer",
             tokenizer / "tokenizer.safetensors",
@@ -145,8 +153,8 @@ def model_card(size_name: str, work: Path, seed: int) -> str:
         "",
         f"`python -m train.release --size {size_name} --seed {seed}` on {device} ({size.trainer} trainer), that is:",
         "",
-        f"* {size.episodes} recorded episodes (seed {seed}; 90 % training, 5 % validation, 5 % test) and",
-        f"  {size.simulated} episodes of states alone (seed {seed + 1000});",
+        f"* {size.episodes} recorded episodes of at most {size.episode_steps} steps (seed {seed}; 90 % training,",
+        f"  5 % validation, 5 % test) and {size.simulated} episodes of states alone (seed {seed + 1000});",
         f"* tokenizer {size.tokenizer_steps} steps, {hours(work, 'tokenizer'):.2f} h;",
         f"* dynamics on states alone {size.state_steps} steps, {hours(work, 'state'):.2f} h;",
         f"* dynamics on the whole stream {size.video_steps} steps, {hours(work, 'video'):.2f} h;",

@@ -94,14 +94,21 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_ste
 
 
 def load_trained(module: nn.Module, checkpoint: str, prefix: str) -> None:
-    """Starts ``module`` from the weights under ``prefix`` of a Lightning checkpoint (averaged ones, if kept)."""
+    """Starts ``module`` from the weights under ``prefix`` of a Lightning checkpoint (averaged ones, if kept).
+
+    A model may have grown since: layers that the checkpoint lacks keep their initial weights, and further inputs of
+    a linear layer start at zero.
+    """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     weights = {name: value for name, value in saved.items() if name.startswith(prefix)}
-    fits = module.load_state_dict(weights, strict=False)
-    # ``digits`` starts at zero, so a model that has it may start from one that has not.
-    left = [n for n in fits.missing_keys if n.startswith(prefix) and not n.startswith(f"{prefix}digits.")]
-    if left or fits.unexpected_keys or not weights:
+    ours = {name: value for name, value in module.state_dict().items() if name.startswith(prefix)}
+    for name, value in weights.items():
+        if name in ours and value.dim() == 2 and value.shape[1] < ours[name].shape[1]:
+            weights[name] = nn.functional.pad(value, (0, ours[name].shape[1] - value.shape[1]))
+    fits = all(name in ours and ours[name].shape == value.shape for name, value in weights.items())
+    if not weights or not fits:
         raise ValueError(f"{checkpoint} holds no weights for this model: start from a run of the same configuration")
+    module.load_state_dict(weights, strict=False)
 
 
 class ScheduledModule(L.LightningModule):

@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.simulate:
-            config = read_config(chosen.tokenizer) if chosen.tokenizer else VideoTokenizerConfig()
+            config = read_config(chosen.tokenizer)[0] if chosen.tokenizer else VideoTokenizerConfig()
             write_simulated(
                 chosen.simulate,
                 chosen.out,

@@ -92,8 +92,9 @@ class UpsamplerModule(ScheduledModule):
         if isinstance(schema, str):
             from train.data.episodes import EpisodeStore
 
-            schema = EpisodeStore(schema).schema.to_json()  # kept whole, so a checkpoint needs no recording
+            schema = EpisodeStore(schema).schema.to_json()
         self.save_hyperparameters()
+        self.hparams["schema"] = schema  # kept whole, so a checkpoint needs no recording
         self.upsampler = Upsampler(UpsamplerConfig(**(config or {})), SceneSchema.from_json(schema) if schema else None)
         self.tokenizer_path, self.body_weight, self.corruption = tokenizer_path, body_weight, corruption
         self.one_step_share, self.min_time, self.num_steps, self.seed = one_step_share, min_time, num_steps, seed
@@ -115,7 +116,10 @@ class UpsamplerModule(ScheduledModule):
         if "decoded" in batch:
             return batch["decoded"]
         small = torch.from_numpy(halve(frames.cpu().numpy())).to(frames.device)
-        return small if self.tokenizer is None else self.tokenizer.decode(self.tokenizer.encode(small))
+        if self.tokenizer is None:
+            return small
+        states = None if self.tokenizer.schema is None else batch.get("states")
+        return self.tokenizer.decode(self.tokenizer.encode(small), states)
 
     def _given(self, small: Tensor, states: Tensor | None) -> Conditions:
         if self.upsampler.motion is None:

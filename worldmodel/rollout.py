@@ -79,6 +79,9 @@ class Rollout:
         upsample: whether steps also give upsampled frames.
     """
 
+    READ_FRAMES = 8  # latent frames from which a scene is read, at the most
+    SCENE_TRIES = 8  # draws of where everything is, until no body stands in another
+
     def __init__(
         self, world: World, beginnings: Sequence[Beginning], sampling: Sampling, *, upsample: bool = False
     ) -> None:
@@ -144,16 +147,16 @@ class Rollout:
             actions, past, state_kv, self.cache.clock, self._video, state, self._shown, self.generators
         )
         self.cache.commit(join([state_kv, video_kv]))
-        previous, self._shown = self._shown, state
+        begun, self._shown = self.state, state  # an edited state is begun from, though no picture showed it
         self.state, self._state_ids, self._video = state.clone(), ids, video
         self.time += 1
-        self.frames = world.tokenizer.decode_step(video.unflatten(1, layout.grid), self.pixels)
+        self.frames = world.tokenizer.decode_step(video.unflatten(1, layout.grid), self.pixels, state, begun)
         return Step(
             frames=self.frames,
             state=state,
             reward=self._role("reward"),
             terminated=self._role("terminated") > 0.5,
-            upsampled=self._upsampled(previous),
+            upsampled=self._upsampled(begun),
         )
 
     def edit(self, changes: Mapping[str, Mapping[str, Any]], row: int | None = None) -> None:
@@ -255,10 +258,10 @@ class Rollout:
         self.state[index], self._shown[index] = values, values
         self._state_ids, self._video = self._state_ids.clone(), self._video.clone()
         self._state_ids[index], self._video[index] = state_ids, first
-        self._show_first(rows, first, pictures)
+        self._show_first(rows, first, pictures, values)
 
-    def _show_first(self, rows: list[int], video: Tensor, pictures: dict[int, Tensor]) -> None:
-        """Decodes the first pictures, and before them whatever frames a row was started from."""
+    def _show_first(self, rows: list[int], video: Tensor, pictures: dict[int, Tensor], values: Tensor) -> None:
+        """Decodes the first pictures, and before them whatever frames a row was started from (of unknown states)."""
         tokenizer, grid = self.world.tokenizer, self.world.dynamics.layout.grid
         fresh = tokenizer.start_cache(len(rows))
         longest = max([len(p) for p in pictures.values()], default=1)
@@ -270,7 +273,8 @@ class Rollout:
             ]
             late = [i for i in range(len(rows)) if len(pictures.get(i, video[:1])) == back]
             fresh.reset(late)
-            decoded = tokenizer.decode_step(torch.stack(now).unflatten(1, grid), fresh)
+            state = values if back == 1 else None
+            decoded = tokenizer.decode_step(torch.stack(now).unflatten(1, grid), fresh, state)
         assert decoded is not None
         self.pixels.adopt(fresh, rows)
         frames = self.frames[:, -1:].clone()
@@ -285,10 +289,11 @@ class Rollout:
         blank = torch.zeros(schema.num_values, device=ids.device)
         if not schema.num_values:
             return blank
-        previous = ids[-2] if len(ids) > 1 else torch.full_like(ids[-1], -1)
-        chosen = dynamics.read(ids[-1:], previous[None]).argmax(-1)[0]
-        count = dynamics.layout.num_static
-        return schema.decode(chosen[count:], "absolute", schema.decode(chosen[:count], "static", blank))
+        ids = ids[-self.READ_FRAMES :]
+        previous = torch.cat([torch.full_like(ids[:1], -1), ids[:-1]])
+        logits, count = dynamics.read(ids, previous).log_softmax(-1), dynamics.layout.num_static
+        scene = logits[:, :count].sum(0).argmax(-1)  # every frame tells of what does not change
+        return schema.decode(logits[-1, count:].argmax(-1), "absolute", schema.decode(scene, "static", blank))
 
     def _header(self, text: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
         dynamics = self.world.dynamics
@@ -323,6 +328,18 @@ class Rollout:
             logits = logits[..., start + low : start + high]
             static[:, i] = low + sample(logits, temperature, uniforms(generators, 1, world.device))[0][:, 0]
         values = schema.decode(static, "static", values)
+        open_rows = list(range(len(text)))
+        for _ in range(self.SCENE_TRIES):
+            chances = [generators[row] for row in open_rows]
+            values[open_rows] = self._sample_state(text[open_rows], values[open_rows], chances)
+            open_rows = [row for row in open_rows if self._overlapping(values[row : row + 1])]
+            if not open_rows:
+                break
+        return values
+
+    def _sample_state(self, text: Tensor, values: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Draws where everything is at first, for scenes whose static values (n, num_values) are given."""
+        world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
         header_ids, header_kv = self._header(text, values)
         past = self._header_past(header_kv, header_ids != layout.vocabulary.special("pad"), 0)
         nothing = torch.full((len(text),), -1, device=world.device)
@@ -330,8 +347,19 @@ class Rollout:
         for i in range(layout.num_state):
             hidden, _ = self._state_pass(past, 0, nothing, ids, values)
             logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range)
-            ids[:, i] = sample(logits[:, i : i + 1], temperature, uniforms(generators, 1, world.device))[0][:, 0]
-        return schema.decode(ids, "absolute", values)
+            chance = uniforms(generators, 1, world.device)
+            ids[:, i] = sample(logits[:, i : i + 1], self.sampling.scene_temperature, chance)[0][:, 0]
+        return world.codec.settled(world.schema.decode(ids, "absolute", values))
+
+    def _overlapping(self, values: Tensor) -> bool:
+        """Whether bodies stand in one another, which no scene begins with."""
+        painter = self.world.dynamics.state_painter
+        if painter is None:
+            return False
+        seen = painter.read(values)
+        solid = (seen.present > 0.5) & (seen.size > 0)
+        near = torch.cdist(seen.position, seen.position) < 0.9 * (seen.size[:, None] + seen.size[:, :, None])
+        return bool((near & solid[:, None] & solid[:, :, None]).sum() > solid.sum())  # each is near itself
 
     def _state_pass(
         self, past: Past, step: int, nothing: Tensor, ids: Tensor, values: Tensor
@@ -397,11 +425,11 @@ class Rollout:
             return torch.zeros(len(self), device=self.world.device)
         return self._shown[:, columns[0].start].clone()
 
-    def _upsampled(self, previous: Tensor) -> Tensor | None:
+    def _upsampled(self, begun: Tensor) -> Tensor | None:
         upsampler = self.world.upsampler
         if not self.upsample or upsampler is None:
             self._upsampling = None
             return None
         if self._upsampling is None:
             self._upsampling = upsampler.start_cache(len(self), first_frame=self.time * self.frames.shape[1])
-        return upsampler.step(self.frames, self._shown, previous, self._upsampling, self._seeds)
+        return upsampler.step(self.frames, self._shown, begun, self._upsampling, self._seeds)

@@ -32,7 +32,7 @@ class ChangeTargets:
 class StateCodec(nn.Module):
     """Steps a state vector forward by ids. Holds no weights. Slots with bits ids are not stepped by change."""
 
-    NEIGHBOURHOOD = 4
+    NEIGHBOURHOOD = 8
 
     moving: Tensor  # slots that are written as changes; the others below are theirs, (moving,) each
     column: Tensor
@@ -44,6 +44,7 @@ class StateCodec(nn.Module):
     period: Tensor
     periodic: Tensor
     largest: Tensor
+    still: Tensor
     centres: Tensor  # the change that every local id stands for
 
     def __init__(self, schema: SceneSchema) -> None:
@@ -72,6 +73,7 @@ class StateCodec(nn.Module):
             "period": table([f.high - f.low for f in change]),
             "periodic": table([f.periodic for f in change], torch.bool),
             "largest": table([f.change or 0.0 for f in change]),
+            "still": table([0.51 * (f.high - f.low) / f.bins * (not f.periodic) for f in change]),
             "centres": centres,
         }
         for name, buffer in buffers.items():
@@ -95,6 +97,15 @@ class StateCodec(nn.Module):
         """Adds ``noise`` (..., moving) in units of each field's largest change, keeping values legal."""
         out = values.clone()
         out[..., self.column] = values[..., self.column] + noise * self.largest
+        return self.legal(out)
+
+    def settled(self, values: Tensor) -> Tensor:
+        """Takes what is within half a bin of zero to be at rest: with an even number of bins, zero lies between two.
+
+        A thousandth of it is left, so that it still is in the bin that was drawn.
+        """
+        here, out = values[..., self.column], values.clone()
+        out[..., self.column] = torch.where(here.abs() < self.still, 1e-3 * here, here)
         return self.legal(out)
 
     def targets(self, values: Tensor, previous: Tensor) -> ChangeTargets:

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizer.painting import ScenePainter, StatePainter
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.stream import Layout
 from worldmodel.attention import attend
-from worldmodel.painting import ScenePainter, StatePainter
 from worldmodel.rotary import cos_sin, rotate
 
 _HIDDEN = -1e4  # a bias that hides a key; finite, so that a row without keys cannot become NaN
@@ -89,8 +89,11 @@ class Block(nn.Module):
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., Q, width) to rotated queries and keys and values, each (..., heads, Q, head_dim)."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2)
-        query, key, value = qkv.unbind(-3)  # (..., heads, Q, head_dim)
-        return rotate(self.query_norm(query), cos, sin), rotate(self.key_norm(key), cos, sin), value
+        both, value = qkv[..., :2, :, :], qkv[..., 2, :, :]  # (..., heads, 2, Q, head_dim), (..., heads, Q, head_dim)
+        scales = torch.stack([self.query_norm.weight, self.key_norm.weight])[:, None].to(both.dtype)
+        both = F.rms_norm(both, both.shape[-1:], eps=1e-6) * scales
+        query, key = rotate(both, cos.unsqueeze(-3), sin.unsqueeze(-3)).unbind(-3)
+        return query, key, value
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual connections around the attended (..., heads, Q, head_dim) and the MLP."""
@@ -99,25 +102,35 @@ class Block(nn.Module):
 
 
 class CodeDigits(nn.Module):
-    """Logits of FSQ codes (..., codes) as the sum of their digits' logits; zero before training."""
+    """FSQ codes by their digits: logits (..., codes) and embeddings are sums over digits. Zero before training."""
 
     has_digit: Tensor
+    digits: Tensor
 
     def __init__(self, levels: tuple[int, ...], num_codes: int, width: int) -> None:
         super().__init__()
         if prod(levels) != num_codes:
             made = prod(levels)
             raise ValueError(f"code_levels {levels} make {made} codes, not {num_codes}: use the tokenizer's levels")
-        codes, parts, base = torch.arange(num_codes), [], 1
+        codes, parts, base, first = torch.arange(num_codes), [], 1, 0
         for level in levels:
-            parts.append(F.one_hot(codes // base % level, level))
-            base *= level
-        self.register_buffer("has_digit", torch.cat(parts, 1).T.float(), persistent=False)  # (digits, codes)
+            parts.append(first + codes // base % level)
+            base, first = base * level, first + level
+        digits = torch.stack(parts, 1)
+        self.register_buffer("digits", digits, persistent=False)  # (codes, levels)
+        has_digit = F.one_hot(digits, sum(levels)).sum(1).T.float()
+        self.register_buffer("has_digit", has_digit, persistent=False)  # (digits, codes)
         self.head = nn.Linear(width, sum(levels), bias=False)
         nn.init.zeros_(self.head.weight)
+        self.fed, self.previous = (nn.Parameter(torch.zeros(sum(levels), width)) for _ in range(2))
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.head(hidden) @ self.has_digit.to(hidden.dtype)
+
+    def embed(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Local ids (...), -1 for none, by one of the two tables: (..., width)."""
+        summed = F.embedding(self.digits[ids.clamp_min(0)], table).sum(-2)
+        return summed * (ids >= 0)[..., None].to(summed.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +192,8 @@ class Dynamics(nn.Module):
         self.pass_size = nn.Embedding(len(config.tokens_per_pass), width)
         has_state = layout.num_state > 0
         self.state_painter = StatePainter(schema, width) if has_state else None
-        self.scene_painter = ScenePainter(schema, layout.grid, width) if has_state and schema.view else None
+        painted = has_state and schema.view is not None
+        self.scene_painter = ScenePainter(schema, layout.grid, width, moments=2) if painted else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.header_head = nn.Linear(width, len(vocabulary), bias=False)
@@ -251,14 +265,21 @@ class Dynamics(nn.Module):
         """
         x = self.cell.weight + self.embed(self.action_ids(actions))[:, None]
         x = x + self.previous(previous_ids.clamp_min(0)) * (previous_ids >= 0)[..., None].to(x.dtype)
+        if self.digits is not None:
+            x = x + self.digits.embed(previous_ids, self.digits.previous)
         x = x + self.modality.weight[int(self.layout.step_modality[-1])]
         x = x + self.pass_size.weight[self.config.tokens_per_pass.index(k)]
         return x if self.scene_painter is None else x + self.scene_painter(state, shown)
 
     def feed(self, canvas: Tensor, input_ids: Tensor) -> Tensor:
         """Adds the ids (N, n) that lie k places earlier, -1 for none, to these slots' canvas (N, n, width)."""
+        return canvas + self._embed_codes(input_ids)
+
+    def _embed_codes(self, ids: Tensor) -> Tensor:
+        """Local video ids (...), -1 for none, as inputs (..., width)."""
         v = self.layout.vocabulary
-        return canvas + self.embed(torch.where(input_ids >= 0, input_ids + v.span("video").start, v.special("mask")))
+        x = self.embed(torch.where(ids >= 0, ids + v.span("video").start, v.special("mask")))
+        return x if self.digits is None else x + self.digits.embed(ids, self.digits.fed)
 
     # -- heads --------------------------------------------------------------------------------------
 
@@ -318,8 +339,9 @@ class Dynamics(nn.Module):
         ask = self.embed.weight[v.special("read")] + self.modality.weight[int(layout.step_modality[1])]
         asked = torch.cat([self.static_slot.weight[: layout.num_static], self.state_slot.weight]) + ask
         ids = torch.cat([video, previous], 1)
-        seen = torch.where(ids >= 0, ids + v.span("video").start, v.special("mask"))
-        shown = self.embed(seen) + self.cell.weight.repeat(2, 1) + self.modality.weight[int(layout.step_modality[-1])]
+        shown = (
+            self._embed_codes(ids) + self.cell.weight.repeat(2, 1) + self.modality.weight[int(layout.step_modality[-1])]
+        )
         x = torch.cat([asked.expand(len(video), -1, -1), shown], 1)
         count = len(asked)
         place = torch.cat([layout.step_place[:1].expand(count, 2), layout.step_place[layout.step_video].repeat(2, 1)])

@@ -30,9 +30,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
+from tokenizer.painting import ScenePainter
 from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_reader import StateMotion, StateReader
 from worldmodel.frame_noise import FrameNoise
-from worldmodel.painting import ScenePainter, StateReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,41 +121,6 @@ class Conditions:
     scene: Tensor
 
 
-class StateMotion(nn.Module):
-    """Scene states at every pixel frame of a step, from the states at its ends.
-
-    Continuous dynamic values move evenly (the short way round where they are periodic); all others are the
-    step's own.
-    """
-
-    moves: Tensor
-    low: Tensor
-    period: Tensor
-
-    def __init__(self, schema: SceneSchema) -> None:
-        super().__init__()
-        moves = torch.zeros(schema.num_values, dtype=torch.bool)
-        low, period = torch.zeros(schema.num_values), torch.zeros(schema.num_values)
-        for entity in schema.entities:
-            for f in entity.fields:
-                columns = schema.columns(entity.name, f.name)
-                moves[columns] = f.kind == "continuous" and not f.static
-                low[columns] = f.low
-                period[columns] = f.high - f.low if f.periodic else 0.0
-        for name, values in (("moves", moves), ("low", low), ("period", period)):
-            self.register_buffer(name, values, persistent=False)
-
-    def forward(self, previous: Tensor, state: Tensor, frames: int) -> Tensor:
-        """``(..., num_values)`` twice to ``(..., frames, num_values)``; the last of them is ``state``."""
-        fraction = torch.arange(1, frames + 1, device=state.device, dtype=state.dtype)[:, None] / frames
-        span = self.period.where(self.period > 0, torch.ones_like(self.period))
-        change = state - previous
-        change = torch.where(self.period > 0, (change + span / 2) % span - span / 2, change)
-        moved = previous[..., None, :] + change[..., None, :] * fraction
-        moved = torch.where(self.period > 0, self.low + (moved - self.low) % span, moved)
-        return torch.where(self.moves & (fraction < 1), moved, state[..., None, :])
-
-
 class Block(nn.Module):
     """ConvNeXt block (arXiv:2201.03545), modulated: 5 x 5 depthwise, norm over channels, a pointwise hidden layer."""
 
@@ -237,7 +203,7 @@ class Upsampler(nn.Module):
         self.painter = self.paint_cells = None
         if schema is not None and schema.view is not None and schema.role_columns("position"):
             grid, cells = config.size // config.paint_cell, (config.paint_cell // config.patch) ** 2
-            self.painter = ScenePainter(schema, grid=(grid, grid), width=2 * width)
+            self.painter = ScenePainter(schema, grid=(grid, grid), width=2 * width, tints=8)
             self.paint_cells = nn.Linear(2 * width, cells * width)
         num_scene = self.read.num_scene if self.read else 0
         self.scene = nn.Linear(num_scene, config.condition) if num_scene else None

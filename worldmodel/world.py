@@ -55,6 +55,11 @@ class World:
         self.schema, self.text, self.actions = schema, text, ActionSpace(schema.actions)
         self.vocabulary = Vocabulary.of(text=text, actions=self.actions, schema=schema, num_codes=tokenizer.num_codes)
         self.vocabulary.check(dynamics.layout.vocabulary, "the dynamics")
+        if tokenizer.schema not in (None, schema):
+            raise ValueError(
+                f"the tokenizer decodes with states of {tokenizer.schema.name!r}, whose schema is not this world's: "
+                "export a tokenizer that was trained on the same recording"
+            )
         self.tokenizer, self.dynamics, self.upsampler = tokenizer.eval(), dynamics.eval(), upsampler
         if upsampler is not None:
             upsampler.eval()

@@ -12,14 +12,27 @@ from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.quantizer import Quantizer, QuantizerConfig
-from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.video_tokenizer import Shown, VideoTokenizer, VideoTokenizerConfig
+
+from ..worldmodel.tiny_world import PLANE
 
 STEPS = 6
 FSQ = QuantizerConfig(levels=(5, 4, 3))
 VQ = QuantizerConfig(kind="vq", num_codes=12, dim=4)
+RESIDUAL = QuantizerConfig(kind="residual_fsq", levels=(4, 3), stages=2)
+SIMVQ = QuantizerConfig(kind="simvq", num_codes=12, dim=4)
+LFQ = QuantizerConfig(kind="lfq", num_codes=16)
+KINDS = pytest.mark.parametrize("quantizer", [FSQ, RESIDUAL, VQ, SIMVQ, LFQ], ids=lambda config: config.kind)
 
 
-def tiny(r: int = 4, kind: torch.dtype = torch.float32, quantizer: QuantizerConfig = FSQ, kernel: int = 2):
+def tiny(
+    r: int = 4,
+    kind: torch.dtype = torch.float32,
+    quantizer: QuantizerConfig = FSQ,
+    kernel: int = 2,
+    schema: SceneSchema | None = None,
+):
     """Random weights everywhere, also where training starts from zeros."""
     torch.manual_seed(0)
     config = VideoTokenizerConfig(
@@ -35,7 +48,7 @@ def tiny(r: int = 4, kind: torch.dtype = torch.float32, quantizer: QuantizerConf
         temporal_kernel=kernel,
         quantizer=quantizer,
     )
-    tokenizer = VideoTokenizer(config).to(kind).eval()
+    tokenizer = VideoTokenizer(config, schema).to(kind).eval()
     with torch.no_grad():
         for parameter in tokenizer.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -87,7 +100,7 @@ def test_a_stream_of_ids_gives_the_clips_frames(r: int):
 
 
 @pytest.mark.parametrize("r", [1, 2, 4])
-@pytest.mark.parametrize("quantizer", [FSQ, VQ], ids=["fsq", "vq"])
+@KINDS
 def test_a_stream_of_frames_gives_the_clips_ids(r: int, quantizer: QuantizerConfig):
     tokenizer, frames = tiny(r, quantizer=quantizer), clip(r)
     tokenizer.train()
@@ -100,6 +113,56 @@ def test_a_stream_of_frames_gives_the_clips_ids(r: int, quantizer: QuantizerConf
     assert torch.equal(tokenizer.encode(frames[:, : 1 + 2 * r]), whole[:, :3])
     # Any later latent frame may be the first of a window; only as a single picture it is another latent.
     assert torch.equal(tokenizer.encode(frames[:, 2 * r :])[:, 1:], whole[:, 3:])
+
+
+def some_states(batch: int = 2) -> Tensor:
+    """A random walk of everything, (batch, 1 + STEPS, num_values)."""
+    chance = torch.Generator().manual_seed(3)
+    return 0.1 * torch.randn(batch, 1 + STEPS, PLANE.num_values, generator=chance).cumsum(1)
+
+
+@pytest.mark.parametrize("r", [1, 4])
+def test_a_stream_with_states_gives_the_clips_frames(r: int):
+    tokenizer = tiny(r, schema=PLANE)
+    ids, states, cache = some_ids(tokenizer), some_states(), tokenizer.start_cache(2)
+    steps = [tokenizer.decode_step(ids[:, t], cache, states[:, t], states[:, max(0, t - 1)]) for t in range(1 + STEPS)]
+    streamed, whole = torch.cat([steps[0][:, -1:], *steps[1:]], 1), tokenizer.decode(ids, states)
+    assert (streamed.int() - whole.int()).abs().max() <= 1
+
+
+def test_a_state_changes_its_own_latent_frame_and_what_follows_from_it():
+    tokenizer = tiny(schema=PLANE)
+    ids, states = some_ids(tokenizer), some_states()
+    before = tokenizer.decode(ids, states)
+    other = states.clone()
+    other[:, 3] += 0.2
+    after = tokenizer.decode(ids, other)
+    differs = (before != after).flatten(2).any(-1).any(0)
+    assert not differs[: 1 + 4 * 2].any()
+    assert differs[1 + 4 * 2 : 1 + 4 * 4].all()  # the next step begins where this one ends
+    assert torch.equal(before[:, 1 + 4 * 4 :], after[:, 1 + 4 * 4 :])
+
+
+def test_unknown_states_are_no_states():
+    tokenizer = tiny(schema=PLANE)
+    video, states = clip().movedim(-1, 2) / 255, some_states()
+    known = torch.zeros(2, 1 + STEPS, dtype=torch.bool)
+    known[1] = True
+    with torch.no_grad():
+        told = tokenizer(video, Shown(states, states, known)).video
+        assert torch.equal(told[0], tokenizer(video).video[0])
+        assert not torch.equal(told[1], tokenizer(video).video[1])
+
+
+def test_wrong_codes_are_decoded_where_they_are_marked():
+    tokenizer, video = tiny(kernel=2), clip().movedim(-1, 2) / 255
+    wrong = torch.zeros(2, 1 + STEPS, 4, 4, dtype=torch.bool)
+    wrong[1, 4] = True
+    with torch.no_grad():
+        differs = (tokenizer(video).video != tokenizer(video, wrong=wrong).video).flatten(2).any(-1)
+    assert not differs[0].any()
+    assert not differs[1, : 1 + 4 * 3].any()
+    assert differs[1, 1 + 4 * 3 : 1 + 4 * 4].all()
 
 
 def test_whole_reconstruction_is_encoding_and_decoding():
@@ -181,7 +244,7 @@ def test_a_cache_takes_over_the_streams_of_another():
 # -- quantizers -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [FSQ, VQ, QuantizerConfig()], ids=["fsq", "vq", "default"])
+@pytest.mark.parametrize("config", [FSQ, RESIDUAL, VQ, SIMVQ, LFQ, QuantizerConfig()], ids=lambda config: config.kind)
 def test_codes_come_back_from_their_indices(config: QuantizerConfig):
     torch.manual_seed(0)
     quantizer = Quantizer(config).train()
@@ -197,7 +260,7 @@ def test_codes_come_back_from_their_indices(config: QuantizerConfig):
     torch.testing.assert_close(quantizer.lookup(quantized.indices), quantized.codes, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("quantizer", [FSQ, VQ], ids=["fsq", "vq"])
+@KINDS
 @pytest.mark.parametrize("noisy", [False, True])
 def test_a_training_step_lowers_the_error_and_reaches_every_network(quantizer: QuantizerConfig, noisy: bool):
     tokenizer, video = tiny(quantizer=quantizer).train(), clip(steps=2).movedim(-1, 2) / 255
@@ -241,7 +304,7 @@ def test_half_precision_is_quantised_in_full():
 # -- on disk, and mistakes --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantizer", [FSQ, VQ], ids=["fsq", "vq"])
+@KINDS
 def test_a_saved_tokenizer_comes_back_the_same(tmp_path, quantizer: QuantizerConfig):
     tokenizer, frames = tiny(quantizer=quantizer), clip()
     tokenizer.train()(frames.movedim(-1, 2) / 255)
@@ -251,6 +314,14 @@ def test_a_saved_tokenizer_comes_back_the_same(tmp_path, quantizer: QuantizerCon
     ids = tokenizer.encode(frames)
     assert torch.equal(again.encode(frames), ids)
     assert torch.equal(again.decode(ids), tokenizer.decode(ids))
+
+
+def test_a_saved_tokenizer_keeps_the_schema_of_its_states(tmp_path):
+    tokenizer = tiny(schema=PLANE)
+    tokenizer.save(tmp_path)
+    again, ids, states = VideoTokenizer.load(tmp_path), some_ids(tokenizer), some_states()
+    assert again.schema == PLANE
+    assert torch.equal(again.decode(ids, states), tokenizer.decode(ids, states))
 
 
 def test_mistakes_are_answered_with_the_mend(tmp_path):
@@ -265,8 +336,8 @@ def test_mistakes_are_answered_with_the_mend(tmp_path):
         tokenizer.decode(torch.zeros(1, 2, 3, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="resolution 20 is not a multiple of the cell of 8 pixels"):
         VideoTokenizerConfig(resolution=20)
-    with pytest.raises(ValueError, match="unknown quantizer 'lfq'; choose fsq or vq"):
-        QuantizerConfig(kind="lfq")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="unknown quantizer 'rvq'; choose from fsq, residual_fsq, vq"):
+        QuantizerConfig(kind="rvq")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"no tokenizer.json in .*: give a folder that a tokenizer was exported to"):
         VideoTokenizer.load(tmp_path)
     tokenizer.save(tmp_path)

@@ -52,6 +52,32 @@ def test_all_windows_of_an_episode_are_reached():
     assert starts == {0, 1}
 
 
+def test_decoded_episodes_are_kept_on_disk_for_the_next_run(tmp_path, monkeypatch):
+    wanted = {"segmentation": True, "cache_folder": tmp_path, "cache_in_memory": False}
+    first = [dataset(**wanted)[draw] for draw in range(10)]
+
+    def unread(*_, **__):
+        raise AssertionError("a kept episode is not decoded again")
+
+    monkeypatch.setattr(NumberedStore, "read", unread)
+    again = dataset(**wanted)
+    for draw, item in enumerate(first):
+        kept = again[draw]
+        assert kept.keys() == item.keys()
+        assert kept["caption"] == item["caption"]
+        assert all(torch.equal(kept[name], item[name]) for name in ("frames", "actions", "states", "segmentation"))
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_no_rest(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"No space left on device\): free some space or set cache_folder to null"):
+        dataset(cache_folder=tmp_path)[0]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_segmentation_comes_at_the_frames_resolution():
     item = dataset(segmentation=True)[0]
     assert item["segmentation"].shape == (9, 4, 4)

@@ -12,8 +12,10 @@ from torch import Tensor
 from tokenizer.text_tokenizer import TextTokenizer
 from train.data.tokens import TokenDataModule, TokenisedEpisode, TokenStore, TokenWindows, TokenWriter
 from train.dynamics_module import DynamicsModule, near_changes
-from train.schedule import MuonAndAdamW
+from train.schedule import MuonAndAdamW, load_trained
 from train.tokenizer_module import TokenizerModule, cut_in
+
+from ..worldmodel.tiny_world import PLANE
 
 CONFIG = {"width": 48, "depth": 2, "heads": 2, "window": 2, "max_text": 24, "tokens_per_pass": [4, 2]}
 
@@ -175,21 +177,40 @@ def test_muon_moves_the_weights_it_is_given_and_its_state_comes_back() -> None:
         assert torch.equal(a, b)
 
 
-def test_tokenizer_training_lowers_its_loss_and_cuts_leave_the_first_frame() -> None:
+def test_what_is_cut_in_is_the_next_clips():
+    values, chosen = torch.rand(3, 4, 2, 2), torch.zeros(3, 4, dtype=torch.bool)
+    chosen[1, 2] = True
+    out = cut_in(values, chosen)
+    assert torch.equal(out[1, 2], values[0, 2])
+    assert torch.equal(out[~chosen], values[~chosen])
+
+
+def test_tokenizer_training_lowers_its_loss_with_and_without_states() -> None:
     torch.manual_seed(0)
     config = {"resolution": 16, "encoder_width": 16, "decoder_width": 16, "detail_width": 16}
-    module = TokenizerModule(config, noise_steps=0)
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 2, 2, 3), dtype=np.uint8))
     frames = frames.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand(-1, 5, -1, -1, -1)
-    video, mask = module._inputs({"frames": frames})
-    cut, _ = cut_in(video, mask, 4, 1.0, torch.Generator().manual_seed(0))
-    assert torch.equal(cut[:, 0], video[:, 0])
-    assert torch.equal(cut[:, 1:], video.roll(1, 0)[:, 1:])
-    optimizer, losses = torch.optim.AdamW(module.parameters(), 1e-2), []
-    for _ in range(30):
-        out = module.tokenizer(video)
-        losses.append((out.video - video).square().mean())
-        optimizer.zero_grad()
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[-1] < 0.3 * losses[0]
+    for schema in (None, PLANE):
+        module = TokenizerModule(config, noise_steps=0, schema=schema.to_json() if schema else None)
+        batch = {"frames": frames, "states": torch.rand(4, 2, PLANE.num_values)}
+        optimizer, losses = torch.optim.AdamW(module.parameters(), 1e-2), []
+        for _ in range(40):
+            losses.append(module.training_step(batch, 0))
+            optimizer.zero_grad()
+            losses[-1].backward()
+            optimizer.step()
+        assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+        assert all(p.grad is not None for p in module.parameters())
+    with pytest.raises(ValueError, match="decodes with scene states but the batch has none: record them too"):
+        module.training_step({"frames": frames}, 0)
+
+
+def test_a_grown_model_starts_as_the_one_it_grew_from(tmp_path: Path) -> None:
+    small, grown = torch.nn.Sequential(torch.nn.Linear(3, 2)), torch.nn.Sequential(torch.nn.Linear(5, 2))
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {f"net.{name}": value for name, value in small.state_dict().items()}}, path)
+    load_trained(torch.nn.ModuleDict({"net": grown}), str(path), "net.")
+    x = torch.rand(4, 5)
+    torch.testing.assert_close(grown(x), small(x[:, :3]))
+    with pytest.raises(ValueError, match="holds no weights for this model: start from a run of the same configuration"):
+        load_trained(torch.nn.ModuleDict({"net": torch.nn.Sequential(torch.nn.Linear(3, 4))}), str(path), "net.")

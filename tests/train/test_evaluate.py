@@ -70,7 +70,8 @@ def world() -> World:
             detail_width=8,
             detail_blocks=1,
             quantizer=QuantizerConfig(levels=(4, 4)),
-        )
+        ),
+        SCHEMA,
     )
     layout = Layout(
         vocabulary=Vocabulary.of(text=text, actions=ActionSpace(SCHEMA.actions), schema=SCHEMA, num_codes=16),
@@ -194,6 +195,7 @@ def case() -> EditCase:
         name="player",
         place=(0.1, 0.1),
         truth=torch.stack([drawn(OLD, OTHER), *[drawn(NEW, OTHER)] * 8]),
+        states=state.expand(2, -1),
         covers=mapped(NEW, OTHER)[None].repeat(2, 1, 1),
         covered=mapped(OLD, OTHER),
     )

@@ -8,6 +8,9 @@ from train.metrics import (
     code_use,
     event_f1,
     first_event,
+    flicker,
+    high_band_power,
+    looks_drawn,
     masked_mean,
     median_colours,
     nearest_is_own,
@@ -137,3 +140,44 @@ def test_a_masked_mean_is_over_the_rows_still_running() -> None:
     mean = masked_mean(values, torch.tensor([[True, True, False], [True, False, False]]))
     assert mean[:2].tolist() == [2.0, 2.0]
     assert mean[2].isnan()
+
+
+def test_a_body_is_drawn_where_it_is_and_not_around() -> None:
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    mask[0, 0, 4:8, 4:8] = True
+    ring = surroundings(mask, mask.any(1))
+    red, floor = (torch.tensor(c, dtype=torch.float32)[None, None] for c in (RED, FLOOR))
+
+    def judged(rows: slice, columns: slice) -> tuple[bool, bool]:
+        picture = flat(FLOOR)
+        picture[rows, columns] = torch.tensor(RED, dtype=torch.uint8)
+        drawn, alone = looks_drawn(picture[None], mask, ring, red, floor)
+        return bool(drawn), bool(alone)
+
+    assert judged(slice(4, 8), slice(4, 8)) == (True, True)
+    assert judged(slice(0, 0), slice(0, 0)) == (False, False)  # gone
+    assert judged(slice(2, 10), slice(2, 10)) == (True, False)  # swollen
+    assert judged(slice(4, 8), slice(8, 11)) == (False, False)  # beside
+    assert judged(slice(4, 6), slice(4, 8)) == (True, True)  # half of it
+
+
+def test_high_band_power_is_that_of_fine_stripes_and_lost_by_blur() -> None:
+    stripes = flat(100).clone()
+    stripes[:, ::2] = 140  # at Nyquist's frequency, amplitude 20
+    assert high_band_power(flat(100)).item() == pytest.approx(0, abs=1e-9)
+    assert high_band_power(stripes).item() == pytest.approx(16 * 16 * (20 / 255) ** 2, rel=1e-4)
+    assert high_band_power(stripes.transpose(0, 1)).item() == pytest.approx(high_band_power(stripes).item(), rel=1e-4)
+    wide = flat(100).clone()
+    wide[:, [0, 1, 2, 3, 8, 9, 10, 11]] = 140
+    assert high_band_power(wide).item() < 0.2 * high_band_power(stripes).item()
+
+
+def test_flicker_counts_changes_only_where_the_true_video_stands() -> None:
+    truth = torch.stack([flat(50), flat(50), flat(50)])
+    truth[1:, :8] = 200  # the upper half changes once
+    video = truth.clone()
+    assert flicker(video, truth).item() == pytest.approx(0)
+    video[1, :8] = 90  # where it moves, nothing is counted between frames 0 and 1
+    video[1:, 8:] = 101  # a fifth, once of two times; and the upper half returns to 200 between frames 1 and 2
+    expected = ((0.2**2 + (110 / 255) ** 2) * 128 / (128 + 256)) ** 0.5
+    assert flicker(video, truth).item() == pytest.approx(expected, rel=1e-4)

@@ -28,6 +28,9 @@ class NumberedStore:
     def num_frames(self, index: int) -> int:
         return 1 + 2 * (3 if index in (4, 5) else 12)
 
+    def caption(self, index: int) -> str:
+        return f"episode {index}"
+
     def read(self, index: int, resolution: int | None = None, segmentation: bool = False) -> Episode:
         steps, resolution = self.num_frames(index) // 2, resolution or 4
         frames = np.zeros((1 + 2 * steps, resolution, resolution, 3), np.uint8)
@@ -37,7 +40,7 @@ class NumberedStore:
             frames=frames,
             actions=np.arange(steps) % 3,
             states=np.stack([np.full(steps + 1, index), np.arange(steps + 1)], 1).astype(np.float32),
-            caption=f"episode {index}",
+            caption=self.caption(index),
             segmentation=frames[:, ::2, ::2, 0] if segmentation else None,
             frames_per_step=2,
         )

@@ -144,3 +144,15 @@ def test_a_world_without_state_has_nothing_to_carry():
     ids = codec.encode(nothing, nothing)
     assert ids.shape == (2, 0)
     assert codec.advance(nothing, ids, torch.zeros(2, 0, 1)).shape == (2, 0)
+
+
+def test_what_is_half_a_bin_from_zero_is_at_rest():
+    values = legal_state(PLANE, 1)
+    columns = PLANE.columns("player", "position")
+    bin_width = 1 / 32
+    values[:, columns] = torch.tensor([bin_width / 2, -1.5 * bin_width])
+    settled = CODEC.settled(values)
+    torch.testing.assert_close(settled[0, columns], torch.tensor([bin_width / 2000, -1.5 * bin_width]))
+    assert torch.equal(PLANE.encode(settled, "absolute"), PLANE.encode(values, "absolute"))
+    turning = PLANE.columns("player", "yaw")  # an angle has no rest
+    assert torch.equal(settled[:, turning], values[:, turning])

@@ -381,7 +381,10 @@ def test_a_start_from_frames_shows_them_and_a_start_from_a_state_keeps_it():
     frames = torch.cat([source.frames, *frames_of(source, 4)], 1)
     rollout = WORLD.start(frames=frames, seed=1)
     assert torch.equal(rollout._video, WORLD.tokenizer.encode(frames)[:, -1].flatten(1))
-    decoded = WORLD.tokenizer.decode(WORLD.tokenizer.encode(frames))
+    ids, cache = WORLD.tokenizer.encode(frames), WORLD.tokenizer.start_cache(1)
+    for past in ids[:, :-1].unbind(1):
+        WORLD.tokenizer.decode_step(past, cache)
+    decoded = WORLD.tokenizer.decode_step(ids[:, -1], cache, rollout.state)
     assert torch.equal(rollout.frames[:, -1], decoded[:, -1])
     state = source.state.clone()
     assert torch.equal(WORLD.start(state=state, seed=4).state, state)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.text_tokenizer import TextTokenizer
-from worldmodel.rollout import Sampling
+from worldmodel.rollout import Rollout, Sampling
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
 
@@ -185,3 +185,13 @@ def test_a_width_that_three_axes_cannot_share_is_refused():
         tiny_world(width=50)
     with pytest.raises(ValueError, match="tokens_per_pass 5 does not divide the 16 ids of a frame"):
         tiny_world(tokens_per_pass=(5,))
+
+
+def test_no_sampled_scene_begins_with_bodies_in_one_another(monkeypatch: pytest.MonkeyPatch):
+    def overlaps() -> int:
+        rollout = WORLD.start(seed=0, batch=60)
+        return sum(rollout._overlapping(state[None]) for state in rollout.state)
+
+    assert overlaps() == 0
+    monkeypatch.setattr(Rollout, "SCENE_TRIES", 1)
+    assert overlaps() > 0

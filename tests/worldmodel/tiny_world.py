@@ -83,7 +83,7 @@ def shaken(module: nn.Module, strength: float, seed: int = 0) -> Any:
 def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, end: float = 0.0, **changes: Any) -> World:
     """The same weights every time. A step ends the episode with probability ``end``. ``changes`` go to ``DYNAMICS``."""
     torch.manual_seed(0)
-    text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER), 0.1)
+    text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER, schema if schema.view else None), 0.1)
     vocabulary = Vocabulary.of(
         text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=tokenizer.num_codes
     )

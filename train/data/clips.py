@@ -6,6 +6,7 @@ is a pure function of (seed, draw), so no random state has to be saved, and work
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,8 @@ class Store(Protocol):
 
     def num_frames(self, index: int) -> int: ...
 
+    def caption(self, index: int) -> str: ...
+
     def read(self, index: int, resolution: int | None = None, segmentation: bool = False) -> Episode: ...
 
 
@@ -48,6 +51,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         store: an ``EpisodeStore``, or the folder of one.
         windows_per_episode: how often an epoch visits each episode.
         cache_in_memory: keep what was read, up to ``cache_gigabytes``.
+        cache_folder: also keep it there, uncompressed, so that the next run need not decode videos again.
 
     Raises ValueError if the split is empty or none of its episodes is ``num_steps`` long.
     """
@@ -64,6 +68,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         segmentation: bool = False,
         windows_per_episode: int = 1,
         cache_gigabytes: float = 8.0,
+        cache_folder: str | Path | None = None,
     ) -> None:
         if num_steps < 1 or windows_per_episode < 1:
             raise ValueError(
@@ -84,6 +89,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 f"no {split} episode is {num_steps} steps long, the longest has {max(steps.values())}: lower num_steps"
             )
         self._cache: dict[int, Episode] = {}
+        kind = f"{resolution}-segmentation" if segmentation else str(resolution)
+        self._folder = None if cache_folder is None else Path(cache_folder) / kind
         self._room = int(cache_gigabytes * 1e9) if cache_in_memory else 0
         self._round: tuple[int, np.ndarray] | None = None
 
@@ -101,11 +108,34 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def _read(self, index: int) -> Episode:
         if index in self._cache:
             return self._cache[index]
-        episode = self.store.read(index, resolution=self.resolution, segmentation=self.segmentation)
+        episode = self._decoded(index)
         size = episode.frames.nbytes + (0 if episode.segmentation is None else episode.segmentation.nbytes)
         if size <= self._room:
             self._room -= size
             self._cache[index] = episode
+        return episode
+
+    def _decoded(self, index: int) -> Episode:
+        path = None if self._folder is None else self._folder / f"{index}.npz"
+        if path is not None and path.is_file():
+            with np.load(path, allow_pickle=False) as arrays:
+                kept = {name: arrays[name] for name in arrays.files}
+            return Episode(caption=self.store.caption(index), frames_per_step=self.store.schema.frames_per_step, **kept)
+        episode = self.store.read(index, resolution=self.resolution, segmentation=self.segmentation)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrays = {name: getattr(episode, name) for name in ("frames", "actions", "states", "segmentation")}
+            partial = path.with_name(f"{index}.{os.getpid()}.part")
+            try:
+                with partial.open("wb") as file:
+                    np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+                partial.replace(path)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                raise OSError(
+                    f"decoded episodes cannot be kept in {path.parent} ({error.strerror}): free some space or set "
+                    "cache_folder to null"
+                ) from error
         return episode
 
 
@@ -172,6 +202,7 @@ class ClipDataModule(L.LightningDataModule):
         windows_per_episode: how often an epoch visits each episode.
         validation_windows: how many windows validation looks at, always the same ones.
         cache_gigabytes: decoded episodes kept in memory, shared out between the workers.
+        cache_folder: where decoded episodes are kept for later runs too; None: nowhere.
     """
 
     def __init__(
@@ -186,6 +217,7 @@ class ClipDataModule(L.LightningDataModule):
         windows_per_episode: int = 8,
         validation_windows: int = 32,
         cache_gigabytes: float = 8.0,
+        cache_folder: str | None = None,
     ) -> None:
         super().__init__()
         self.recording, self.num_steps, self.resolution, self.segmentation = (
@@ -196,7 +228,7 @@ class ClipDataModule(L.LightningDataModule):
         )
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.windows_per_episode, self.validation_windows = windows_per_episode, validation_windows
-        self.cache_gigabytes = cache_gigabytes
+        self.cache_gigabytes, self.cache_folder = cache_gigabytes, cache_folder
         self._store: Store | None = None
 
     @property
@@ -215,6 +247,7 @@ class ClipDataModule(L.LightningDataModule):
             segmentation=self.segmentation,
             windows_per_episode=self.windows_per_episode if split == "train" else 1,
             cache_gigabytes=self.cache_gigabytes / max(1, self.num_workers),
+            cache_folder=self.cache_folder,
         )
 
     def train_dataloader(self) -> StatefulDataLoader:

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tokenizer.camera import project, unproject
+from tokenizer.painting import ScenePainter, StatePainter
 from tokenizer.scene_schema import Entity, Field, SceneSchema, View
-from worldmodel.painting import ScenePainter, StatePainter, project, unproject_floor
 
-from .tiny_world import PLANE, shaken
+from ..worldmodel.tiny_world import PLANE, shaken
 
 ORBIT = View(kind="orbit", distance=2.3, elevation=radians(52), fovy=radians(30), target=(0.0, 0.0, 0.02))
 FLAT = View(kind="plane", low=(-0.5, 0.5), high=(0.5, -0.5))
@@ -30,7 +31,7 @@ def test_a_floor_point_that_is_projected_comes_back(points: list[tuple[float, fl
     for view, turned in ((ORBIT, torch.tensor(azimuth)), (FLAT, None)):
         at, scale = project(view, torch.nn.functional.pad(floor, (0, 1)), turned)
         assert (scale > 0).all()
-        assert (unproject_floor(view, at, turned) - floor).abs().max() < 1e-4
+        assert (unproject(view, at, turned) - floor).abs().max() < 1e-4
 
 
 def test_the_camera_looks_at_its_target_with_north_up_and_east_right():

@@ -1,0 +1,295 @@
+"""The scene state painted where it is needed: onto the frame's grid, and onto the state's own slots.
+
+A small transformer gets little from a state that it can only attend to. Told at each cell *where each body
+is relative to this cell*, it renders; told at each body where the others are relative to it, it simulates.
+Both use the schema's roles alone: what has a position is a body, everything else that varies is global.
+"""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.camera import unproject
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_reader import Seen, StateMotion, StateReader
+
+
+class ScenePainter(nn.Module):
+    """An embedding for every cell of the picture that says what the state puts there, now and a step ago.
+
+    Besides offsets, a cell is told which of ``samples`` x ``samples`` points in it each body covers: its disc, at
+    ``moments`` evenly spaced moments of the step, and at its end the square and the circle that it would have as
+    footprint, at its bottom, middle and top. Where a light turns, a point is also told where on the floor it lies
+    from the body, along the light and across. So edges and shadows need not be learned from offsets alone.
+    """
+
+    OCTAVES = 3  # of floor coordinates
+
+    cells: Tensor
+    scale: Tensor
+    down: Tensor
+    across: Tensor
+    points: Tensor
+    heights: Tensor
+
+    def __init__(
+        self,
+        schema: SceneSchema,
+        grid: tuple[int, int],
+        width: int,
+        hidden: int = 96,
+        *,
+        samples: int = 4,
+        moments: int = 1,
+        tints: int = 0,
+    ) -> None:
+        super().__init__()
+        if schema.view is None:
+            raise ValueError(
+                f"the schema {schema.name!r} has no view: without it, bodies cannot be placed in the picture"
+            )
+        self.read = StateReader(schema)
+        self.grid, self.view, self.samples, self.moments = grid, schema.view, samples, moments
+        self.motion = StateMotion(schema)
+        rows, columns = grid
+        y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+        down, across = ((torch.arange(count * samples) + 0.5) / (count * samples) for count in grid)
+        points = torch.stack(torch.meshgrid(down, across, indexing="ij")[::-1], -1).flatten(0, 1)
+        heights = (-1.0, 0.0, 1.0) if schema.view.kind == "orbit" else (0.0,)  # in half extents from the centre
+        for name, table in (
+            ("cells", torch.stack([x, y], -1).flatten(0, 1)),  # (h*w, 2)
+            ("scale", torch.tensor([columns, rows]) * (8 / rows)),
+            ("down", down),
+            ("across", across),
+            ("points", points),
+            ("heights", torch.tensor(heights)[:, None]),
+        ):
+            self.register_buffer(name, table, persistent=False)
+        self.offsets = nn.Linear(16, hidden, bias=False)
+        masks = moments + 2 * len(heights) + (2 if self.read.light is not None else 0)
+        self.covered = nn.Linear(masks * samples**2, hidden, bias=False)
+        self.kinds = nn.Linear(self.read.num_kind + 2 + 4 + self.read.num_scene, hidden)
+        self.tint = self.tinted = None
+        if tints:
+            of_kind = nn.Linear(self.kinds.in_features, hidden)
+            self.tint = nn.Sequential(of_kind, nn.GELU(), nn.Linear(hidden, masks * tints))
+            self.tinted = nn.Linear(samples**2 * tints, width, bias=False)
+            nn.init.zeros_(self.tinted.weight)
+        self.mix = nn.Linear(hidden, hidden)
+        self.place = nn.Linear(4 * (1 + 2 * self.OCTAVES), hidden, bias=False)
+        self.scene = nn.Linear(2 * self.read.num_scene, hidden)
+        self.floor = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def _offset_features(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets of cells from bodies, (N, cells, bodies, 8), and how near they are, (N, cells, bodies)."""
+        offset = (self.cells[None, :, None].to(at) - at[:, None]) * self.scale.to(at)  # in eighths of the picture
+        square = offset.square().sum(-1, keepdim=True)
+        near = torch.exp(-square / 8)
+        features = [offset.clamp(-3, 3) / 2, torch.tanh(2 * offset), torch.sin(3 * offset.clamp(-1, 1))]
+        return torch.cat([*features, torch.exp(-2 * square), near], -1), near[..., 0]
+
+    def _cover(self, state: Tensor, seen: Seen, at: Tensor, radius: Tensor, sharp: Tensor) -> Tensor:
+        """(N, cells, bodies, masks * samples**2): 1 where a mask covers a point, 0 elsewhere, soft by half a sample.
+
+        ``at`` (N, moments, bodies, 2) and ``radius`` (N, moments, bodies) are as pictured; ``sharp`` (N, bodies) is how
+        many picture heights a unit is. Where there is a light, the last two are coordinates along and across it in
+        place of masks, in sizes of the body.
+        """
+        dense = 2 * len(self.down)
+        across, down = self.across.to(at) - at[..., :1], self.down.to(at) - at[..., 1:]
+        distance = (across.square()[..., None, :] + down.square()[..., :, None]).sqrt()
+        discs = (radius[..., None, None] - distance) * dense
+
+        size, azimuth = seen.size[:, :, None], self.read.azimuth(state)
+        heights = seen.centre[:, :, None, 2:] + size[..., None] * self.heights.to(state)  # (N, bodies, heights, 1)
+        turned = None if azimuth is None else azimuth[:, None, None, None]
+        ground = unproject(self.view, self.points.to(state), turned, heights[..., None])
+        offset = ground - seen.centre[:, :, None, None, :2]  # (N, bodies, heights, points, 2)
+        x, y = offset[..., 0], offset[..., 1]
+        cos, sin = seen.yaw[:, :, None, None].cos(), seen.yaw[:, :, None, None].sin()
+        square = torch.maximum((cos * x + sin * y).abs(), (cos * y - sin * x).abs())
+        reach = torch.stack([square, (x.square() + y.square()).sqrt()], 1)
+        feet = (size[:, None, :, :, None] - reach) * (sharp * dense)[:, None, :, None, None]
+        feet = feet.movedim(3, 2).flatten(1, 2).unflatten(-1, discs.shape[-2:])
+
+        masks = torch.sigmoid(torch.cat([discs, feet], 1))  # (N, masks, bodies, height, width)
+        if self.read.light is not None:
+            angle = state[:, self.read.light][:, None, None]
+            x, y = x[:, :, 0], y[:, :, 0]  # as seen on the floor
+            lit = torch.stack([angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x], 1)
+            lit = (lit / size.clamp_min(1e-3)[:, None]).clamp(-4, 4) / 4
+            masks = torch.cat([masks, lit.unflatten(-1, masks.shape[-2:])], 1)
+        rows, columns = self.grid
+        masks = masks.unflatten(-1, (columns, self.samples)).unflatten(-3, (rows, self.samples))
+        return masks.permute(0, 3, 5, 2, 1, 4, 6).flatten(4).flatten(1, 2)
+
+    def _floor_features(self, both: Tensor) -> Tensor:
+        """Where on the floor each cell looks now and a step ago, as waves too: (N, cells, 4 * (1 + 2 * OCTAVES)).
+
+        ``both`` are the states (2, N, num_values).
+        """
+        azimuth = self.read.azimuth(both.flatten(0, 1))
+        floor = unproject(self.view, self.cells.to(both), None if azimuth is None else azimuth[:, None])
+        floor = floor.expand(2 * both.shape[1], -1, -1).unflatten(0, both.shape[:2])
+        at = (2 * torch.cat([floor[0], floor[1]], -1)).clamp(-3, 3)
+        waves = torch.cat([pi * 2**octave * at for octave in range(self.OCTAVES)], -1)
+        return torch.cat([at, waves.sin(), waves.cos()], -1)
+
+    def forward(self, state: Tensor, previous: Tensor) -> Tensor:
+        """State and the state a step before, (N, num_values) each, to (N, h * w, width)."""
+        dtype, count = self.out.weight.dtype, len(state)
+        both = torch.stack([state, previous])
+        seen, orientation, scene = self.read(state), *self._now_and_before(both)
+        track = torch.cat([previous[:, None], self.motion(previous, state, self.moments)], 1)
+        at, radius, sharp = (x.unflatten(0, (count, -1)) for x in self.read.picture(track.flatten(0, 1)))
+        offsets, near = self._offset_features(at[:, [-1, 0]].flatten(0, 1))
+        offsets, near = offsets.unflatten(0, (count, 2)), near.unflatten(0, (count, 2))
+        kind = torch.cat(
+            [
+                seen.kind,
+                8 * radius[:, [-1, 0]].mT,
+                orientation,
+                seen.scene[:, None].expand(-1, len(self.read.bodies), -1),  # where its shadow falls, for one
+            ],
+            -1,
+        ).to(dtype)
+        cover = self._cover(state, seen, at[:, 1:], radius[:, 1:], sharp[:, -1])
+        hidden = self.offsets(torch.cat([offsets[:, 0], offsets[:, 1]], -1).to(dtype)) + self.kinds(kind)[:, None]
+        body = F.gelu(self.mix(F.gelu(hidden + self.covered(cover.to(dtype)))))
+        weight = near.amax(1) * seen.present[:, None]
+        painted = (body * weight[..., None].to(dtype)).sum(2)
+        place = self.place(self._floor_features(both).to(dtype)) + self.scene(scene.to(dtype))[:, None]
+        out = self.out(painted + self.floor(F.gelu(place)))
+        return out if self.tint is None else out + self._point_by_point(cover.to(dtype), kind, seen.present)
+
+    def _point_by_point(self, cover: Tensor, kind: Tensor, present: Tensor) -> Tensor:
+        """Masks times their bodies' tints, (N, cells, width)."""
+        assert self.tint is not None
+        assert self.tinted is not None
+        tints = self.tinted.in_features // self.samples**2
+        colours = (self.tint(kind) * present[..., None].to(kind)).unflatten(-1, (-1, tints))
+        points = cover.unflatten(-1, (colours.shape[2], -1)).permute(0, 1, 4, 2, 3).flatten(3)  # bodies x masks last
+        return self.tinted((points @ colours.flatten(1, 2)[:, None]).flatten(2))
+
+    def _now_and_before(self, both: Tensor) -> tuple[Tensor, Tensor]:
+        """Orientations (N, bodies, 4) and scenes (N, 2 * num_scene) of states (2, N, num_values)."""
+        encoded = self.read.encoded(both.flatten(0, 1)).unflatten(0, both.shape[:2])
+        orientation, scene = encoded[..., self.read.turned], encoded[..., self.read.rest]
+        return torch.cat([orientation[0], orientation[1]], -1), torch.cat([scene[0], scene[1]], -1)
+
+
+class StatePainter(nn.Module):
+    """An embedding for every state slot: its own entity's values, the bodies around it and the bounds it may meet.
+
+    Bounds are the ends of a position's range, where the walls of a walled world stand.
+    """
+
+    slot_entity: Tensor  # in the order of ``alike``
+    slot_body: Tensor
+    low: Tensor
+    high: Tensor
+    turns: Tensor
+
+    def __init__(self, schema: SceneSchema, width: int, hidden: int = 96) -> None:
+        super().__init__()
+        self.schema = schema
+        self.read = StateReader(schema)
+        signatures = list(dict.fromkeys(e.fields for e in schema.entities))
+        self.alike = [[e for e in schema.entities if e.fields == fields] for fields in signatures]
+        order = [schema.entities.index(e) for group in self.alike for e in group]
+        for i, group in enumerate(self.alike):
+            rows = [[k for f in e.fields for k in self.read.inputs_of(e, f)] for e in group]
+            self.register_buffer(f"own_{i}", torch.tensor(rows, dtype=torch.long), persistent=False)
+        sizes = [self.get_buffer(f"own_{i}").shape[1] for i in range(len(signatures))]
+        self.own = nn.ModuleList(
+            nn.Sequential(nn.Linear(n, hidden), nn.GELU(), nn.Linear(hidden, width)) for n in sizes
+        )
+        self.pairs = nn.Linear(15, hidden, bias=False)
+        self.first = nn.Linear(self.read.num_kind, hidden)
+        self.second = nn.Linear(self.read.num_kind, hidden, bias=False)
+        self.mix = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, width)
+        self.bounds = nn.Linear(18 + self.read.num_kind, hidden)
+        self.bounded = nn.Linear(hidden, width, bias=False)
+        nn.init.zeros_(self.bounded.weight)
+        slots, places = [s.entity for s in schema.slots], {entity: i for i, entity in enumerate(order)}
+        body_of = {entity: i for i, entity in enumerate(self.read.bodies)}
+        for name, table in (
+            ("slot_entity", [places[entity] for entity in slots]),
+            ("slot_body", [body_of.get(entity, len(body_of)) for entity in slots]),
+        ):
+            self.register_buffer(name, torch.tensor(table, dtype=torch.long), persistent=False)
+        bodies = [schema.entities[i].fields for i in self.read.bodies]
+        ranges = [next((f.low, f.high) for f in fields if f.role == "position") for fields in bodies]
+        angles = [[f.high - f.low for f in fields if f.role == "orientation" and f.periodic] for fields in bodies]
+        self.register_buffer("low", torch.tensor([low for low, _ in ranges])[:, None], persistent=False)
+        self.register_buffer("high", torch.tensor([high for _, high in ranges])[:, None], persistent=False)
+        # How often a body looks the same in a whole turn; 0 for one that is not seen to turn.
+        turns = torch.tensor([2 * pi / periods[0] if periods else 0.0 for periods in angles])
+        self.register_buffer("turns", turns, persistent=False)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """State vectors (N, num_values) to (N, num_slots, width)."""
+        seen, dtype = self.read(state), self.out.weight.dtype
+        inputs = seen.encoded.to(dtype)
+        entities = [net(inputs[:, self.get_buffer(f"own_{i}")]) for i, net in enumerate(self.own)]
+        slots = torch.cat(entities, 1)[:, self.slot_entity]
+        if not self.read.bodies:
+            return slots
+        met = self._around(seen, dtype) + self._bounds(seen, dtype)
+        return slots + F.pad(met, (0, 0, 0, 1))[:, self.slot_body].to(slots)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """Its weights but the biases, for an optimizer that treats matrices apart."""
+        layers = (self.own, self.pairs, self.first, self.second, self.mix, self.out, self.bounds, self.bounded)
+        return [p for layer in layers for p in layer.parameters() if p.dim() == 2]
+
+    def _around(self, seen: Seen, dtype: torch.dtype) -> Tensor:
+        """What each body meets, (N, bodies, width): summed over the other bodies that are there."""
+        position, velocity, size = seen.position[..., :2], seen.velocity[..., :2], seen.size
+        offset = position[:, None] - position[:, :, None]  # [i, j]: from i to j
+        closing = velocity[:, None] - velocity[:, :, None]
+        distance = offset.norm(dim=-1, keepdim=True)
+        reach = (size[:, None] + size[:, :, None])[..., None]
+        gap = (distance - reach) * 10
+        direction = offset / distance.clamp_min(1e-4)
+        approach = (closing * direction).sum(-1, keepdim=True)
+        near, nearer = torch.exp(-gap.clamp_min(0)), torch.exp(-4 * gap.clamp_min(0))
+        facing = self._facing(seen, direction)
+        relation = torch.cat(
+            [offset * 2, closing, direction, gap.clamp(-2, 2), approach, near, nearer, near * approach, facing], -1
+        ).to(dtype)
+        kind = seen.kind.to(dtype)
+        hidden = F.gelu(self.pairs(relation) + self.first(kind)[:, :, None] + self.second(kind)[:, None])
+        hidden = F.gelu(self.mix(hidden))
+        others = 1 - torch.eye(size.shape[1], device=size.device)
+        weight = (seen.present[:, None] * others)[..., None].to(dtype)
+        return self.out((hidden * weight).sum(2))
+
+    def _facing(self, seen: Seen, direction: Tensor) -> Tensor:
+        """Which side each of two bodies shows the other: cosine and sine for both, (N, bodies, bodies, 4)."""
+        yaw = seen.orientation  # already turned as often as the body looks the same
+        angle = torch.atan2(direction[..., 1], direction[..., 0])
+        first = angle * self.turns.to(angle)[:, None]
+        second = (angle + pi) * self.turns.to(angle)
+        sides = []
+        for phase, own in ((first, yaw[:, :, None]), (second, yaw[:, None])):
+            cos, sin = phase.cos(), phase.sin()
+            sides += [cos * own[..., 0] + sin * own[..., 1], sin * own[..., 0] - cos * own[..., 1]]
+        return torch.stack(sides, -1)
+
+    def _bounds(self, seen: Seen, dtype: torch.dtype) -> Tensor:
+        """What each body is told of the ends of its range, (N, bodies, width)."""
+        position, velocity, size = seen.position[..., :2], seen.velocity[..., :2], seen.size
+        gap = torch.cat([position - self.low.to(size), self.high.to(size) - position], -1) - size[..., None]
+        gap = gap * 10
+        near, nearer = torch.exp(-gap.clamp_min(0)), torch.exp(-4 * gap.clamp_min(0))
+        approach = torch.cat([-velocity, velocity], -1)
+        met = torch.cat([gap.clamp(-2, 2), near, nearer, near * approach, seen.orientation], -1)
+        hidden = F.gelu(self.bounds(torch.cat([met, seen.kind], -1).to(dtype)))
+        return self.bounded(hidden)
