@@ -128,23 +128,19 @@ class ScenePainter(nn.Module):
         masks = masks.unflatten(-1, (columns, self.samples)).unflatten(-3, (rows, self.samples))
         return masks.permute(0, 3, 5, 2, 1, 4, 6).flatten(4).flatten(1, 2)
 
-    def _floor_features(self, both: Tensor) -> Tensor:
-        """Where on the floor each cell looks now and a step ago, as waves too: (N, cells, 4 * (1 + 2 * OCTAVES)).
-
-        ``both`` are the states (2, N, num_values).
-        """
-        azimuth = self.read.azimuth(both.flatten(0, 1))
-        floor = unproject(self.view, self.cells.to(both), None if azimuth is None else azimuth[:, None])
-        floor = floor.expand(2 * both.shape[1], -1, -1).unflatten(0, both.shape[:2])
-        at = (2 * torch.cat([floor[0], floor[1]], -1)).clamp(-3, 3)
+    def _floor_features(self, state: Tensor, previous: Tensor) -> Tensor:
+        """Where on the floor each cell looks now and a step ago, as waves too: (N, cells, 4 * (1 + 2 * OCTAVES))."""
+        azimuth = self.read.azimuth(torch.cat([state, previous]))
+        floor = unproject(self.view, self.cells.to(state), None if azimuth is None else azimuth[:, None])
+        floor = floor.expand(2 * len(state), -1, -1)
+        at = (2 * torch.cat(floor.chunk(2), -1)).clamp(-3, 3)
         waves = torch.cat([pi * 2**octave * at for octave in range(self.OCTAVES)], -1)
         return torch.cat([at, waves.sin(), waves.cos()], -1)
 
     def forward(self, state: Tensor, previous: Tensor) -> Tensor:
         """State and the state a step before, (N, num_values) each, to (N, h * w, width)."""
         dtype, count = self.out.weight.dtype, len(state)
-        both = torch.stack([state, previous])
-        seen, orientation, scene = self.read(state), *self._now_and_before(both)
+        seen, before = self.read(state), self.read(previous)
         track = torch.cat([previous[:, None], self.motion(previous, state, self.moments)], 1)
         at, radius, sharp = (x.unflatten(0, (count, -1)) for x in self.read.picture(track.flatten(0, 1)))
         offsets, near = self._offset_features(at[:, [-1, 0]].flatten(0, 1))
@@ -153,7 +149,8 @@ class ScenePainter(nn.Module):
             [
                 seen.kind,
                 8 * radius[:, [-1, 0]].mT,
-                orientation,
+                seen.orientation,
+                before.orientation,
                 seen.scene[:, None].expand(-1, len(self.read.bodies), -1),  # where its shadow falls, for one
             ],
             -1,
@@ -163,7 +160,8 @@ class ScenePainter(nn.Module):
         body = F.gelu(self.mix(F.gelu(hidden + self.covered(cover.to(dtype)))))
         weight = near.amax(1) * seen.present[:, None]
         painted = (body * weight[..., None].to(dtype)).sum(2)
-        place = self.place(self._floor_features(both).to(dtype)) + self.scene(scene.to(dtype))[:, None]
+        floor, scene = self._floor_features(state, previous), torch.cat([seen.scene, before.scene], -1)
+        place = self.place(floor.to(dtype)) + self.scene(scene.to(dtype))[:, None]
         out = self.out(painted + self.floor(F.gelu(place)))
         return out if self.tint is None else out + self._point_by_point(cover.to(dtype), kind, seen.present)
 
@@ -176,12 +174,6 @@ class ScenePainter(nn.Module):
         points = cover.unflatten(-1, (colours.shape[2], -1)).permute(0, 1, 4, 2, 3).flatten(3)  # bodies x masks last
         return self.tinted((points @ colours.flatten(1, 2)[:, None]).flatten(2))
 
-    def _now_and_before(self, both: Tensor) -> tuple[Tensor, Tensor]:
-        """Orientations (N, bodies, 4) and scenes (N, 2 * num_scene) of states (2, N, num_values)."""
-        encoded = self.read.encoded(both.flatten(0, 1)).unflatten(0, both.shape[:2])
-        orientation, scene = encoded[..., self.read.turned], encoded[..., self.read.rest]
-        return torch.cat([orientation[0], orientation[1]], -1), torch.cat([scene[0], scene[1]], -1)
-
 
 class StatePainter(nn.Module):
     """An embedding for every state slot: its own entity's values, the bodies around it and the bounds it may meet.
@@ -189,7 +181,7 @@ class StatePainter(nn.Module):
     Bounds are the ends of a position's range, where the walls of a walled world stand.
     """
 
-    slot_entity: Tensor  # in the order of ``alike``
+    slot_entity: Tensor  # grouped by signature
     slot_body: Tensor
     low: Tensor
     high: Tensor
@@ -197,12 +189,11 @@ class StatePainter(nn.Module):
 
     def __init__(self, schema: SceneSchema, width: int, hidden: int = 96) -> None:
         super().__init__()
-        self.schema = schema
         self.read = StateReader(schema)
         signatures = list(dict.fromkeys(e.fields for e in schema.entities))
-        self.alike = [[e for e in schema.entities if e.fields == fields] for fields in signatures]
-        order = [schema.entities.index(e) for group in self.alike for e in group]
-        for i, group in enumerate(self.alike):
+        alike = [[e for e in schema.entities if e.fields == fields] for fields in signatures]
+        order = [schema.entities.index(e) for group in alike for e in group]
+        for i, group in enumerate(alike):
             rows = [[k for f in e.fields for k in self.read.inputs_of(e, f)] for e in group]
             self.register_buffer(f"own_{i}", torch.tensor(rows, dtype=torch.long), persistent=False)
         sizes = [self.get_buffer(f"own_{i}").shape[1] for i in range(len(signatures))]

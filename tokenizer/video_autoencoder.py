@@ -92,6 +92,11 @@ class Shown:
     previous: Tensor
     known: Tensor | None = None
 
+    @classmethod
+    def of(cls, states: Tensor, known: Tensor | None = None) -> Shown:
+        """Consecutive latent frames' states; nothing moves in the first."""
+        return cls(states, torch.cat([states[:, :1], states[:, :-1]], 1), known)
+
 
 class Decoder(nn.Module):
     """Codes (B, T, C, h, w) to pixel frames (B, T, r, 3, H, W), causal over T.

@@ -115,9 +115,7 @@ class VideoTokenizer(nn.Module):
 
         ``states`` (B, 1 + n, num_values) are what the latent frames show, if that is known.
         """
-        shown = None
-        if states is not None:
-            shown = Shown(states, torch.cat([states[:, :1], states[:, :-1]], 1))
+        shown = None if states is None else Shown.of(states)
         return self._to_pixels(self._join(self.decoder(self._codes(ids), shown=shown)))
 
     # -- streaming ----------------------------------------------------------------------------------

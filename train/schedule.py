@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import cos, pi
 from typing import Any
 
@@ -108,6 +109,9 @@ def load_trained(module: nn.Module, checkpoint: str, prefix: str) -> None:
     fits = all(name in ours and ours[name].shape == value.shape for name, value in weights.items())
     if not weights or not fits:
         raise ValueError(f"{checkpoint} holds no weights for this model: start from a run of the same configuration")
+    fresh = sorted({name.removeprefix(prefix) for name in ours.keys() - weights.keys()})
+    if fresh:
+        warnings.warn(f"{checkpoint} lacks {', '.join(fresh)}: they start untrained", stacklevel=2)
     module.load_state_dict(weights, strict=False)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import Shown, VideoTokenizer, VideoTokenizerConfig
-from train.data.episodes import EpisodeStore
+from train.data.episodes import schema_json
 from train.schedule import ScheduledModule, load_trained
 
 
@@ -68,8 +68,7 @@ class TokenizerModule(ScheduledModule):
         start_from: str | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(schema, str):
-            schema = EpisodeStore(schema).schema.to_json()
+        schema = schema_json(schema)
         self.save_hyperparameters()
         self.hparams["schema"] = schema  # kept whole, so a checkpoint needs no recording
         known = SceneSchema.from_json(schema) if schema else None
@@ -101,8 +100,7 @@ class TokenizerModule(ScheduledModule):
             return None
         if "states" not in batch:
             raise ValueError("this tokenizer decodes with scene states but the batch has none: record them too")
-        states = batch["states"]
-        return Shown(states, torch.cat([states[:, :1], states[:, :-1]], 1), known)
+        return Shown.of(batch["states"], known)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         video, mask = self._inputs(batch)

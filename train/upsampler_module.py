@@ -19,6 +19,7 @@ from torch import Tensor
 from tokenizer.clip import halve
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import VideoTokenizer
+from train.data.episodes import schema_json
 from train.schedule import ScheduledModule
 from train.tokenizer_module import psnr
 from worldmodel.upsampler import Conditions, Upsampler, UpsamplerConfig
@@ -89,10 +90,7 @@ class UpsamplerModule(ScheduledModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(schema, str):
-            from train.data.episodes import EpisodeStore
-
-            schema = EpisodeStore(schema).schema.to_json()
+        schema = schema_json(schema)
         self.save_hyperparameters()
         self.hparams["schema"] = schema  # kept whole, so a checkpoint needs no recording
         self.upsampler = Upsampler(UpsamplerConfig(**(config or {})), SceneSchema.from_json(schema) if schema else None)

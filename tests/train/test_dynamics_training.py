@@ -212,5 +212,8 @@ def test_a_grown_model_starts_as_the_one_it_grew_from(tmp_path: Path) -> None:
     load_trained(torch.nn.ModuleDict({"net": grown}), str(path), "net.")
     x = torch.rand(4, 5)
     torch.testing.assert_close(grown(x), small(x[:, :3]))
+    taller = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+    with pytest.warns(UserWarning, match=r"lacks 1\.bias, 1\.weight: they start untrained"):
+        load_trained(torch.nn.ModuleDict({"net": taller}), str(path), "net.")
     with pytest.raises(ValueError, match="holds no weights for this model: start from a run of the same configuration"):
         load_trained(torch.nn.ModuleDict({"net": torch.nn.Sequential(torch.nn.Linear(3, 4))}), str(path), "net.")

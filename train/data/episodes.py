@@ -478,6 +478,11 @@ class EpisodeStore:
         return np.stack(frames)
 
 
+def schema_json(schema: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """A schema given as its JSON, as the folder of a recording, or not at all."""
+    return EpisodeStore(schema).schema.to_json() if isinstance(schema, str) else schema
+
+
 def _without_stats(path: Path) -> pa.Table:
     names = [name for name in pq.read_schema(path).names if not name.startswith("stats/")]
     return pq.read_table(path, columns=names)
