@@ -22,7 +22,7 @@ def project(view: View, points: Tensor, azimuth: Tensor | None) -> tuple[Tensor,
         scale = 1 / (high - low).abs()[1]
         return (points[..., :2] - low) / (high - low), scale.expand(points.shape[:-1])
     assert azimuth is not None
-    axes, eye = _camera(view, azimuth)
+    axes, eye = camera(view, azimuth)
     right, up, forward = (axes * (points - eye)[..., None, :]).sum(-1).unbind(-1)
     scale = 0.5 / tan(view.fovy / 2) / forward.clamp_min(1e-3)
     return torch.stack([0.5 + right * scale, 0.5 - up * scale], -1), scale
@@ -34,14 +34,14 @@ def unproject(view: View, picture: Tensor, azimuth: Tensor | None, height: Tenso
         low, high = picture.new_tensor(view.low), picture.new_tensor(view.high)
         return low + picture * (high - low)
     assert azimuth is not None
-    axes, eye = _camera(view, azimuth)
+    axes, eye = camera(view, azimuth)
     across = (2 * picture - 1) * picture.new_tensor([1, -1]) * tan(view.fovy / 2)
     ray = axes[..., 2, :] + across[..., :1] * axes[..., 0, :] + across[..., 1:] * axes[..., 1, :]
     reach = (eye[..., 2:] - height) / (-ray[..., 2:]).clamp_min(0.05)  # rays above the horizon end far out
     return eye[..., :2] + reach * ray[..., :2]
 
 
-def _camera(view: View, azimuth: Tensor) -> tuple[Tensor, Tensor]:
+def camera(view: View, azimuth: Tensor) -> tuple[Tensor, Tensor]:
     """An orbiting camera's unit vectors right, up and forward, (..., 3, 3), and its eye, (..., 3)."""
     turn = torch.stack([azimuth.cos(), azimuth.sin(), torch.ones_like(azimuth)], -1)
     # No matrix product: autocast would round it.

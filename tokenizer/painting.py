@@ -14,8 +14,56 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.camera import unproject
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.scene_schema import SceneSchema, View
 from tokenizer.state_reader import Seen, StateMotion, StateReader
+
+
+def cell_centres(grid: tuple[int, int]) -> Tensor:
+    """Picture coordinates (x, y) of the middles of a grid's cells, (rows * columns, 2)."""
+    rows, columns = grid
+    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    return torch.stack([x, y], -1).flatten(0, 1)
+
+
+class FloorPainter(nn.Module):
+    """An embedding for every cell of the picture that says which part of the floor it shows, now and a step ago,
+    and what the scene is like (its light, for one)."""
+
+    OCTAVES = 4  # of floor coordinates
+
+    cells: Tensor
+
+    def __init__(self, schema: SceneSchema, grid: tuple[int, int], width: int, hidden: int = 64) -> None:
+        super().__init__()
+        assert schema.view is not None
+        self.read, self.view = StateReader(schema), schema.view
+        self.register_buffer("cells", cell_centres(grid), persistent=False)
+        self.place = nn.Linear(4 * (1 + 2 * self.OCTAVES), hidden, bias=False)
+        self.scene = nn.Linear(2 * self.read.num_scene, hidden)
+        self.mix = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, state: Tensor, previous: Tensor) -> Tensor:
+        """State and the state a step before, (N, num_values) each, to (N, cells, width)."""
+        azimuth, dtype = self.read.azimuth(torch.cat([state, previous])), self.out.weight.dtype
+        floor = floor_waves(self.view, self.cells, azimuth, len(state), self.OCTAVES)
+        scene = torch.cat([self.read.scene(state), self.read.scene(previous)], -1)
+        hidden = self.place(floor.to(dtype)) + self.scene(scene.to(dtype))[:, None]
+        return self.out(F.gelu(self.mix(F.gelu(hidden))))
+
+
+def floor_waves(view: View, cells: Tensor, azimuth: Tensor | None, count: int, octaves: int) -> Tensor:
+    """Where on the floor cells look now and a step ago, as waves too, (count, cells, 4 * (1 + 2 * octaves)).
+
+    ``azimuth`` (2 * count,) is of the states now, then of those a step ago.
+    """
+    floor = unproject(
+        view, cells if azimuth is None else cells.to(azimuth), None if azimuth is None else azimuth[:, None]
+    )
+    floor = floor.expand(2 * count, -1, -1)
+    at = (2 * torch.cat(floor.chunk(2), -1)).clamp(-3, 3)
+    waves = torch.cat([pi * 2**octave * at for octave in range(octaves)], -1)
+    return torch.cat([at, waves.sin(), waves.cos()], -1)
 
 
 class ScenePainter(nn.Module):
@@ -56,12 +104,11 @@ class ScenePainter(nn.Module):
         self.grid, self.view, self.samples, self.moments = grid, schema.view, samples, moments
         self.motion = StateMotion(schema)
         rows, columns = grid
-        y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
         down, across = ((torch.arange(count * samples) + 0.5) / (count * samples) for count in grid)
         points = torch.stack(torch.meshgrid(down, across, indexing="ij")[::-1], -1).flatten(0, 1)
         heights = (-1.0, 0.0, 1.0) if schema.view.kind == "orbit" else (0.0,)  # in half extents from the centre
         for name, table in (
-            ("cells", torch.stack([x, y], -1).flatten(0, 1)),  # (h*w, 2)
+            ("cells", cell_centres(grid)),  # (h*w, 2)
             ("scale", torch.tensor([columns, rows]) * (8 / rows)),
             ("down", down),
             ("across", across),
@@ -128,15 +175,6 @@ class ScenePainter(nn.Module):
         masks = masks.unflatten(-1, (columns, self.samples)).unflatten(-3, (rows, self.samples))
         return masks.permute(0, 3, 5, 2, 1, 4, 6).flatten(4).flatten(1, 2)
 
-    def _floor_features(self, state: Tensor, previous: Tensor) -> Tensor:
-        """Where on the floor each cell looks now and a step ago, as waves too: (N, cells, 4 * (1 + 2 * OCTAVES))."""
-        azimuth = self.read.azimuth(torch.cat([state, previous]))
-        floor = unproject(self.view, self.cells.to(state), None if azimuth is None else azimuth[:, None])
-        floor = floor.expand(2 * len(state), -1, -1)
-        at = (2 * torch.cat(floor.chunk(2), -1)).clamp(-3, 3)
-        waves = torch.cat([pi * 2**octave * at for octave in range(self.OCTAVES)], -1)
-        return torch.cat([at, waves.sin(), waves.cos()], -1)
-
     def forward(self, state: Tensor, previous: Tensor) -> Tensor:
         """State and the state a step before, (N, num_values) each, to (N, h * w, width)."""
         dtype, count = self.out.weight.dtype, len(state)
@@ -160,7 +198,9 @@ class ScenePainter(nn.Module):
         body = F.gelu(self.mix(F.gelu(hidden + self.covered(cover.to(dtype)))))
         weight = near.amax(1) * seen.present[:, None]
         painted = (body * weight[..., None].to(dtype)).sum(2)
-        floor, scene = self._floor_features(state, previous), torch.cat([seen.scene, before.scene], -1)
+        azimuth = self.read.azimuth(torch.cat([state, previous]))
+        floor = floor_waves(self.view, self.cells, azimuth, count, self.OCTAVES)
+        scene = torch.cat([seen.scene, before.scene], -1)
         place = self.place(floor.to(dtype)) + self.scene(scene.to(dtype))[:, None]
         out = self.out(painted + self.floor(F.gelu(place)))
         return out if self.tint is None else out + self._point_by_point(cover.to(dtype), kind, seen.present)

@@ -16,15 +16,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-Kind = Literal["fsq", "residual_fsq", "vq", "simvq", "lfq"]
+Kind = Literal["fsq", "residual_fsq", "vq", "simvq", "lfq", "continuous"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """``levels`` are FSQ's, and those of all ``stages`` of residual FSQ; ``num_codes`` and ``dim`` the others'."""
+    """``levels`` are FSQ's, and those of all ``stages`` of residual FSQ; ``num_codes`` and ``dim`` the others'.
+
+    ``continuous`` quantises nothing: ``dim`` numbers between -1 and 1, what a quantizer of that width can at best do.
+    """
 
     kind: Kind = "fsq"
-    levels: tuple[int, ...] = (8, 8, 6, 5)
+    levels: tuple[int, ...] = (5, 5, 4, 4)
     stages: int = 2
     num_codes: int = 1024
     dim: int = 8
@@ -38,7 +41,9 @@ class QuantizerConfig:
 
     @property
     def size(self) -> int:
-        """How many codes there are."""
+        """How many codes there are; none, if it is continuous."""
+        if self.kind == "continuous":
+            return 0
         stages = {"fsq": 1, "residual_fsq": self.stages}.get(self.kind)
         return self.num_codes if stages is None else prod(self.levels) ** stages
 
@@ -107,7 +112,9 @@ class Quantizer(nn.Module):
         return (bounded + torch.rand_like(bounded) - 0.5) / (levels // 2)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Local indices (N, H, W) to codes (N, C, H, W), float32."""
+        """Local indices (N, H, W) to codes (N, C, H, W), float32. Raises ValueError without a codebook."""
+        if self.config.kind == "continuous":
+            raise ValueError("a continuous bottleneck has no ids to look up: it only says what quantising costs")
         flat = indices.flatten(1)
         if self.config.kind == "residual_fsq":
             flat = flat[..., None] // self._places(flat.device) % prod(self.config.levels)
@@ -116,11 +123,18 @@ class Quantizer(nn.Module):
         return codes.reshape(*indices.shape, -1).permute(0, 3, 1, 2)
 
 
+class _Bounded(nn.Module):
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        return latents.tanh(), latents.new_zeros(latents.shape[:2])
+
+
 def _codebook(config: QuantizerConfig) -> nn.Module:
     """Takes (N, n, C) in float32 and returns codes, indices and, most of them, a loss."""
     from vector_quantize_pytorch import FSQ, LFQ, ResidualFSQ, SimVQ, VectorQuantize  # slow: only when used
 
     match config.kind:
+        case "continuous":
+            return _Bounded()
         case "fsq":
             return FSQ(list(config.levels))
         case "residual_fsq":

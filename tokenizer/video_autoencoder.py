@@ -16,9 +16,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
-from tokenizer.painting import ScenePainter
+from tokenizer.layers import BodyLayers, FloorShader, composite
+from tokenizer.painting import FloorPainter
 from tokenizer.quantizer import QuantizerConfig
 from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_reader import StateMotion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +32,12 @@ class VideoTokenizerConfig:
     patch: int = 4
     encoder_width: int = 256
     encoder_blocks: int = 2
-    decoder_width: int = 192
+    decoder_width: int = 128
     decoder_blocks: int = 3
-    detail_width: int = 96
-    detail_blocks: int = 3
-    painter_width: int = 128
-    painter_tints: int = 12
+    detail_width: int = 64
+    detail_blocks: int = 2
+    painter_width: int = 64
+    shader_width: int = 32
     temporal_kernel: int = 2
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
@@ -101,8 +103,10 @@ class Shown:
 class Decoder(nn.Module):
     """Codes (B, T, C, h, w) to pixel frames (B, T, r, 3, H, W), causal over T.
 
-    With a ``schema`` it also takes the scene state, painted at the resolution of its fine blocks: bodies of a few
-    pixels are what few codes lose first, and what a state says best.
+    With a ``schema`` it also takes the scene state. Which part of the floor a cell shows is painted at the resolution
+    of its fine blocks, so that the background is drawn whatever the codes say; bodies are drawn as layers, pixel by
+    pixel, for those of a few pixels are what few codes lose first, and what a state says best. What the codes know
+    beyond the state is added on top.
     """
 
     def __init__(self, config: VideoTokenizerConfig, latent_dim: int, schema: SceneSchema | None = None) -> None:
@@ -116,19 +120,15 @@ class Decoder(nn.Module):
         )
         self.split = nn.Conv2d(width, 4 * detail, 1)
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
-        self.painter = None
+        self.floor = self.background = self.bodies = self.motion = self.correct = None
         if schema is not None:
-            self.painter = ScenePainter(
-                schema,
-                (2 * rows, 2 * columns),
-                detail,
-                hidden=config.painter_width,
-                samples=config.patch,
-                moments=config.frames_per_step,
-                tints=config.painter_tints,
-            )
-            nn.init.zeros_(self.painter.out.weight)  # ``tinted`` is zero already
-            nn.init.zeros_(self.painter.out.bias)
+            self.floor = FloorPainter(schema, (2 * rows, 2 * columns), detail, config.painter_width)
+            self.background = FloorShader(schema, config.resolution, hidden=config.shader_width)
+            self.bodies = BodyLayers(schema, config.resolution, hidden=config.shader_width)
+            self.motion = StateMotion(schema)
+            self.correct = nn.Conv2d(detail, config.patch_values, 1)
+            nn.init.zeros_(self.correct.weight)
+            nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]
         self.fine = nn.ModuleList(ResidualBlock(detail) for _ in range(config.detail_blocks))
         self.norm = ChannelNorm(detail)
         self.head = nn.Conv2d(detail, config.patch_values, 1)
@@ -141,14 +141,36 @@ class Decoder(nn.Module):
             x = block(x, cache)
         x = nn.functional.pixel_shuffle(self.split(x.flatten(0, 1)), 2)
         x = x.contiguous(memory_format=torch.channels_last) + self.detail_place
-        if self.painter is not None and shown is not None:
-            painted = self.painter(shown.state.flatten(0, 1), shown.previous.flatten(0, 1))
+        if self.floor is not None and shown is not None:
+            floor = self.floor(shown.state.flatten(0, 1), shown.previous.flatten(0, 1))
             if shown.known is not None:
-                painted = painted * shown.known.flatten()[:, None, None]
-            x = x + painted.to(x.dtype).mT.unflatten(-1, x.shape[-2:])
+                floor = floor * shown.known.flatten()[:, None, None]
+            x = x + floor.to(x.dtype).mT.unflatten(-1, x.shape[-2:])
         x = x[:, None]
         for block in self.fine:
             x = block(x)
-        x = self.head(nn.functional.silu(self.norm(x[:, 0])))
+        x = nn.functional.silu(self.norm(x[:, 0]))
+        frames = self._to_frames(self.head(x), steps)
+        if self.correct is None:
+            return frames
+        return (frames if shown is None else self._with_state(frames, shown)) + self._to_frames(self.correct(x), steps)
+
+    def _to_frames(self, cells: Tensor, steps: int) -> Tensor:
         r, p = self.config.frames_per_step, self.config.patch
-        return rearrange(x, "(b t) (r c p q) h w -> b t r c (h p) (w q)", t=steps, r=r, c=3, p=p, q=p)
+        return rearrange(cells, "(b t) (r c p q) h w -> b t r c (h p) (w q)", t=steps, r=r, c=3, p=p, q=p)
+
+    def _with_state(self, frames: Tensor, shown: Shown) -> Tensor:
+        """Frames with the floor shaded and bodies drawn over it, where the state is known."""
+        assert self.background is not None
+        assert self.bodies is not None
+        assert self.motion is not None
+        states = self.motion(shown.previous, shown.state, self.config.frames_per_step).flatten(0, 2)
+        drawn = composite(
+            composite(frames.flatten(0, 2), self.background(states, self.config.frames_per_step)), self.bodies(states)
+        )
+        drawn = drawn.view_as(frames)
+        return (
+            drawn
+            if shown.known is None
+            else torch.where(shown.known[..., None, None, None, None], drawn, frames.to(drawn))
+        )

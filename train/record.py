@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,8 @@ from tqdm import tqdm
 
 from tokenizer.clip import Episode
 from train.data.episodes import DiskFullError, EpisodeWriter, RecordingConfig
-from train.worlds.tabletop import SEGMENTED, Tabletop, tabletop_schema
-from train.worlds.tabletop_behaviours import SHARES, behaviour
+from train.worlds.recordable import WORLDS, Recordable, World, recordable
 
-WORLDS = ("tabletop",)
 SHARD = 16  # episodes
 _CONSOLIDATE_EVERY = 6  # shards
 
@@ -37,17 +36,20 @@ def split_of(seed: int, index: int) -> str:
     return "train" if lot < 90 else "validation" if lot < 95 else "test"
 
 
-def draw_episode(seed: int, index: int) -> tuple[int, str]:
+def draw_episode(world: Recordable, seed: int, index: int) -> tuple[int, str]:
     """The simulator's seed and the behaviour of episode ``index`` of the recording ``seed``."""
     rng = np.random.default_rng([seed, index])
-    return int(rng.integers(2**31)), str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    shares = world.shares
+    return int(rng.integers(2**31)), str(rng.choice(list(shares), p=list(shares.values())))
 
 
-def play_episode(env: Tabletop, seed: int, acting: str, num_steps: int) -> tuple[Episode, np.ndarray]:
+def play_episode(world: Recordable, env: World, seed: int, acting: str, num_steps: int) -> tuple[Episode, np.ndarray]:
     """Plays until ``num_steps`` or termination. Returns the episode and the state of every pixel frame."""
-    act = behaviour(acting, np.random.default_rng([seed, 1]))
+    act = world.behaviour(acting, np.random.default_rng([seed, 1]))
     _, info = env.reset(seed=seed)
-    kept: dict[str, list[np.ndarray]] = {"frames": [], "states": [], "segmentation": []}
+    kept: dict[str, list[np.ndarray]] = {"frames": [], "states": []}
+    if world.segmented is not None:
+        kept["segmentation"] = []
     actions: list[int] = []
     caption, terminated = info["caption"], False
     while True:
@@ -63,7 +65,7 @@ def play_episode(env: Tabletop, seed: int, acting: str, num_steps: int) -> tuple
         actions=np.array(actions, dtype=np.int64),
         states=frame_states[:: env.schema.frames_per_step],
         caption=caption,
-        segmentation=np.concatenate(kept["segmentation"]),
+        segmentation=None if world.segmented is None else np.concatenate(kept["segmentation"]),
         seed=seed,
         behaviour=acting,
         frames_per_step=env.schema.frames_per_step,
@@ -90,12 +92,11 @@ def _start_worker(path: Path, config: RecordingConfig, progress: Any) -> None:
 
 def _record_shard(number: int, indices: list[int]) -> int:
     config: RecordingConfig = _worker["config"]
-    if "env" not in _worker:
-        _worker["env"] = Tabletop(config.resolution, segmentation=True)
+    world = recordable(config.settings["world"])
     seed, num_steps = config.settings["seed"], config.settings["steps"]
-    with _worker["writer"].shard(number) as shard:
+    with closing(world.make(config.resolution)) as env, _worker["writer"].shard(number) as shard:
         for index in indices:
-            episode, frame_states = play_episode(_worker["env"], *draw_episode(seed, index), num_steps)
+            episode, frame_states = play_episode(world, env, *draw_episode(world, seed, index), num_steps)
             shard.add(index, episode, split_of(seed, index), frame_states)
             with _worker["progress"].get_lock():
                 _worker["progress"].get_obj()[0] += 1
@@ -107,14 +108,24 @@ def _record_shard(number: int, indices: list[int]) -> int:
 
 
 def record(
-    path: Path, episodes: int, *, seed: int = 0, workers: int = 1, num_steps: int = 64, resolution: int = 128
+    path: Path,
+    episodes: int,
+    *,
+    world: str = "tabletop",
+    seed: int = 0,
+    workers: int = 1,
+    num_steps: int = 64,
+    resolution: int = 128,
 ) -> None:
     """Records what ``path`` still lacks of ``episodes`` episodes and writes its index.
 
     Raises ValueError for a folder with another recording, DiskFullError when the disk is full.
     """
-    settings = {"world": "tabletop", "seed": seed, "steps": num_steps, "resolution": resolution, "shard": SHARD}
-    config = RecordingConfig(schema=tabletop_schema(), resolution=resolution, segmentation=SEGMENTED, settings=settings)
+    settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": resolution, "shard": SHARD}
+    chosen = recordable(world)
+    config = RecordingConfig(
+        schema=chosen.schema, resolution=resolution, segmentation=chosen.segmented, settings=settings
+    )
     writer = EpisodeWriter(path, config)
     writer.discard_unfinished()
     missing: dict[int, list[int]] = {}
@@ -167,6 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         record(
             chosen.out,
             chosen.episodes,
+            world=chosen.world,
             seed=chosen.seed,
             workers=chosen.workers,
             num_steps=chosen.steps,

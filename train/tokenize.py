@@ -21,8 +21,8 @@ from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read
 from train.data.episodes import EpisodeStore
 from train.data.tokens import TokenisedEpisode, TokenWriter
 from train.record import draw_episode, split_of
+from train.worlds.recordable import recordable
 from train.worlds.tabletop import Tabletop, tabletop_schema
-from train.worlds.tabletop_behaviours import behaviour
 
 SHARD = 64  # episodes
 
@@ -53,8 +53,9 @@ def tokenise_recording(
 def simulate_states(seed: int, index: int, num_steps: int) -> TokenisedEpisode:
     """One Tabletop episode without pictures; a function of (seed, index), like a recorded one."""
     env = Tabletop(physics_only=True)
-    episode_seed, acting = draw_episode(seed, index)
-    act = behaviour(acting, np.random.default_rng([episode_seed, 1]))
+    world = recordable("tabletop")
+    episode_seed, acting = draw_episode(world, seed, index)
+    act = world.behaviour(acting, np.random.default_rng([episode_seed, 1]))
     _, info = env.reset(seed=episode_seed)
     states, actions, caption = [info["state"]], [], info["caption"]
     for _ in range(num_steps):

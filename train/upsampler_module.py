@@ -20,7 +20,7 @@ from tokenizer.clip import halve
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episodes import schema_json
-from train.schedule import ScheduledModule
+from train.schedule import ScheduledModule, load_trained
 from train.tokenizer_module import psnr
 from worldmodel.upsampler import Conditions, Upsampler, UpsamplerConfig
 
@@ -71,6 +71,7 @@ class UpsamplerModule(ScheduledModule):
         one_step_share: share of clips trained at time 1, where one-step sampling stands.
         min_time: smallest time trained, above 0, where there is nothing left to predict.
         num_steps: denoising steps in validation and sample videos.
+        start_from: a checkpoint of this module whose weights to start from.
     """
 
     def __init__(
@@ -88,12 +89,15 @@ class UpsamplerModule(ScheduledModule):
         min_time: float = 0.05,
         num_steps: int = 1,
         seed: int = 0,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         schema = schema_json(schema)
         self.save_hyperparameters()
         self.hparams["schema"] = schema  # kept whole, so a checkpoint needs no recording
         self.upsampler = Upsampler(UpsamplerConfig(**(config or {})), SceneSchema.from_json(schema) if schema else None)
+        if start_from:
+            load_trained(self, start_from, "upsampler.")
         self.tokenizer_path, self.body_weight, self.corruption = tokenizer_path, body_weight, corruption
         self.one_step_share, self.min_time, self.num_steps, self.seed = one_step_share, min_time, num_steps, seed
 
@@ -138,15 +142,15 @@ class UpsamplerModule(ScheduledModule):
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.global_step)
         given = self._given(corrupt(self.small_frames(batch), self.corruption, generator), batch.get("states"))
-        clean = self.upsampler.residual(batch["frames"], given)
-        rows = len(clean)
+        missed = self.upsampler.residual(batch["frames"], given)
+        clean, rows = missed.detach(), len(missed)
         time = torch.rand(rows, generator=generator, device=self.device) * (1 - self.min_time) + self.min_time
         alone = torch.rand(rows, generator=generator, device=self.device) < self.one_step_share
         time = torch.where(alone, 1.0, time)
         t = time.view(-1, 1, 1, 1, 1)
         z = torch.lerp(clean, torch.randn(clean.shape, generator=generator, device=self.device), t)
         error = self.upsampler.denoise(z, time, given).float() - clean
-        loss = (self._patch_weight(batch) * (error / t).square()).mean()
+        loss = (self._patch_weight(batch) * ((error / t).square() + missed.square())).mean()
         scale = self.upsampler.config.noise / 2  # residuals to pixels in [0, 1]
         scores = {"loss": loss.detach(), "psnr": psnr(error.detach().square().mean() * scale**2)}
         self.log_dict(scores, batch_size=rows)

@@ -30,7 +30,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
-from tokenizer.painting import ScenePainter
+from tokenizer.layers import BodyLayers, FloorShader, composite
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.state_reader import StateMotion, StateReader
 from worldmodel.frame_noise import FrameNoise
@@ -44,7 +44,6 @@ class UpsamplerConfig:
         resolution: height and width of the frames that come in.
         factor: how many times larger the frames that go out are.
         patch: outgoing pixels on the side of a patch, which is one cell of the U-Net's finest level.
-        paint_cell: outgoing pixels on the side of the cells that bodies are painted on.
         width: channels of the finest level; each coarser one has half the side and ``growth`` times the channels.
         levels: levels of the U-Net.
         depth: blocks of a level on the way down, and again on the way up.
@@ -52,28 +51,27 @@ class UpsamplerConfig:
         condition: channels of the vector that carries time, light and camera into every block.
         reach: frames a temporal layer sees, its own included.
         noise: standard deviation of the flow's starting noise, for pixels in [-1, 1].
-        detail: standard deviation expected of what bicubic misses, in units of ``noise``.
+        detail: standard deviation expected of what the drawing misses, in units of ``noise``.
+        shader_width: hidden width of what draws floor and bodies.
     """
 
     resolution: int = 64
     factor: int = 2
     patch: int = 4
-    paint_cell: int = 8
     width: int = 48
     levels: int = 3
     depth: int = 2
     growth: float = 2.0
     condition: int = 64
     reach: int = 3
-    noise: float = 0.1
+    noise: float = 0.05
     detail: float = 0.7
+    shader_width: int = 32
 
     def __post_init__(self) -> None:
         if self.patch % self.factor:
             raise ValueError(f"a patch of {self.patch} pixels must be a multiple of the factor {self.factor}")
-        if self.paint_cell % self.patch:
-            raise ValueError(f"paint_cell {self.paint_cell} must be a multiple of the patch, {self.patch} pixels")
-        coarsest = max(self.patch * 2 ** (self.levels - 1), self.paint_cell)
+        coarsest = self.patch * 2 ** (self.levels - 1)
         if self.size % coarsest:
             raise ValueError(
                 f"{self.resolution} x {self.factor} pixels must be a multiple of {coarsest}, "
@@ -112,11 +110,11 @@ class UpsamplerCache:
 class Conditions:
     """What a clip's every denoising step knows.
 
-    bicubic: (B, T, 3, H, W) in [-1, 1]; cells: the frames and the painted scene, (B, T, h, w, width);
-    scene: light, camera and the rest that stands nowhere, (B, T, condition).
+    drawn: bicubic interpolation with what the state says drawn over it, (B, T, 3, H, W) in [-1, 1]; cells: both as the
+    network sees them, (B, T, h, w, width); scene: light, camera and the rest that stands nowhere, (B, T, condition).
     """
 
-    bicubic: Tensor
+    drawn: Tensor
     cells: Tensor
     scene: Tensor
 
@@ -200,17 +198,17 @@ class Upsampler(nn.Module):
         self.read = StateReader(schema) if schema and self.num_values else None
         width, widths, side = config.width, config.widths, config.patch // config.factor
 
-        self.painter = self.paint_cells = None
+        self.floor = self.bodies = None
         if schema is not None and schema.view is not None and schema.role_columns("position"):
-            grid, cells = config.size // config.paint_cell, (config.paint_cell // config.patch) ** 2
-            self.painter = ScenePainter(schema, grid=(grid, grid), width=2 * width, tints=8)
-            self.paint_cells = nn.Linear(2 * width, cells * width)
+            self.floor = FloorShader(schema, config.size, hidden=config.shader_width)
+            self.bodies = BodyLayers(schema, config.size, hidden=config.shader_width)
         num_scene = self.read.num_scene if self.read else 0
         self.scene = nn.Linear(num_scene, config.condition) if num_scene else None
         self.time = nn.Sequential(
             nn.Linear(32, config.condition), nn.SiLU(), nn.Linear(config.condition, config.condition)
         )
         self.see_frames = nn.Conv2d(3 * side**2, width, 3, padding=1)
+        self.see_drawn = nn.Conv2d(3 * config.patch**2, width, 1)
         self.see_guess = nn.Conv2d(3 * config.patch**2, width, 3, padding=1)
         self.down = nn.ModuleList(Level(w, config) for w in widths)
         self.up = nn.ModuleList(Level(w, config) for w in widths[:-1])
@@ -225,31 +223,30 @@ class Upsampler(nn.Module):
 
     # -- the network ----------------------------------------------------------------------------------
 
-    def conditions(self, frames: Tensor, states: Tensor | None = None, before: Tensor | None = None) -> Conditions:
+    def conditions(self, frames: Tensor, states: Tensor | None = None) -> Conditions:
         """Computes once what every denoising step is told.
 
         Args:
             frames: uint8 (B, T, h, w, 3).
             states: (B, T, num_values), at every pixel frame (see :meth:`frame_states`).
-            before: (B, num_values), at the pixel frame before the first; the first's own where there is none.
         """
         kind, small = self.head.weight.dtype, self.config.patch // self.config.factor
         low = frames.permute(0, 1, 4, 2, 3).to(kind) / 127.5 - 1
         large = F.interpolate(low.flatten(0, 1), scale_factor=self.config.factor, mode="bicubic")
+        low_large = large.unflatten(0, frames.shape[:2])
         cells = _convolve(self.see_frames, _to_patches(low, small))
         scene = low.new_zeros(*frames.shape[:2], self.config.condition)
         if states is not None:
             states = states.to(kind)
-            if self.painter is not None and self.paint_cells is not None:
-                earlier = torch.cat([states[:, :1] if before is None else before[:, None].to(kind), states[:, :-1]], 1)
-                painted = self.painter(states.flatten(0, 1), earlier.flatten(0, 1)).to(kind)
-                grid, side = self.config.size // self.config.paint_cell, self.config.paint_cell // self.config.patch
-                painted = self.paint_cells(painted.view(*frames.shape[:2], grid, grid, -1))
-                cells = cells + rearrange(painted, "b t h w (p q c) -> b t (h p) (w q) c", p=side, q=side)
+            if self.floor is not None and self.bodies is not None:
+                every = states.flatten(0, 1)
+                large = composite(composite(large, self.floor(every)), self.bodies(every))
             if self.scene is not None and self.read is not None:
                 features = self.read.scene(states.flatten(0, 1)).unflatten(0, frames.shape[:2])
                 scene = scene + self.scene(features)
-        return Conditions(large.unflatten(0, frames.shape[:2]), cells, scene)
+        drawn = large.unflatten(0, frames.shape[:2])
+        more = (drawn.detach().to(kind) - low_large) / self.config.noise  # learned by its own error alone
+        return Conditions(drawn, cells + _convolve(self.see_drawn, _to_patches(more, self.config.patch)), scene)
 
     def denoise(self, z: Tensor, time: Tensor, given: Conditions, cache: StreamingCache | None = None) -> Tensor:
         """The clean residual, as the network sees it in ``z``.
@@ -281,9 +278,9 @@ class Upsampler(nn.Module):
         return guess + doubt * _convolve(self.head, F.silu(self.norm(x)))
 
     def residual(self, frames: Tensor, given: Conditions) -> Tensor:
-        """What uint8 frames (B, T, H, W, 3) have beyond bicubic, as patches in units of the noise."""
-        target = frames.permute(0, 1, 4, 2, 3).to(given.bicubic.dtype) / 127.5 - 1
-        return _to_patches((target - given.bicubic) / self.config.noise, self.config.patch)
+        """What uint8 frames (B, T, H, W, 3) have beyond what is drawn, as patches in units of the noise."""
+        target = frames.permute(0, 1, 4, 2, 3).to(given.drawn.dtype) / 127.5 - 1
+        return _to_patches((target - given.drawn) / self.config.noise, self.config.patch)
 
     def frame_states(self, states: Tensor, num_frames: int) -> Tensor:
         """States of latent frames (B, 1 + n, num_values) to those of their ``num_frames`` = 1 + r * n pixel frames."""
@@ -309,14 +306,13 @@ class Upsampler(nn.Module):
         self,
         frames: Tensor,
         states: Tensor | None,
-        before: Tensor | None,
         cache: UpsamplerCache,
         seed: Tensor,
         num_steps: int = 1,
     ) -> Tensor:
         """The next frames of a stream, in any number, unrounded: (B, T, 3, H, W) about [-1, 1].
 
-        ``states`` (B, T, num_values) and ``before`` (B, num_values) are as :meth:`conditions` takes them.
+        ``states`` (B, T, num_values) are as :meth:`conditions` takes them.
         """
         if not cache.passes:
             cache.passes = [StreamingCache(len(frames), frames.device) for _ in range(num_steps)]
@@ -326,16 +322,16 @@ class Upsampler(nn.Module):
                 "start a new cache to change it"
             )
         config, length = self.config, frames.shape[1]
-        given = self.conditions(frames, states, before)
+        given = self.conditions(frames, states)
         index = cache.frame[:, None] + torch.arange(length, device=frames.device)
-        noise = self.noise(seed[:, None], index, (3, config.size, config.size)).to(given.bicubic.dtype)
+        noise = self.noise(seed[:, None], index, (3, config.size, config.size)).to(given.cells.dtype)
         z = _to_patches(noise, config.patch)
         for i, past in enumerate(cache.passes):
             time, kept = 1 - i / num_steps, (num_steps - i - 1) / (num_steps - i)  # kept: next time over this one
             clean = self.denoise(z, z.new_full((len(z),), time), given, past)
             z = kept * z + (1 - kept) * clean
         cache.frame = cache.frame + length
-        return given.bicubic + config.noise * _from_patches(z, config.patch)
+        return given.drawn + config.noise * _from_patches(z, config.patch)
 
     @torch.no_grad()
     def step(
@@ -369,7 +365,7 @@ class Upsampler(nn.Module):
             states = self.motion(previous_state, state, frames.shape[1])
         if len(cache.frame) != len(frames):
             raise ValueError(f"the cache holds {len(cache.frame)} streams, got {len(frames)} rows of frames")
-        return self._to_pixels(self.generate(frames, states, previous_state, cache, seed, num_steps))
+        return self._to_pixels(self.generate(frames, states, cache, seed, num_steps))
 
     @torch.no_grad()
     def forward(
@@ -391,7 +387,7 @@ class Upsampler(nn.Module):
             states = self._check_state(states, len(frames), clip=True)
             moved = self.frame_states(states, frames.shape[1])
         cache = self.start_cache(len(frames), first_frame)
-        return self._to_pixels(self.generate(frames, moved, None, cache, seed, num_steps))
+        return self._to_pixels(self.generate(frames, moved, cache, seed, num_steps))
 
     @staticmethod
     def _to_pixels(video: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from tokenizer.clip import Episode, halve
 from tokenizer.scene_schema import Entity, Field, SceneSchema
 from train.data.episodes import FRONT, DiskFullError, EpisodeStore, EpisodeWriter, RecordingConfig, ShardWriter
 from train.record import draw_episode, record, split_of
+from train.worlds.recordable import recordable
 
 SCHEMA = SceneSchema(
     name="noise",
@@ -135,7 +136,8 @@ def test_other_settings_and_missing_things_are_refused_with_a_sentence(recording
 
 
 def test_episodes_are_drawn_and_split_by_seed_and_index_alone() -> None:
-    assert draw_episode(0, 7) == draw_episode(0, 7) != draw_episode(1, 7)
+    world = recordable("tabletop")
+    assert draw_episode(world, 0, 7) == draw_episode(world, 0, 7) != draw_episode(world, 1, 7)
     splits = [split_of(0, i) for i in range(2000)]
     assert 0.87 < splits.count("train") / 2000 < 0.93
     assert 60 < splits.count("test") < 140
@@ -174,5 +176,5 @@ def test_a_killed_recording_goes_on_without_losing_or_repeating_an_episode(
     whole = EpisodeStore(tmp_path / "whole")
     for index in (0, 15, 16, 23):
         again = store.read(index, segmentation=True)
-        assert again.seed == draw_episode(0, index)[0]
+        assert again.seed == draw_episode(recordable("tabletop"), 0, index)[0]
         assert_same(again, whole.read(index, segmentation=True))

@@ -80,12 +80,11 @@ def test_a_stream_in_any_chunks_equals_the_whole_clip(
     frames, states = _clip()
     moved = upsampler.frame_states(states, frames.shape[1])
     with torch.no_grad():
-        whole = upsampler.generate(frames, moved, None, upsampler.start_cache(2), SEEDS, num_steps)
+        whole = upsampler.generate(frames, moved, upsampler.start_cache(2), SEEDS, num_steps)
         cache, parts, at = upsampler.start_cache(2), [], 0
         for size in chunks:
-            before = moved[:, at - 1] if at else None
             part = slice(at, at + size)
-            parts.append(upsampler.generate(frames[:, part], moved[:, part], before, cache, SEEDS, num_steps))
+            parts.append(upsampler.generate(frames[:, part], moved[:, part], cache, SEEDS, num_steps))
             at += size
     assert (torch.cat(parts, 1) - whole).abs().max() <= tolerance * whole.abs().max()
     assert cache.frame.tolist() == [17, 17]
@@ -117,8 +116,8 @@ def test_a_world_without_state_streams_too() -> None:
     cache = upsampler.start_cache(2)
     steps = [upsampler.step(part, None, None, cache, SEEDS) for part in frames.split([1, 4, 4, 4, 4], 1)]
     assert (torch.cat(steps, 1).int() - upsampler(frames, seed=SEEDS).int()).abs().max() <= 1
-    assert upsampler.painter is None
-    assert Upsampler(TINY, SceneSchema(name="video")).painter is None
+    assert upsampler.bodies is None
+    assert Upsampler(TINY, SceneSchema(name="video")).bodies is None
 
 
 def test_a_later_frame_or_state_changes_nothing_before_it() -> None:
@@ -152,9 +151,9 @@ def test_a_reset_row_begins_anew_and_leaves_the_others_alone() -> None:
     moved = upsampler.frame_states(states, 17)
     with torch.no_grad():
         cache = upsampler.start_cache(2)
-        upsampler.generate(frames[:, :6], moved[:, :6], None, cache, SEEDS, 2)
+        upsampler.generate(frames[:, :6], moved[:, :6], cache, SEEDS, 2)
         kept = cache.clone()
-        on = (frames[:, 6:10], moved[:, 6:10], moved[:, 5])
+        on = (frames[:, 6:10], moved[:, 6:10])
         undisturbed = upsampler.generate(*on, kept, SEEDS, 2)
         cache.reset([1])
         after = upsampler.generate(*on, cache, SEEDS, 2)
@@ -186,11 +185,11 @@ def test_a_long_stream_keeps_a_constant_past() -> None:
     assert len(set(sizes)) == 1
 
 
-def test_an_untrained_upsampler_is_bicubic_interpolation() -> None:
-    frames, states = _clip()
+def test_an_untrained_upsampler_without_a_state_is_bicubic_interpolation() -> None:
+    frames, _ = _clip()
     low = frames.flatten(0, 1).movedim(-1, 1).double()
     bicubic = torch.nn.functional.interpolate(low, scale_factor=2, mode="bicubic").round().clamp(0, 255)
-    out = Upsampler(TINY, SCENE).eval()(frames, states, SEEDS)
+    out = Upsampler(TINY).eval()(frames, seed=SEEDS)
     assert (out.flatten(0, 1).movedim(-1, 1).double() - bicubic).abs().max() <= 1
 
 
@@ -292,7 +291,6 @@ def test_wrong_input_is_refused_with_a_sentence_that_says_the_mend() -> None:
     ("fields", "sentence"),
     [
         ({"patch": 3}, "multiple of the factor"),
-        ({"paint_cell": 6}, "multiple of the patch"),
         ({"resolution": 20, "levels": 3}, "use fewer levels"),
     ],
 )
