@@ -41,6 +41,13 @@ def unproject(view: View, picture: Tensor, azimuth: Tensor | None, height: Tenso
     return eye[..., :2] + reach * ray[..., :2]
 
 
+def cell_centres(grid: tuple[int, int]) -> Tensor:
+    """Picture coordinates (x, y) of the middles of a grid's cells, (rows * columns, 2)."""
+    rows, columns = grid
+    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    return torch.stack([x, y], -1).flatten(0, 1)
+
+
 def camera(view: View, azimuth: Tensor) -> tuple[Tensor, Tensor]:
     """An orbiting camera's unit vectors right, up and forward, (..., 3, 3), and its eye, (..., 3)."""
     turn = torch.stack([azimuth.cos(), azimuth.sin(), torch.ones_like(azimuth)], -1)

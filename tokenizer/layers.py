@@ -11,16 +11,14 @@ Dimension keys: n picture, b body, k side of a window in pixels, f feature.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import tan
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.camera import camera, project, unproject
-from tokenizer.painting import cell_centres
-from tokenizer.ray_casting import Surface, Vector, along, cast_ball, cast_box, cast_cylinder, coverage, dot
+from tokenizer.camera import camera, cell_centres, project, unproject
+from tokenizer.ray_casting import SOLIDS, cast_solids, coverage
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.state_reader import StateReader
 
@@ -35,7 +33,7 @@ class BodyLayers(nn.Module):
         hidden: width of the networks that choose colours and shade.
     """
 
-    FEATURES = 15
+    FEATURES = 15  # of a pixel, for the shader
 
     unsized: Tensor
     SMALL = 0.08  # half extent, in the schema's unit, that a body without a size starts from
@@ -52,8 +50,8 @@ class BodyLayers(nn.Module):
         if self.read.light is not None:
             self.elevation = nn.Parameter(torch.tensor(0.9))  # of the light, in radians, which no schema tells
         inputs = self.read.num_kind + 2 + self.read.num_scene
-        # Which solid it is (3); what its shadow and its mark hide (2), how much shows through; four colours.
-        self.look = nn.Sequential(nn.Linear(inputs, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, 5 + 3 * 3))
+        looks = len(SOLIDS) + 2 + 3 * 3  # which solid it is, what its shadow and its mark hide, three colours
+        self.look = nn.Sequential(nn.Linear(inputs, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, looks))
         self.kind = nn.Linear(inputs, hidden)
         self.shade = nn.Linear(self.FEATURES, hidden, bias=False)
         self.shaded = nn.Linear(hidden, 4)  # light on both colours, plain light, and how much shows through
@@ -75,176 +73,150 @@ class BodyLayers(nn.Module):
 
     def _rays(
         self, state: Tensor, centre: Tensor, yaw: Tensor, size: Tensor, row: Tensor, column: Tensor
-    ) -> tuple[Vector, Vector]:
-        """Each window pixel's ray in its body's frame, (n, b, k, k) or broadcastable, in units of the body's size."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Each window pixel's ray in its body's frame, in units of the body's size: where it starts and where it
+        goes, (n, b, 3, k, k) or broadcastable, and the direction from the body to the camera, (n, b, 3)."""
         pixels = torch.arange(self.window, device=state.device)
-        across = (column[..., None] + pixels + 0.5)[..., None, :] / self.resolution  # (n, b, 1, k)
-        down = (row[..., None] + pixels + 0.5)[..., None] / self.resolution  # (n, b, k, 1)
-        inverse = size.reciprocal()[..., None, None]
-        yaw, centre = yaw[..., None, None], centre[..., None, None]  # (n, b, 1, 1), (n, b, 3, 1, 1)
-        turn, lean = yaw.cos(), yaw.sin()
+        across = (column[..., None] + pixels + 0.5)[..., None, None, :] / self.resolution  # (n, b, 1, 1, k)
+        down = (row[..., None] + pixels + 0.5)[..., None, :, None] / self.resolution  # (n, b, 1, k, 1)
+        turn = self._turn(yaw)
         azimuth = self.read.azimuth(state)
         if azimuth is None:  # a plane is seen straight from above
             low, high = self.view.low, self.view.high
-            x = low[0] + across * (high[0] - low[0]) - centre[:, :, 0]
-            y = low[1] + down * (high[1] - low[1]) - centre[:, :, 1]
-            origin = (turn * x + lean * y) * inverse, (turn * y - lean * x) * inverse, torch.full_like(x[:1, :1], 4.0)
-            zero = torch.zeros_like(inverse)
-            return origin, (zero, zero, zero - 1)
+            x = low[0] + across * (high[0] - low[0]) - centre[..., :1, None, None]
+            y = low[1] + down * (high[1] - low[1]) - centre[..., 1:2, None, None]
+            x, y = x / size[..., None, None, None], y / size[..., None, None, None]
+            origin = turn[..., :1, None] * x + turn[..., 1:2, None] * y  # (n, b, 3, k, k)
+            origin = origin + origin.new_tensor([0.0, 0, 4])[:, None, None]
+            up = origin.new_tensor([0.0, 0, 1]).expand_as(centre)
+            return origin, -up[..., None, None], up
         axes, eye = camera(self.view, azimuth)
+        axes = turn[:, :, None] @ axes[:, None, :, :, None]  # (n, b, 3 axes, 3, 1)
+        right, up, forward = axes[..., None].unbind(2)
         reach = tan(self.view.fovy / 2)
-        across, down = (2 * across - 1) * reach, (1 - 2 * down) * reach
-        right, up, forward = (axes[:, i, :, None, None, None] for i in range(3))  # (n, 3, 1, 1, 1)
-        x, y, z = (forward[:, i] + across * right[:, i] + down * up[:, i] for i in range(3))
-        u, v, w = (eye[:, i, None, None, None] - centre[:, :, i] for i in range(3))
-        origin = (turn * u + lean * v) * inverse, (turn * v - lean * u) * inverse, w * inverse
-        return origin, (turn * x + lean * y, turn * y - lean * x, z)
+        ray = torch.addcmul(forward, right, (2 * across - 1) * reach) + up * ((1 - 2 * down) * reach)
+        origin = (turn @ (eye[:, None] - centre)[..., None]) / size[..., None, None]
+        return origin[..., None], ray, F.normalize(origin[..., 0], dim=-1)
 
-    def _light(self, state: Tensor, yaw: Tensor) -> Vector:
-        """The direction towards the light in each body's frame, (n, b, 1, 1); from straight above if none turns."""
+    @staticmethod
+    def _turn(yaw: Tensor) -> Tensor:
+        """Rotations from the world's frame into bodies', (n, b, 3, 3)."""
+        c, s, zero = yaw.cos(), yaw.sin(), torch.zeros_like(yaw)
+        return torch.stack([c, s, zero, -s, c, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
+
+    def _light(self, state: Tensor, yaw: Tensor) -> Tensor:
+        """The direction towards the light in each body's frame, (n, b, 3); from straight above if none turns."""
         if self.read.light is None:
-            zero = torch.zeros_like(yaw)[..., None, None]
-            return zero, zero, zero + 1
-        angle = (state[:, self.read.light][:, None] - yaw)[..., None, None]
-        flat = self.elevation.cos()
-        return angle.cos() * flat, angle.sin() * flat, self.elevation.sin().expand_as(angle)
+            return state.new_tensor([0.0, 0, 1]).expand(*yaw.shape, 3)
+        angle, flat = state[:, self.read.light][:, None] - yaw, self.elevation.cos()
+        return torch.stack([angle.cos() * flat, angle.sin() * flat, self.elevation.sin().expand_as(angle)], -1)
 
     @staticmethod
-    def _mixed(casts: tuple[Surface, Surface, Surface], solid: Tensor) -> Surface:
-        """The three solids' surfaces mixed by ``solid`` (n, b, 3), for a body is only one of them."""
-        share = solid[..., None, None].unbind(2)
-
-        def mixed(parts: Iterable[Tensor]) -> Tensor:
-            ball, box, cylinder = parts
-            return share[0] * ball + share[1] * box + share[2] * cylinder
-
-        def mixed_vector(parts: Iterable[Vector]) -> Vector:
-            x, y, z = (mixed(components) for components in zip(*parts, strict=True))
-            return x, y, z
-
-        return Surface(
-            mixed(c.cover for c in casts),
-            mixed_vector(c.point for c in casts),
-            mixed_vector(c.normal for c in casts),
-        )
-
-    @staticmethod
-    def _on_floor(x: Tensor, y: Tensor, light: Vector) -> tuple[Tensor, Tensor]:
-        """How much of each pixel a ball's shadow and a round mark of its size cover, for places on the floor."""
-        flat = (light[0].square() + light[1].square()).clamp_min(1e-6).sqrt()
-        ahead, aside = (light[0] * x + light[1] * y) / flat, (light[0] * y - light[1] * x) / flat
-        ahead = ahead * light[2] + flat  # a ball that touches the floor, looked at along the light
-        return coverage(1 - ahead.square() - aside.square()), coverage(1 - x.square() - y.square())
+    def _on_floor(floor: Tensor, light: Tensor) -> tuple[Tensor, Tensor]:
+        """How much of each pixel a ball's shadow and a round mark of its size cover, (n, b, k * k), for places on the
+        floor (n, b, 2, k, k)."""
+        flat = light[..., :2].square().sum(-1, keepdim=True).clamp_min(1e-6).sqrt()
+        (c, s), (x, y) = (light[..., :2] / flat)[..., None, None].unbind(2), floor.unbind(2)
+        ahead, aside = c * x + s * y, c * y - s * x
+        ahead = ahead * light[..., 2:, None] + flat[..., None]  # a ball that touches the floor, seen along the light
+        far = torch.stack([ahead.square() + aside.square(), floor.square().sum(2)], 2)
+        shadowed, marked = coverage(1 - far).flatten(3).unbind(2)
+        return shadowed, marked
 
     # -- the picture --------------------------------------------------------------------------------
 
     def forward(self, state: Tensor) -> Tensor:
-        """States (n, num_values) to (n, resolution, resolution, 4): three premultiplied colours, and what shines
+        """States (n, num_values) to (n, 4, resolution, resolution): three premultiplied colours, and what shines
         through to what lies behind."""
-        seen = self.read(state)
+        seen, azimuth = self.read(state), self.read.azimuth(state)
         size = torch.where(self.unsized, self.SMALL * self.extent.exp(), seen.size.clamp_min(1e-3))
         height = torch.where(self.unsized, size.detach(), seen.centre[..., 2])
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
-        kind = torch.cat([seen.kind, seen.orientation, seen.scene[:, None].expand(-1, size.shape[1], -1)], -1)
-        yaw, present, unsized = seen.yaw, seen.present, self.unsized[0]
-        if not torch.is_grad_enabled():  # who is nowhere to be seen need not be cast
-            bodies = (present > 0).any(0).nonzero()[:, 0]
-            size, centre, kind, yaw, present = (x[:, bodies] for x in (size, centre, kind, yaw, present))
-            unsized = unsized[bodies]
-        solids = (~unsized).nonzero()[:, 0]
-        azimuth = self.read.azimuth(state)
         at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
+        there = (seen.present > 0).any(0) | torch.is_grad_enabled()  # who is nowhere to be seen need not be cast
+        drawn, sized = int(there.sum()), int((there & ~self.unsized[0]).sum())
+        # Far ones first, for what looks larger is nearer; last of all those without a size, then those not drawn.
+        order = (scale.detach() + 1e6 * self.unsized + 1e9 * ~there).argsort(-1)[:, :drawn]
+        told = [size[..., None], scale[..., None], seen.yaw[..., None], seen.present[..., None], at, centre, seen.kind]
+        told += [seen.orientation, seen.scene[:, None].expand(-1, size.shape[1], -1)]
+        told = torch.cat(told, -1)[torch.arange(len(order), device=order.device)[:, None], order]
+        size, scale, yaw, present = told[..., :4].unbind(-1)
+        at, centre, kind = told[..., 4:6], told[..., 6:9], told[..., 9:].to(self.shade.weight.dtype)
         row, column = self._windows(at)
-        kind = kind.to(self.shade.weight.dtype)
         solid, shadow, mark, colours = self.look(kind).split([3, 1, 1, 9], -1)
         tint, gloss, below = colours.to(state).unflatten(-1, (3, 3)).unbind(2)
 
         with torch.autocast(state.device.type, enabled=False):
             light = self._light(state, yaw)
             with torch.no_grad():  # nothing is learned of it but the unsaid sizes
-                origin, ray = self._rays(state, centre, yaw, size, row, column)
-                x, y, _ = along(origin, ray, (-1 - origin[2]) / ray[2], bound=8)
-            unit = (size.detach() / size)[..., None, None]
-            shadowed, marked = self._on_floor(x * unit, y * unit, light)
-            marked = marked.flatten(2) * (torch.sigmoid(mark.to(state)) * present[..., None])
-            through = 1 - shadowed.flatten(2) * (torch.sigmoid(shadow.to(state)) * present[..., None])
-            clear = (1 - marked) * through
-            under = torch.cat([below[..., None] * (marked * through)[:, :, None], clear[:, :, None]], 2)
-            canvas = state.new_zeros(len(row), self.resolution**2, 4)
-            canvas[..., 3] = 1
+                origin, ray, view = self._rays(state, centre, yaw, size, row, column)
+                floor = (-1 - origin[:, :, 2:]) / ray[:, :, 2:] * ray[:, :, :2] + origin[:, :, :2]
+                floor = floor.clamp(-8, 8)  # (n, b, 2, k, k)
+            shadowed, marked = self._on_floor(floor * (size.detach() / size)[..., None, None, None], light)
+            marked = marked * (torch.sigmoid(mark.to(state)) * present[..., None])
+            through = 1 - shadowed * (torch.sigmoid(shadow.to(state)) * present[..., None])
+            marked, clear = (marked * through)[:, :, None], ((1 - marked) * through)[:, :, None]
+            under = torch.cat([below[..., None] * marked, clear], 2)
+            canvas = state.new_zeros(len(row), 4, self.resolution**2)
+            canvas[:, 3] = 1
             canvas = self._over(canvas, under, row, column)
-            if not len(solids):
-                return canvas.unflatten(1, 2 * [self.resolution])
-
-            def chosen(vector: Vector) -> Vector:
-                x, y, z = (part if part.shape[1] == 1 else part[:, solids] for part in vector)
-                return x, y, z
-
-            light, origin, ray = chosen(light), chosen(origin), chosen(ray)
-            pixel = (1 / (self.resolution * scale * size))[:, solids, None, None]
+            if not sized:
+                return canvas.unflatten(2, 2 * [self.resolution])
+            origin, ray, floor = (x[:, :sized] if x.shape[1] > 1 else x for x in (origin, ray, floor))
+            light, view, size, yaw, centre, kind, row, column, present = (
+                x[:, :sized] for x in (light, view, size, yaw, centre, kind, row, column, present)
+            )
+            pixel = 1 / (self.resolution * scale[:, :sized] * size)
             with torch.no_grad():
-                casts = cast_ball(origin, ray), cast_box(origin, ray, pixel), cast_cylinder(origin, ray, pixel)
-            surface = self._mixed(casts, solid[:, solids].to(state).softmax(-1))
-            on_floor = self._places(x, y, centre, yaw, size.detach())
-            features = self._features(surface, light, origin, tuple(part[:, solids] for part in on_floor))
-        lit = (
-            self.shade.weight @ features.to(kind.dtype) + self.kind(kind[:, solids])[..., None]
-        )  # (n, b, hidden, k * k)
-        shaded = self.shaded.weight @ F.relu(lit, inplace=True) + self.shaded.bias[:, None]  # (n, b, 4, k * k)
-        shaded = shaded.to(state)
-        cover = surface.cover.flatten(2) * torch.sigmoid(shaded[:, :, 3]) * present[:, solids, None]
+                casts = cast_solids(origin, ray, pixel).flatten(3)  # (n, b, 3, 7 * k * k)
+            share = solid[:, :sized, None].to(state).softmax(-1)
+            surface = (share @ casts)[:, :, 0].unflatten(-1, (7, -1))
+            turn = self._turn(yaw)[..., :2, :2].mT * 2 * size[..., None, None]
+            place = turn @ floor.flatten(3) + 2 * centre[..., :2, None]  # on the floor, doubled to be about one
+            features = self._features(surface, light, view, place)
+        lit = planar(self.shade, features.to(kind.dtype), self.kind(kind))  # (n, b, hidden, k * k)
+        shaded = planar(self.shaded, F.relu(lit, inplace=True)).to(state)  # (n, b, 4, k * k)
+        cover = surface[:, :, 0] * torch.sigmoid(shaded[:, :, 3]) * present[..., None]
         with torch.autocast(state.device.type, enabled=False):
-            colours = torch.stack([tint, gloss, torch.ones_like(tint)], -1)[:, solids]
+            colours = torch.stack([tint, gloss, torch.ones_like(tint)], -1)[:, :sized]
             over = torch.cat([colours @ (shaded[:, :, :3] * cover[:, :, None]), 1 - cover[:, :, None]], 2)
-        # What looks larger is nearer.
-        order = (scale if azimuth is not None else torch.zeros_like(scale))[:, solids].argsort(-1)
-        n = torch.arange(len(row), device=row.device)[:, None]
-        row, column = row[:, solids][n, order], column[:, solids][n, order]
-        return self._over(canvas, over[n, order], row, column).unflatten(1, 2 * [self.resolution])
+        return self._over(canvas, over, row, column).unflatten(2, 2 * [self.resolution])
 
     @staticmethod
-    def _places(x: Tensor, y: Tensor, centre: Tensor, yaw: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Where on the floor a window's pixels lie, in the schema's units, doubled to be about one."""
-        centre, yaw, size = (part[..., None, None] for part in (centre, yaw, size))
-        turn, lean = yaw.cos(), yaw.sin()
-        return (centre[:, :, 0] + (turn * x - lean * y) * size) * 2, (
-            centre[:, :, 1] + (lean * x + turn * y) * size
-        ) * 2
-
-    @staticmethod
-    def _features(surface: Surface, light: Vector, origin: Vector, on_floor: tuple[Tensor, Tensor]) -> Tensor:
+    def _features(surface: Tensor, light: Tensor, view: Tensor, place: Tensor) -> Tensor:
         """What the shader is told of each pixel, (n, b, f, k * k)."""
-        far = dot(origin, origin).sqrt()
-        view = origin[0] / far, origin[1] / far, origin[2] / far
-        half = light[0] + view[0], light[1] + view[1], light[2] + view[2]
-        half_length = dot(half, half).sqrt()
-        (x, y, z), normal = surface.point, surface.normal
-        shine = (dot(normal, half) / half_length).clamp_min(0)
-        glint = shine.square().square().square()  # Blinn and Phong's highlights, wide and narrow
-        lit = dot(normal, light)
-        parts = [
-            surface.cover, 3 * x, 3 * y, 3 * z, 3 * (x.square() + y.square()).sqrt(), *normal, lit, lit.clamp_min(0),
-            dot(normal, view), glint, glint.square().square(), *on_floor,
-        ]  # fmt: skip
-        shape = torch.broadcast_shapes(*(part.shape for part in parts))
-        return torch.stack([part.expand(shape) for part in parts], 2).flatten(3)
+        cover, point, normal = surface.split([1, 3, 3], 2)
+        half = F.normalize(light + view, dim=-1)
+        lit, facing, shine = (torch.stack([light, view, half], 2) @ normal).split(1, 2)
+        glint = shine.clamp_min(0).square().square().square()  # Blinn and Phong's highlights, wide and narrow
+        point = 3 * point
+        far = point[:, :, :2].square().sum(2, keepdim=True).sqrt()
+        parts = [cover, point, far, normal, lit, lit.clamp_min(0), facing, glint, glint.square().square(), place]
+        return torch.cat(parts, 2)
 
     def _over(self, canvas: Tensor, layers: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """A canvas (n, pixels, 4) with each body's layer (n, b, 4, k * k) over those before it."""
-        n, pixels = torch.arange(len(row), device=row.device)[:, None], torch.arange(self.window, device=row.device)
+        """A canvas (n, 4, pixels) with each body's layer (n, b, 4, k * k) over those before it."""
+        pixels = torch.arange(self.window, device=row.device)
         down, across = (row[..., None] + pixels) * self.resolution, column[..., None] + pixels
-        place = (down[..., None] + across[..., None, :]).flatten(2)
-        layers = layers.mT
-        colours = layers * layers.new_tensor([1.0, 1, 1, 0])
+        place = (down[..., None] + across[..., None, :]).flatten(2)[:, :, None].expand(-1, -1, 4, -1)
+        colours = layers * layers.new_tensor([1.0, 1, 1, 0])[:, None]
         for i in range(layers.shape[1]):
-            at = n, place[:, i]
-            put = canvas.index_put if torch.is_grad_enabled() else canvas.index_put_
-            canvas = put(at, torch.addcmul(colours[:, i], canvas[at], layers[:, i, :, 3:]))
+            seen = torch.addcmul(colours[:, i], canvas.gather(2, place[:, i]), layers[:, i, 3:])
+            canvas = (canvas.scatter if torch.is_grad_enabled() else canvas.scatter_)(2, place[:, i], seen)
         return canvas
 
 
+def planar(linear: nn.Linear, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``linear`` over the last axis but one: (..., in, pixels) to (..., out, pixels), with a ``bias`` (..., out) of
+    each picture's own in place of the layer's."""
+    shape, weight = x.shape[:-2], linear.weight
+    bias = linear.bias[:, None] if bias is None else bias.flatten(0, -2)[..., None]
+    x = x.flatten(0, -3)
+    return torch.bmm(weight.expand(len(x), -1, -1), x).add_(bias).unflatten(0, shape)
+
+
 class FloorShader(nn.Module):
-    """State vectors to a layer of the floor, (n, resolution, resolution, 4) like those of bodies, pixel by pixel.
+    """State vectors to a layer of the floor, (n, 4, resolution, resolution) like those of bodies, pixel by pixel.
 
     Every pixel's place on the floor goes through a small network whose thresholds the camera's angle and the rest of
     the scene shift: so straight edges (of a table, of walls) are drawn straight, wherever they come to lie.
@@ -280,15 +252,14 @@ class FloorShader(nn.Module):
 
     def _layer(self, state: Tensor, scene: Tensor, azimuth: Tensor | None) -> Tensor:
         floor = unproject(self.view, self.points.to(state), None if azimuth is None else azimuth[:, None])
-        place = (16 * floor).clamp(-24, 24).to(self.place.weight.dtype)  # a table's edges lie a few units away
-        scene = self.scene(scene.to(self.place.weight.dtype))[:, None]
-        colour = self.out(F.relu(self.mix(F.relu(self.place(place) + scene)))).to(state)
-        through = torch.sigmoid(-colour[..., 3:])
-        layer = torch.cat([colour[..., :3] * (1 - through), through], -1)
-        return layer.unflatten(1, (self.resolution, self.resolution))
+        place = (16 * floor).clamp(-24, 24).expand(len(state), -1, -1)  # a table's edges lie a few units away
+        scene = self.scene(scene.to(self.place.weight.dtype))
+        hidden = F.relu(planar(self.place, place.mT.to(scene.dtype), scene))
+        colour = planar(self.out, F.relu(planar(self.mix, hidden))).to(state)
+        through = torch.sigmoid(-colour[:, 3:])
+        return torch.cat([colour[:, :3] * (1 - through), through], 1).unflatten(2, 2 * [self.resolution])
 
 
 def composite(picture: Tensor, layers: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) with layers (N, H, W, 4) over them."""
-    layers = layers.movedim(-1, 1)
+    """Pictures (N, 3, H, W) with layers (N, 4, H, W) over them."""
     return torch.addcmul(layers[:, :3], picture.to(layers), layers[:, 3:])

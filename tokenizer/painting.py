@@ -13,57 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.camera import unproject
-from tokenizer.scene_schema import SceneSchema, View
+from tokenizer.camera import cell_centres, unproject
+from tokenizer.scene_schema import SceneSchema
 from tokenizer.state_reader import Seen, StateMotion, StateReader
-
-
-def cell_centres(grid: tuple[int, int]) -> Tensor:
-    """Picture coordinates (x, y) of the middles of a grid's cells, (rows * columns, 2)."""
-    rows, columns = grid
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
-    return torch.stack([x, y], -1).flatten(0, 1)
-
-
-class FloorPainter(nn.Module):
-    """An embedding for every cell of the picture that says which part of the floor it shows, now and a step ago,
-    and what the scene is like (its light, for one)."""
-
-    OCTAVES = 4  # of floor coordinates
-
-    cells: Tensor
-
-    def __init__(self, schema: SceneSchema, grid: tuple[int, int], width: int, hidden: int = 64) -> None:
-        super().__init__()
-        assert schema.view is not None
-        self.read, self.view = StateReader(schema), schema.view
-        self.register_buffer("cells", cell_centres(grid), persistent=False)
-        self.place = nn.Linear(4 * (1 + 2 * self.OCTAVES), hidden, bias=False)
-        self.scene = nn.Linear(2 * self.read.num_scene, hidden)
-        self.mix = nn.Linear(hidden, hidden)
-        self.out = nn.Linear(hidden, width)
-
-    def forward(self, state: Tensor, previous: Tensor) -> Tensor:
-        """State and the state a step before, (N, num_values) each, to (N, cells, width)."""
-        azimuth, dtype = self.read.azimuth(torch.cat([state, previous])), self.out.weight.dtype
-        floor = floor_waves(self.view, self.cells, azimuth, len(state), self.OCTAVES)
-        scene = torch.cat([self.read.scene(state), self.read.scene(previous)], -1)
-        hidden = self.place(floor.to(dtype)) + self.scene(scene.to(dtype))[:, None]
-        return self.out(F.gelu(self.mix(F.gelu(hidden))))
-
-
-def floor_waves(view: View, cells: Tensor, azimuth: Tensor | None, count: int, octaves: int) -> Tensor:
-    """Where on the floor cells look now and a step ago, as waves too, (count, cells, 4 * (1 + 2 * octaves)).
-
-    ``azimuth`` (2 * count,) is of the states now, then of those a step ago.
-    """
-    floor = unproject(
-        view, cells if azimuth is None else cells.to(azimuth), None if azimuth is None else azimuth[:, None]
-    )
-    floor = floor.expand(2 * count, -1, -1)
-    at = (2 * torch.cat(floor.chunk(2), -1)).clamp(-3, 3)
-    waves = torch.cat([pi * 2**octave * at for octave in range(octaves)], -1)
-    return torch.cat([at, waves.sin(), waves.cos()], -1)
 
 
 class ScenePainter(nn.Module):
@@ -93,7 +45,6 @@ class ScenePainter(nn.Module):
         *,
         samples: int = 4,
         moments: int = 1,
-        tints: int = 0,
     ) -> None:
         super().__init__()
         if schema.view is None:
@@ -120,12 +71,6 @@ class ScenePainter(nn.Module):
         masks = moments + 2 * len(heights) + (2 if self.read.light is not None else 0)
         self.covered = nn.Linear(masks * samples**2, hidden, bias=False)
         self.kinds = nn.Linear(self.read.num_kind + 2 + 4 + self.read.num_scene, hidden)
-        self.tint = self.tinted = None
-        if tints:
-            of_kind = nn.Linear(self.kinds.in_features, hidden)
-            self.tint = nn.Sequential(of_kind, nn.GELU(), nn.Linear(hidden, masks * tints))
-            self.tinted = nn.Linear(samples**2 * tints, width, bias=False)
-            nn.init.zeros_(self.tinted.weight)
         self.mix = nn.Linear(hidden, hidden)
         self.place = nn.Linear(4 * (1 + 2 * self.OCTAVES), hidden, bias=False)
         self.scene = nn.Linear(2 * self.read.num_scene, hidden)
@@ -175,6 +120,15 @@ class ScenePainter(nn.Module):
         masks = masks.unflatten(-1, (columns, self.samples)).unflatten(-3, (rows, self.samples))
         return masks.permute(0, 3, 5, 2, 1, 4, 6).flatten(4).flatten(1, 2)
 
+    def _floor_features(self, state: Tensor, previous: Tensor) -> Tensor:
+        """Where on the floor each cell looks now and a step ago, as waves too: (N, cells, 4 * (1 + 2 * OCTAVES))."""
+        azimuth = self.read.azimuth(torch.cat([state, previous]))
+        floor = unproject(self.view, self.cells.to(state), None if azimuth is None else azimuth[:, None])
+        floor = floor.expand(2 * len(state), -1, -1)
+        at = (2 * torch.cat(floor.chunk(2), -1)).clamp(-3, 3)
+        waves = torch.cat([pi * 2**octave * at for octave in range(self.OCTAVES)], -1)
+        return torch.cat([at, waves.sin(), waves.cos()], -1)
+
     def forward(self, state: Tensor, previous: Tensor) -> Tensor:
         """State and the state a step before, (N, num_values) each, to (N, h * w, width)."""
         dtype, count = self.out.weight.dtype, len(state)
@@ -198,21 +152,9 @@ class ScenePainter(nn.Module):
         body = F.gelu(self.mix(F.gelu(hidden + self.covered(cover.to(dtype)))))
         weight = near.amax(1) * seen.present[:, None]
         painted = (body * weight[..., None].to(dtype)).sum(2)
-        azimuth = self.read.azimuth(torch.cat([state, previous]))
-        floor = floor_waves(self.view, self.cells, azimuth, count, self.OCTAVES)
-        scene = torch.cat([seen.scene, before.scene], -1)
+        floor, scene = self._floor_features(state, previous), torch.cat([seen.scene, before.scene], -1)
         place = self.place(floor.to(dtype)) + self.scene(scene.to(dtype))[:, None]
-        out = self.out(painted + self.floor(F.gelu(place)))
-        return out if self.tint is None else out + self._point_by_point(cover.to(dtype), kind, seen.present)
-
-    def _point_by_point(self, cover: Tensor, kind: Tensor, present: Tensor) -> Tensor:
-        """Masks times their bodies' tints, (N, cells, width)."""
-        assert self.tint is not None
-        assert self.tinted is not None
-        tints = self.tinted.in_features // self.samples**2
-        colours = (self.tint(kind) * present[..., None].to(kind)).unflatten(-1, (-1, tints))
-        points = cover.unflatten(-1, (colours.shape[2], -1)).permute(0, 1, 4, 2, 3).flatten(3)  # bodies x masks last
-        return self.tinted((points @ colours.flatten(1, 2)[:, None]).flatten(2))
+        return self.out(painted + self.floor(F.gelu(place)))
 
 
 class StatePainter(nn.Module):

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
 from tokenizer.layers import BodyLayers, FloorShader, composite
-from tokenizer.painting import FloorPainter
 from tokenizer.quantizer import QuantizerConfig
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.state_reader import StateMotion
@@ -33,10 +32,9 @@ class VideoTokenizerConfig:
     encoder_width: int = 256
     encoder_blocks: int = 2
     decoder_width: int = 128
-    decoder_blocks: int = 3
+    decoder_blocks: int = 2
     detail_width: int = 64
-    detail_blocks: int = 2
-    painter_width: int = 64
+    detail_blocks: int = 1
     shader_width: int = 32
     temporal_kernel: int = 2
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -103,9 +101,8 @@ class Shown:
 class Decoder(nn.Module):
     """Codes (B, T, C, h, w) to pixel frames (B, T, r, 3, H, W), causal over T.
 
-    With a ``schema`` it also takes the scene state. Which part of the floor a cell shows is painted at the resolution
-    of its fine blocks, so that the background is drawn whatever the codes say; bodies are drawn as layers, pixel by
-    pixel, for those of a few pixels are what few codes lose first, and what a state says best. What the codes know
+    With a ``schema`` it also takes the scene state: floor and bodies are drawn as layers, pixel by pixel, for straight
+    edges and bodies of a few pixels are what few codes lose first, and what a state says best. What the codes know
     beyond the state is added on top.
     """
 
@@ -120,10 +117,9 @@ class Decoder(nn.Module):
         )
         self.split = nn.Conv2d(width, 4 * detail, 1)
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
-        self.floor = self.background = self.bodies = self.motion = self.correct = None
+        self.floor = self.bodies = self.motion = self.correct = None
         if schema is not None:
-            self.floor = FloorPainter(schema, (2 * rows, 2 * columns), detail, config.painter_width)
-            self.background = FloorShader(schema, config.resolution, hidden=config.shader_width)
+            self.floor = FloorShader(schema, config.resolution, hidden=config.shader_width)
             self.bodies = BodyLayers(schema, config.resolution, hidden=config.shader_width)
             self.motion = StateMotion(schema)
             self.correct = nn.Conv2d(detail, config.patch_values, 1)
@@ -141,19 +137,14 @@ class Decoder(nn.Module):
             x = block(x, cache)
         x = nn.functional.pixel_shuffle(self.split(x.flatten(0, 1)), 2)
         x = x.contiguous(memory_format=torch.channels_last) + self.detail_place
-        if self.floor is not None and shown is not None:
-            floor = self.floor(shown.state.flatten(0, 1), shown.previous.flatten(0, 1))
-            if shown.known is not None:
-                floor = floor * shown.known.flatten()[:, None, None]
-            x = x + floor.to(x.dtype).mT.unflatten(-1, x.shape[-2:])
         x = x[:, None]
         for block in self.fine:
             x = block(x)
         x = nn.functional.silu(self.norm(x[:, 0]))
         frames = self._to_frames(self.head(x), steps)
-        if self.correct is None:
-            return frames
-        return (frames if shown is None else self._with_state(frames, shown)) + self._to_frames(self.correct(x), steps)
+        if shown is not None and self.motion is not None:
+            frames = self._with_state(frames, shown)
+        return frames if self.correct is None else frames + self._to_frames(self.correct(x), steps)
 
     def _to_frames(self, cells: Tensor, steps: int) -> Tensor:
         r, p = self.config.frames_per_step, self.config.patch
@@ -161,16 +152,12 @@ class Decoder(nn.Module):
 
     def _with_state(self, frames: Tensor, shown: Shown) -> Tensor:
         """Frames with the floor shaded and bodies drawn over it, where the state is known."""
-        assert self.background is not None
+        assert self.floor is not None
         assert self.bodies is not None
         assert self.motion is not None
-        states = self.motion(shown.previous, shown.state, self.config.frames_per_step).flatten(0, 2)
-        drawn = composite(
-            composite(frames.flatten(0, 2), self.background(states, self.config.frames_per_step)), self.bodies(states)
-        )
-        drawn = drawn.view_as(frames)
-        return (
-            drawn
-            if shown.known is None
-            else torch.where(shown.known[..., None, None, None, None], drawn, frames.to(drawn))
-        )
+        r = self.config.frames_per_step
+        states = self.motion(shown.previous, shown.state, r).flatten(0, 2)
+        drawn = composite(composite(frames.flatten(0, 2), self.floor(states, r)), self.bodies(states)).view_as(frames)
+        if shown.known is None:
+            return drawn
+        return torch.where(shown.known[..., None, None, None, None], drawn, frames.to(drawn))

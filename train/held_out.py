@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from train.data.episodes import EpisodeStore, EpisodeWriter, RecordingConfig
 FIRST_SEED = 2**31
 NUM_STEPS = 64
 SHARD = 4  # episodes
-RESOLUTION, SEGMENTED = 128, 64
+RESOLUTION = 128
 
 
 def cache_folder() -> Path:
@@ -43,28 +44,29 @@ def held_out(episodes: int, *, num_steps: int = NUM_STEPS, folder: Path | None =
     path = (folder or cache_folder()) / f"held-out-tabletop-{num_steps}-{version}"
     try:
         from train.record import play_episode
-        from train.worlds.tabletop import Tabletop, tabletop_schema
-        from train.worlds.tabletop_behaviours import SHARES
+        from train.worlds.recordable import recordable
+
+        world = recordable("tabletop")
     except ImportError as error:
         raise RuntimeError(
             f"held-out episodes are recorded with MuJoCo, which is missing ({error}): "
             "pip install 'worldmodel-stream[worlds]', or give --recording DIR"
         ) from None
     settings = {"world": "tabletop", "first_seed": FIRST_SEED, "steps": num_steps}
-    config = RecordingConfig(schema=tabletop_schema(), resolution=RESOLUTION, segmentation=SEGMENTED, settings=settings)
+    config = RecordingConfig(
+        schema=world.schema, resolution=RESOLUTION, segmentation=world.segmented, settings=settings
+    )
     writer = EpisodeWriter(path, config)
     missing = [n for n in range(-(-episodes // SHARD)) if writer.shard_episodes(n) is None]
     if missing:
         print(f"recording {len(missing) * SHARD} held-out episodes into {path}")
-        env = Tabletop(RESOLUTION, segmentation=True)
-        for number in missing:
-            with writer.shard(number) as shard:
-                for index in range(number * SHARD, (number + 1) * SHARD):
-                    seed = FIRST_SEED + index
-                    rng = np.random.default_rng([FIRST_SEED, index])
-                    acting = str(rng.choice(list(SHARES), p=list(SHARES.values())))
-                    episode, frame_states = play_episode(env, seed, acting, num_steps)
-                    shard.add(index, episode, "test", frame_states)
-        env.close()
+        acting, shares = list(world.shares), list(world.shares.values())
+        with closing(world.make(RESOLUTION)) as env:
+            for number in missing:
+                with writer.shard(number) as shard:
+                    for index in range(number * SHARD, (number + 1) * SHARD):
+                        chosen = str(np.random.default_rng([FIRST_SEED, index]).choice(acting, p=shares))
+                        episode, frame_states = play_episode(world, env, FIRST_SEED + index, chosen, num_steps)
+                        shard.add(index, episode, "test", frame_states)
         writer.consolidate()
     return EpisodeStore(path)

@@ -237,13 +237,11 @@ class Upsampler(nn.Module):
         cells = _convolve(self.see_frames, _to_patches(low, small))
         scene = low.new_zeros(*frames.shape[:2], self.config.condition)
         if states is not None:
-            states = states.to(kind)
+            every = states.to(kind).flatten(0, 1)
             if self.floor is not None and self.bodies is not None:
-                every = states.flatten(0, 1)
                 large = composite(composite(large, self.floor(every)), self.bodies(every))
             if self.scene is not None and self.read is not None:
-                features = self.read.scene(states.flatten(0, 1)).unflatten(0, frames.shape[:2])
-                scene = scene + self.scene(features)
+                scene = scene + self.scene(self.read.scene(every).unflatten(0, frames.shape[:2]))
         drawn = large.unflatten(0, frames.shape[:2])
         more = (drawn.detach().to(kind) - low_large) / self.config.noise  # learned by its own error alone
         return Conditions(drawn, cells + _convolve(self.see_drawn, _to_patches(more, self.config.patch)), scene)

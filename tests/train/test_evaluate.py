@@ -21,6 +21,7 @@ from train.evaluate import BARS, Effort, evaluate, main, plain, table
 from train.held_out import FIRST_SEED, held_out
 from train.measurements import Bodies
 from train.record import draw_episode
+from train.worlds.recordable import recordable
 from train.worlds.tabletop import Tabletop, tabletop_schema
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
@@ -243,7 +244,8 @@ def test_the_simulators_own_pictures_obey_and_unedited_ones_do_not() -> None:
 
 
 def test_held_out_seeds_are_beyond_those_that_recordings_draw() -> None:
-    assert all(draw_episode(seed, index)[0] < FIRST_SEED for seed in range(20) for index in range(20))
+    world = recordable("tabletop")
+    assert all(draw_episode(world, seed, index)[0] < FIRST_SEED for seed in range(20) for index in range(20))
 
 
 @needs_gl

@@ -7,6 +7,7 @@ corridors with different walls, and a vest in one of them. Each action holds for
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,6 +72,7 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
         variable, button = vizdoom.GameVariable, vizdoom.Button
         self._game = game = vizdoom.DoomGame()
         game.load_config(str(Path(vizdoom.scenarios_path) / "my_way_home.cfg"))
+        game.set_doom_config_path(str(Path(tempfile.gettempdir()) / "_vizdoom.ini"))  # not the working folder
         game.set_window_visible(False)
         game.set_mode(vizdoom.Mode.PLAYER)
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X256)
@@ -122,7 +124,7 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
             last[-2:] = found
             return {"frames": self._record["frames"], "states": last}
         picture = halve(np.ascontiguousarray(seen.screen_buffer[:, 32:288]))
-        east, north, u, v, degrees = seen.game_variables
+        east, north, u, v, degrees = np.asarray(seen.game_variables)
         heading = math.remainder(math.radians(degrees), 2 * math.pi)
         state = np.array([east, north, u, v, heading, found, found], dtype=np.float32)
         return {"frames": picture if self.resolution == RENDERED else halve(picture), "states": state}

@@ -42,14 +42,15 @@ class Recordable:
 def recordable(name: str) -> Recordable:
     """Raises ValueError for an unknown name, ImportError for a simulator that is not installed."""
     if name == "tabletop":
-        from train.worlds import tabletop, tabletop_behaviours
+        from train.worlds.tabletop import SEGMENTED, Tabletop, tabletop_schema
+        from train.worlds.tabletop_behaviours import SHARES, behaviour
 
         return Recordable(
-            schema=tabletop.tabletop_schema(),
-            make=lambda resolution: tabletop.Tabletop(resolution, segmentation=True),  # type: ignore[arg-type]
-            shares=tabletop_behaviours.SHARES,
-            behaviour=tabletop_behaviours.behaviour,
-            segmented=tabletop.SEGMENTED,
+            schema=tabletop_schema(),
+            make=lambda resolution: Tabletop(resolution, segmentation=True),  # type: ignore[arg-type]
+            shares=SHARES,
+            behaviour=behaviour,
+            segmented=SEGMENTED,
         )
     if name == "doom":
         from train.worlds import doom
