@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from tokenizer.clip import Episode, halve
+from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episodes import SPLITS, EpisodeStore
 from train.edit_obedience import EditResult, draw_cases, measure_edits
+from train.export import read_tokenizer, read_upsampler
 from train.held_out import held_out
 from train.measurements import (
     Numbers,
@@ -31,9 +33,10 @@ from train.measurements import (
     measure_rollout,
     measure_speed,
     measure_tokenizer,
-    measure_upsampler,
 )
+from train.upsampler_quality import measure_upsampler
 from worldmodel.threads import choose_threads
+from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
 
 
@@ -71,16 +74,22 @@ class Bar:
 
 
 BARS = (
-    Bar("tokenizer.psnr_db", "≥", 30),
-    Bar("tokenizer.body_psnr_db", "≥", 23),
+    Bar("tokenizer.psnr_db", "≥", 32),
+    Bar("tokenizer.body_psnr_db", "≥", 26),
     Bar("tokenizer.ids_per_frame", "≤", 16),
-    Bar("tokenizer.codebook_used", "≥", 0.5),
-    Bar("tokenizer.static_id_change", "≤", 0.02),
+    Bar("tokenizer.codebook_used", "≥", 0.95),
+    Bar("tokenizer.static_id_change", "≤", 0.01),
+    Bar("tokenizer.small_body_recall", "≥", 0.95),
+    Bar("tokenizer.small_body_precision", "≥", 0.95),
     Bar("rollout.player_error_16", "≤", 0.05),
     Bar("rollout.player_error_16_of_copy_last", "≤", 0.5),
     Bar("rollout.delta_psnr_8_db", "≥", 1),
     Bar("edit.obeyed", "≥", 0.85),
     Bar("edit.others_undisturbed", "≥", 0.9),
+    Bar("upsampler.high_band_ratio", "≥", 0.8),
+    Bar("upsampler.temporal_variance", "≤", 0.012),
+    Bar("speed.decode_ms_per_frame", "≤", 1.5),
+    Bar("speed.upsample_ms_per_frame", "≤", 15),
 )
 
 
@@ -104,6 +113,8 @@ def evaluate(
     tokens_per_pass: int | None = None,
     report: Path | None = None,
     about: Numbers | None = None,
+    ceiling: VideoTokenizer | None = None,
+    regressor: Upsampler | None = None,
 ) -> Numbers:
     """Measures everything that world and episodes allow; what they do not is None or missing.
 
@@ -111,6 +122,7 @@ def evaluate(
         large: episodes at the tokenizer's resolution, or at twice that, which the upsampler is held against.
         tokens_per_pass: None for the world's default.
         report: folder for pictures and page.
+        ceiling, regressor: what tokenizer and upsampler are held against, if anything.
     """
     size = world.tokenizer.resolution
     wrong = {e.frames.shape[1] for e in large} - {size, 2 * size}
@@ -127,7 +139,7 @@ def evaluate(
         print(f"  {name} measured after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
     begun = time.monotonic()
-    tokenizer = measure_tokenizer(world, episodes)
+    tokenizer = measure_tokenizer(world, episodes, ceiling)
     done("tokenizer", tokenizer.numbers)
     acted = [e for e in episodes if e.actions is not None and len(e.actions)]
     rollout = measure_rollout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling) if acted else None
@@ -142,9 +154,8 @@ def evaluate(
     upsampled = None
     fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1] == world.upsampler.config.size]
     if fitting:
-        upsampled = measure_upsampler(
-            world, fitting[: effort.upsampled_episodes], num_steps=effort.upsampled_steps, seed=seed
-        )
+        chosen = fitting[: effort.upsampled_episodes]
+        upsampled = measure_upsampler(world, chosen, num_steps=effort.upsampled_steps, seed=seed, regressor=regressor)
         done("upsampler", upsampled.numbers)
     numbers["about"]["seconds"] = round(time.monotonic() - begun, 1)
     if report is not None:
@@ -206,6 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="test", help="of the recording")
     parser.add_argument("--episodes", type=int, help="at the most; fewer are faster")
     parser.add_argument("--quick", action="store_true", help="fewer episodes: within two minutes on two cores")
+    parser.add_argument("--ceiling", type=Path, help="checkpoint of a tokenizer that doesn't quantise, to compare with")
+    parser.add_argument("--regressor", type=Path, help="checkpoint of an upsampler's regression, to compare with")
     parser.add_argument("--tokens-per-pass", type=int, help="how many ids of a frame are predicted at once")
     parser.add_argument("--seed", type=int, default=0, help="of sampling, random actions and edits")
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
@@ -247,6 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
             tokens_per_pass=chosen.tokens_per_pass,
             report=chosen.report,
             about=about,
+            ceiling=read_tokenizer(chosen.ceiling) if chosen.ceiling else None,
+            regressor=read_upsampler(chosen.regressor) if chosen.regressor else None,
         )
         if chosen.json is not None:
             chosen.json.parent.mkdir(parents=True, exist_ok=True)

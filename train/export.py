@@ -41,15 +41,24 @@ def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> 
     module.load_state_dict(weights)
 
 
-def export_tokenizer(checkpoint: str | Path, out: str | Path) -> VideoTokenizer:
-    """A trained ``TokenizerModule``'s tokenizer, written to a folder."""
+def read_tokenizer(checkpoint: str | Path) -> VideoTokenizer:
+    """A trained ``TokenizerModule``'s tokenizer."""
     saved = read_checkpoint(checkpoint)
     given = saved["hyper_parameters"]
     schema = SceneSchema.from_json(given["schema"]) if given.get("schema") else None
     tokenizer = VideoTokenizer(VideoTokenizerConfig(**(given.get("config") or {})), schema)
     take_weights(tokenizer, saved, "tokenizer.")
-    tokenizer.save(out)
     return tokenizer.eval()
+
+
+def read_upsampler(checkpoint: str | Path) -> Upsampler:
+    """A trained ``UpsamplerModule``'s upsampler."""
+    saved = read_checkpoint(checkpoint)
+    given = saved["hyper_parameters"]
+    schema = SceneSchema.from_json(given["schema"]) if given.get("schema") else None
+    upsampler = Upsampler(UpsamplerConfig(**(given.get("config") or {})), schema)
+    take_weights(upsampler, saved, "upsampler.")
+    return upsampler.eval()
 
 
 def export_world(
@@ -60,20 +69,12 @@ def export_world(
     config = DynamicsConfig(**(saved["hyper_parameters"].get("config") or {}))
     network = Dynamics(config, store.layout(config.max_text), store.schema)
     take_weights(network, saved, "dynamics.")
-    larger = None
-    if upsampler is not None:
-        kept = read_checkpoint(upsampler)
-        given = kept["hyper_parameters"]
-        larger = Upsampler(
-            UpsamplerConfig(**(given.get("config") or {})), store.schema if given.get("schema") else None
-        )
-        take_weights(larger, kept, "upsampler.")
     world = World(
         schema=store.schema,
         text=store.text,
         tokenizer=VideoTokenizer.load(tokenizer),
         dynamics=network,
-        upsampler=larger,
+        upsampler=None if upsampler is None else read_upsampler(upsampler),
         sampling=Sampling(),
     )
     world.save_pretrained(out)
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.dynamics is None:
-            export_tokenizer(chosen.tokenizer, chosen.out)
+            read_tokenizer(chosen.tokenizer).save(chosen.out)
         elif chosen.tokens is None or not chosen.tokenizer.is_dir():
             parser.error("a world needs --tokens and --tokenizer as an exported folder")
         else:

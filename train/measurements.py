@@ -19,17 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer.clip import Clip, Episode, halve
+from tokenizer.clip import Clip, Episode
 from tokenizer.scene_schema import SceneSchema
+from tokenizer.video_autoencoder import Shown
+from tokenizer.video_tokenizer import VideoTokenizer
 from train.metrics import (
     EVENT_TOLERANCE,
     SMALL_PIXELS,
     code_use,
     decibels,
+    error_change,
     event_f1,
     first_event,
     flicker,
-    high_band_power,
     looks_drawn,
     masked_mean,
     median_colours,
@@ -151,7 +153,7 @@ def angle_error(schema: SceneSchema, role: str, states: Tensor, truth: Tensor) -
 # -- tokenizer ------------------------------------------------------------------------------------------
 
 
-def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
+def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoTokenizer | None = None) -> Measured:
     """Pixels to ids and back, with the recorded scene states if the tokenizer decodes with states: it is always
     given some in a rollout. Keys with ``without_state`` are from ids alone.
 
@@ -162,10 +164,12 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
     the colours that bodies of every other colour are typically seen in. ``small_body_recall`` and ``_precision``: of
     the visible bodies of few pixels, the share drawn where they are, and not around (see ``looks_drawn``).
     ``static_id_change``: of the ids of static cells (see ``static_cells``), the share that differ from the previous
-    latent frame's.
+    latent frame's. ``temporal_variance``: see ``flicker``. ``error_change``: see there. Keys with ``ceiling`` are of
+    another tokenizer, trained alike with a bottleneck that doesn't quantise.
     """
     tokenizer, bodies, r = world.tokenizer, Bodies.of(world.schema), world.tokenizer.frames_per_step
-    quality: dict[str, list[Tensor]] = {"first": [], "later": [], "ssim": []}
+    quality: dict[str, list[Tensor]] = {name: [] for name in ("first", "later", "ssim", "flicker", "error_change")}
+    above: dict[str, list[Tensor]] = {"psnr": [], "body_error": []}
     all_ids, body_error, seen, own, around, kinds, small = [], [], [], [], [], [], []
     without: dict[str, list[Tensor]] = {"psnr": [], "body_error": []}
     changed = static = num_kinds = 0
@@ -185,6 +189,11 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         quality["first"].append(score[:1])
         quality["later"].append(score[1:].view(-1, r))
         quality["ssim"].append(ssim(decoded, frames))
+        quality["flicker"].append(flicker(decoded, frames)[None])
+        quality["error_change"].append(error_change(decoded, frames))
+        best = None if ceiling is None else _unquantised(ceiling, frames, None if known is None else known.cpu())
+        if best is not None:
+            above["psnr"].append(psnr(best, frames))
         still = static_cells(frames, tokenizer.grid, r)
         static += int(still.sum())
         changed += int((still & (ids[1:] != ids[:-1])).sum())
@@ -197,6 +206,8 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         body_error.append(squared_error(decoded, frames)[covered])
         if known is not None:
             without["body_error"].append(squared_error(blind, frames)[covered])
+        if best is not None:
+            above["body_error"].append(squared_error(best, frames)[covered])
         masks, states = bodies.masks(shown[::r]), torch.from_numpy(episode.states)
         kind, num_kinds = bodies.kinds(states)
         rings = surroundings(masks, masks.any(1))
@@ -216,6 +227,8 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         "psnr_first_frame_db": torch.cat(quality["first"]).mean(),
         "psnr_by_frame_db": later.mean(0),
         "ssim": torch.cat(quality["ssim"]).mean(),
+        "temporal_variance": torch.cat(quality["flicker"]).nanmean(),
+        "error_change": torch.cat(quality["error_change"]).mean(),
         "bits_per_frame": height * width / r * log2(tokenizer.num_codes),
         "ids_per_frame": height * width / r,
         "codes": tokenizer.num_codes,
@@ -226,10 +239,12 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         "static_id_change": changed / static if static else None,
         "static_share": static / max(1, sum(ids[1:].numel() for ids in all_ids)),
     }
-    if without["psnr"]:
-        numbers["psnr_without_state_db"] = torch.cat(without["psnr"]).mean()
-    if without["body_error"]:
-        numbers["body_psnr_without_state_db"] = decibels(torch.cat(without["body_error"]).mean())
+    for found, name in ((without, "_without_state"), (above, "")):
+        prefix = "" if name else "ceiling_"
+        if found["psnr"]:
+            numbers[f"{prefix}psnr{name}_db"] = torch.cat(found["psnr"]).mean()
+        if found["body_error"]:
+            numbers[f"{prefix}body_psnr{name}_db"] = decibels(torch.cat(found["body_error"]).mean())
     if small and sum(map(len, small)):
         recall, precision = torch.cat(small).float().mean(0).tolist()
         numbers |= {
@@ -244,6 +259,15 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode]) -> Measured:
         rivals = torch.cat([rivals, torch.cat(around)[:, None]], 1)
         numbers["colour_recall"] = nearest_is_own(torch.cat(seen), true, rivals)[visible].float().mean()
     return Measured(numbers, pictures)
+
+
+@torch.no_grad()
+def _unquantised(tokenizer: VideoTokenizer, frames: Tensor, states: Tensor | None) -> Tensor:
+    """Frames uint8 (1 + r * n, H, W, 3) through a tokenizer whose bottleneck need not have ids."""
+    video = (frames.movedim(-1, 1).float() / 255)[None]
+    told = None if states is None or tokenizer.schema is None else Shown.of(states)
+    out = tokenizer.cpu()(video, told).video[0].clamp(0, 1)
+    return (out * 255).round().to(torch.uint8).movedim(1, -1).cpu()
 
 
 def rebuilt(world: World, frames: Tensor, states: Tensor | None) -> Tensor:
@@ -448,49 +472,6 @@ def measure_read(
     return Measured(numbers)
 
 
-# -- upsampler ------------------------------------------------------------------------------------------
-
-
-def measure_upsampler(world: World, large: Sequence[Episode], *, num_steps: int, seed: int) -> Measured:
-    """The tokenizer's frames made larger, against episodes recorded at the large size.
-
-    Keys without a prefix are of one denoising step, as people play; ``four_step_`` and ``bicubic_`` are held against
-    the same. ``high_band_ratio``: power above half of Nyquist's frequency over that of the recording (1: as sharp).
-    ``temporal_variance``: see ``flicker``; ``recorded_temporal_variance`` is the recording's own.
-    """
-    assert world.upsampler is not None
-    size, factor, bodies = world.upsampler.config.size, world.upsampler.config.factor, Bodies.of(world.schema)
-    means: dict[str, list[Tensor]] = {}  # over pictures
-    on_bodies: dict[str, list[Tensor]] = {}  # squared errors of their pixels
-    pictures = Pictures([], [])
-    for episode in large:
-        clip = episode.window(0, min(num_steps, episode.num_steps))
-        frames, states = torch.from_numpy(clip.frames), clip.states
-        known = None if states is None else torch.from_numpy(states)[None].to(world.device)
-        small = rebuilt(world, torch.from_numpy(halve(clip.frames))[None], known).to(world.device)
-        given = known if len(bodies) else None
-        bicubic = F.interpolate(small[0].movedim(-1, 1).float(), scale_factor=factor, mode="bicubic")
-        shown = None if clip.segmentation is None else bodies.masks(entity_map(clip.segmentation, size)).any(1)
-        versions = {
-            "": world.upsampler(small, given, seed)[0].cpu(),
-            "four_step_": world.upsampler(small, given, seed, 4)[0].cpu(),
-            "bicubic_": bicubic.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu(),
-        }
-        for prefix, made in versions.items():
-            means.setdefault(f"{prefix}psnr_db", []).append(psnr(made, frames))
-            ratio = high_band_power(made) / high_band_power(frames).clamp_min(1e-9)
-            means.setdefault(f"{prefix}high_band_ratio", []).append(ratio)
-            means.setdefault(f"{prefix}temporal_variance", []).append(flicker(made, frames)[None])
-            if shown is not None:
-                on_bodies.setdefault(f"{prefix}body_psnr_db", []).append(squared_error(made, frames)[shown])
-        means.setdefault("recorded_temporal_variance", []).append(flicker(frames, frames)[None])
-        pictures.real.append(frames[:: world.tokenizer.frames_per_step])
-        pictures.imagined.append(versions[""][:: world.tokenizer.frames_per_step])
-    numbers: Numbers = {name: torch.cat(parts).nanmean() for name, parts in means.items()}
-    numbers |= {name: decibels(torch.cat(parts).mean()) for name, parts in on_bodies.items()}
-    return Measured(numbers, pictures)
-
-
 # -- speed ----------------------------------------------------------------------------------------------
 
 
@@ -544,7 +525,9 @@ def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: 
             numbers["upsample_ms"] = None
             continue
         numbers[f"{name}_ms"] = {f"p{share}": float(np.percentile(took[name], share)) for share in (50, 95)}
-    numbers["decode_ms_per_frame"] = numbers["decode_ms"]["p50"] / world.tokenizer.frames_per_step
+    for name in ("decode", "upsample"):
+        took_p50 = (numbers[f"{name}_ms"] or {}).get("p50")
+        numbers[f"{name}_ms_per_frame"] = took_p50 and took_p50 / world.tokenizer.frames_per_step
     numbers["steps_per_s"] = 1000 / numbers["whole_ms"]["p50"]
     numbers["frames_per_s"] = numbers["steps_per_s"] * world.tokenizer.frames_per_step
     return Measured(numbers)

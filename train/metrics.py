@@ -66,6 +66,23 @@ def high_band_power(pictures: Tensor) -> Tensor:
     return (torch.fft.rfft2(grey, norm="ortho").abs().square() * high.to(grey.device)).sum((-2, -1))
 
 
+def laplacian_variance(pictures: Tensor) -> Tensor:
+    """Variance over a picture of its mean colour's discrete Laplacian, ``(...)``: how much in focus it is.
+
+    Pech-Pacheco et al. 2000 (doi:10.1109/ICPR.2000.903548).
+    """
+    grey = pictures.float().mean(-1) / 255
+    down = grey[..., 2:, 1:-1] + grey[..., :-2, 1:-1] - 2 * grey[..., 1:-1, 1:-1]
+    across = grey[..., 1:-1, 2:] + grey[..., 1:-1, :-2] - 2 * grey[..., 1:-1, 1:-1]
+    return (down + across).flatten(-2).var(-1)
+
+
+def error_change(video: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute change of the error (T, H, W, 3) from each frame to the next, (T - 1,), in the full range."""
+    error = (video.float() - truth.float()) / 255
+    return error.diff(dim=0).abs().mean((1, 2, 3))
+
+
 def flicker(video: Tensor, truth: Tensor) -> Tensor:
     """Root mean square change from frame to frame where the true video (T, H, W, 3) stands still, in its full range.
 

@@ -4,13 +4,18 @@ The path runs straight from bicubic + noise (time 1) to the recorded frame (time
 bicubic (see ``worldmodel/upsampler.py``). The network predicts the clean end, and the loss is the error of the
 velocity that this implies, ``(prediction - clean) / time``. All frames of a clip share one time, as they do
 when a stream is sampled. Half of the clips stand at time 1, so that a single step is as well trained as many.
+
+A mean flow (``config: {mean_flow: true}``; Geng et al. 2025, arXiv:2505.13447) learns whole steps: half of the clips
+draw a time to jump to, and the target is moved by what the mean velocity changes along the path, which forward-mode
+differentiation gives. ``objective: regression`` trains the same network to say the picture at once, by its absolute
+error: what a generator of this size has to be held against.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +77,7 @@ class UpsamplerModule(ScheduledModule):
         min_time: smallest time trained, above 0, where there is nothing left to predict.
         num_steps: denoising steps in validation and sample videos.
         start_from: a checkpoint of this module whose weights to start from.
+        objective: ``flow`` or ``regression``.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class UpsamplerModule(ScheduledModule):
         num_steps: int = 1,
         seed: int = 0,
         start_from: str | None = None,
+        objective: Literal["flow", "regression"] = "flow",
     ) -> None:
         super().__init__()
         schema = schema_json(schema)
@@ -100,6 +107,7 @@ class UpsamplerModule(ScheduledModule):
             load_trained(self, start_from, "upsampler.")
         self.tokenizer_path, self.body_weight, self.corruption = tokenizer_path, body_weight, corruption
         self.one_step_share, self.min_time, self.num_steps, self.seed = one_step_share, min_time, num_steps, seed
+        self.objective = objective
 
     @cached_property
     def tokenizer(self) -> VideoTokenizer | None:
@@ -144,17 +152,40 @@ class UpsamplerModule(ScheduledModule):
         given = self._given(corrupt(self.small_frames(batch), self.corruption, generator), batch.get("states"))
         missed = self.upsampler.residual(batch["frames"], given)
         clean, rows = missed.detach(), len(missed)
-        time = torch.rand(rows, generator=generator, device=self.device) * (1 - self.min_time) + self.min_time
-        alone = torch.rand(rows, generator=generator, device=self.device) < self.one_step_share
-        time = torch.where(alone, 1.0, time)
+        draw = torch.rand(4, rows, generator=generator, device=self.device)
+        alone = (draw[1] < self.one_step_share) | (self.objective == "regression")
+        time = torch.where(alone, 1.0, self.min_time + (1 - self.min_time) * draw[0])
         t = time.view(-1, 1, 1, 1, 1)
-        z = torch.lerp(clean, torch.randn(clean.shape, generator=generator, device=self.device), t)
-        error = self.upsampler.denoise(z, time, given).float() - clean
-        loss = (self._patch_weight(batch) * ((error / t).square() + missed.square())).mean()
+        noise = torch.randn(clean.shape, generator=generator, device=self.device)
+        z, weight = torch.lerp(clean, noise, t), self._patch_weight(batch)
+        if self.objective == "regression":
+            error = self.upsampler.denoise(z, time, given).float() - clean
+            loss = (weight * (error.abs() + missed.square())).mean()
+        elif self.upsampler.config.mean_flow:
+            until = torch.where(draw[2] < 0.5, time, time * (2 * draw[3] - 1).clamp_min(0))
+            target = clean + t * (time - until).view_as(t) * self._turning(z, noise - clean, time, until, given)
+            error = self.upsampler.denoise(z, time, given, until=until).float() - target
+            square = (weight * (error / t).square()).mean((1, 2, 3, 4))
+            loss = (square / (square.detach() + 0.1)).mean() + (weight * missed.square()).mean()
+        else:
+            error = self.upsampler.denoise(z, time, given).float() - clean
+            loss = (weight * ((error / t).square() + missed.square())).mean()
         scale = self.upsampler.config.noise / 2  # residuals to pixels in [0, 1]
         scores = {"loss": loss.detach(), "psnr": psnr(error.detach().square().mean() * scale**2)}
         self.log_dict(scores, batch_size=rows)
         return loss
+
+    @torch.no_grad()
+    def _turning(self, z: Tensor, velocity: Tensor, time: Tensor, until: Tensor, given: Conditions) -> Tensor:
+        """What the mean velocity until ``until`` changes by, per unit of time, along the flow: shaped like ``z``."""
+        given = Conditions(given.drawn.float(), given.cells.float(), given.scene.float())
+
+        def mean_velocity(z: Tensor, time: Tensor) -> Tensor:
+            clean = self.upsampler.denoise(z, time, given, until=until)
+            return (z - clean) / time.view(-1, 1, 1, 1, 1)
+
+        with torch.autocast(z.device.type, enabled=False):
+            return torch.func.jvp(mean_velocity, (z, time), (velocity, torch.ones_like(time)))[1]
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         real, (bicubic, upsampled) = batch["frames"].float() / 255, self._both(batch)

@@ -5,7 +5,7 @@ bicubic + noise * epsilon and ends at the recorded picture (Albergo et al. 2023,
 to its corruption the same way; the straight path is rectified flow, arXiv:2209.03003). The network predicts the
 clean residual: the guess that needs no looking (a share of the noisy one, as in EDM, arXiv:2206.00364) and its
 correction. At the start the noise says nothing of the picture and is not looked at, so a single step gives the
-expected picture whatever the seed; more steps sharpen it.
+expected picture whatever the seed; more steps sharpen it. A mean flow looks at it, and samples in a single step.
 
 The tokenizer lost small things that the scene state still knows, so bodies are painted onto a grid (frame by
 frame, between the two states of a step) and light and camera modulate every block. Spatial layers see one
@@ -53,6 +53,9 @@ class UpsamplerConfig:
         noise: standard deviation of the flow's starting noise, for pixels in [-1, 1].
         detail: standard deviation expected of what the drawing misses, in units of ``noise``.
         shader_width: hidden width of what draws floor and bodies.
+        mean_flow: whether the network is told how far a step will go, and so predicts the flow's mean velocity over
+            the step (MeanFlow, arXiv:2505.13447): few steps then sample as many would, where plain flow matching
+            gives the mean of all that could be.
     """
 
     resolution: int = 64
@@ -67,6 +70,7 @@ class UpsamplerConfig:
     noise: float = 0.05
     detail: float = 0.7
     shader_width: int = 32
+    mean_flow: bool = False
 
     def __post_init__(self) -> None:
         if self.patch % self.factor:
@@ -207,6 +211,10 @@ class Upsampler(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(32, config.condition), nn.SiLU(), nn.Linear(config.condition, config.condition)
         )
+        self.span = None
+        if config.mean_flow:
+            self.span = nn.Linear(32, config.condition, bias=False)
+            nn.init.zeros_(self.span.weight)
         self.see_frames = nn.Conv2d(3 * side**2, width, 3, padding=1)
         self.see_drawn = nn.Conv2d(3 * config.patch**2, width, 1)
         self.see_guess = nn.Conv2d(3 * config.patch**2, width, 3, padding=1)
@@ -246,23 +254,32 @@ class Upsampler(nn.Module):
         more = (drawn.detach().to(kind) - low_large) / self.config.noise  # learned by its own error alone
         return Conditions(drawn, cells + _convolve(self.see_drawn, _to_patches(more, self.config.patch)), scene)
 
-    def denoise(self, z: Tensor, time: Tensor, given: Conditions, cache: StreamingCache | None = None) -> Tensor:
+    def denoise(
+        self,
+        z: Tensor,
+        time: Tensor,
+        given: Conditions,
+        cache: StreamingCache | None = None,
+        until: Tensor | None = None,
+    ) -> Tensor:
         """The clean residual, as the network sees it in ``z``.
 
         ``z`` and the result are residual patches (B, T, h, w, 3 * patch**2) as :meth:`residual` cuts them;
-        ``time`` (B,) runs from 1, noise alone, to 0. Without a cache the clip is taken to be whole.
+        ``time`` (B,) runs from 1, noise alone, to 0, and ``until`` (B,) is where the step ends that is taken with the
+        result: at 0 unless given, and told to a mean flow alone. Without a cache the clip is taken to be whole.
         """
         cache = StreamingCache(len(z), z.device) if cache is None else cache
-        octaves = torch.exp(torch.linspace(0, log(64), 16, device=z.device, dtype=z.dtype))
-        angles = time.to(z.dtype)[:, None] * octaves
-        condition = F.silu(given.scene + self.time(torch.cat([angles.sin(), angles.cos()], -1))[:, None])
+        condition = given.scene + self.time(self._waves(time, z))[:, None]
+        if self.span is not None:
+            condition = condition + self.span(self._waves(time if until is None else time - until, z))[:, None]
+        condition = F.silu(condition)
 
         # What is best said without looking, and how far off that is: the network corrects it in units of one.
         t, detail = time.to(z.dtype).view(-1, 1, 1, 1, 1), self.config.detail
         spread = ((1 - t) ** 2 * detail**2 + t**2).sqrt()
         guess, doubt = (1 - t) * detail**2 / spread**2 * z, t * detail / spread
 
-        x = given.cells + _convolve(self.see_guess, guess / detail)
+        x = given.cells + _convolve(self.see_guess, z / spread if self.config.mean_flow else guess / detail)
         skips: list[Tensor] = []
         for level, coarsen in zip(self.down, self.coarsen, strict=False):
             x = level(x, condition, cache)
@@ -274,6 +291,12 @@ class Upsampler(nn.Module):
             x = level(x, condition, cache)
         cache.advance()
         return guess + doubt * _convolve(self.head, F.silu(self.norm(x)))
+
+    @staticmethod
+    def _waves(time: Tensor, like: Tensor) -> Tensor:
+        octaves = torch.exp(torch.linspace(0, log(64), 16, device=like.device, dtype=like.dtype))
+        angles = time.to(like.dtype)[:, None] * octaves
+        return torch.cat([angles.sin(), angles.cos()], -1)
 
     def residual(self, frames: Tensor, given: Conditions) -> Tensor:
         """What uint8 frames (B, T, H, W, 3) have beyond what is drawn, as patches in units of the noise."""
@@ -319,17 +342,56 @@ class Upsampler(nn.Module):
                 f"this stream was begun with num_steps={len(cache.passes)} and cannot go on with {num_steps}: "
                 "start a new cache to change it"
             )
-        config, length = self.config, frames.shape[1]
         given = self.conditions(frames, states)
-        index = cache.frame[:, None] + torch.arange(length, device=frames.device)
-        noise = self.noise(seed[:, None], index, (3, config.size, config.size)).to(given.cells.dtype)
-        z = _to_patches(noise, config.patch)
+        z = self._start(given, cache.frame, seed)
         for i, past in enumerate(cache.passes):
-            time, kept = 1 - i / num_steps, (num_steps - i - 1) / (num_steps - i)  # kept: next time over this one
-            clean = self.denoise(z, z.new_full((len(z),), time), given, past)
-            z = kept * z + (1 - kept) * clean
-        cache.frame = cache.frame + length
-        return given.drawn + config.noise * _from_patches(z, config.patch)
+            time, until = (z.new_full((len(z),), 1 - j / num_steps) for j in (i, i + 1))
+            z = torch.lerp(self.denoise(z, time, given, past, until), z, (num_steps - i - 1) / (num_steps - i))
+        cache.frame = cache.frame + frames.shape[1]
+        return given.drawn + self.config.noise * _from_patches(z, self.config.patch)
+
+    def _start(self, given: Conditions, first_frame: Tensor, seed: Tensor) -> Tensor:
+        """The noise of frames from ``first_frame`` (B,) on, as patches."""
+        size = self.config.size
+        index = first_frame[:, None] + torch.arange(given.cells.shape[1], device=seed.device)
+        return _to_patches(self.noise(seed[:, None], index, (3, size, size)).to(given.cells), self.config.patch)
+
+    @torch.no_grad()
+    def in_chunks(
+        self,
+        frames: Tensor,
+        states: Tensor | None,
+        seed: Tensor | int = 0,
+        num_steps: int = 1,
+        *,
+        chunk: int,
+        overlap: int = 0,
+    ) -> Tensor:
+        """A whole clip as models do it that keep no past: chunk by chunk, for comparison with :meth:`forward`.
+
+        Every chunk of ``chunk`` frames also makes the ``overlap`` frames before it; from one denoising step to the next
+        a random cut in them says which chunk's prediction is taken, over noise that both share (the randomised
+        blending of StreamingT2V, arXiv:2403.14773). With ``overlap`` 0 chunks just follow each other.
+        """
+        seed = torch.as_tensor(seed, device=frames.device).expand(len(frames))
+        self._check(frames, seed, num_steps)
+        moved, length = None, frames.shape[1]
+        if self.motion is not None:
+            moved = self.frame_states(self._check_state(states, len(frames), clip=True), length)
+        given = self.conditions(frames, moved)
+        z = self._start(given, torch.zeros_like(seed), seed)
+        draw = torch.Generator().manual_seed(int(seed[0]))
+        for i in range(num_steps):
+            time, until = (z.new_full((len(z),), 1 - j / num_steps) for j in (i, i + 1))
+            clean = z[:, :0]
+            for start in range(0, length, chunk):
+                piece = slice(max(0, start - overlap), start + chunk)
+                seen = Conditions(given.drawn[:, piece], given.cells[:, piece], given.scene[:, piece])
+                made = self.denoise(z[:, piece], time, seen, None, until)
+                cut = start - int(torch.randint(overlap + 1, (), generator=draw)) if start else 0
+                clean = torch.cat([clean[:, :cut], made[:, cut - piece.start :]], 1)
+            z = torch.lerp(clean, z, (num_steps - i - 1) / (num_steps - i))
+        return self.to_pixels(given.drawn + self.config.noise * _from_patches(z, self.config.patch))
 
     @torch.no_grad()
     def step(
@@ -363,7 +425,7 @@ class Upsampler(nn.Module):
             states = self.motion(previous_state, state, frames.shape[1])
         if len(cache.frame) != len(frames):
             raise ValueError(f"the cache holds {len(cache.frame)} streams, got {len(frames)} rows of frames")
-        return self._to_pixels(self.generate(frames, states, cache, seed, num_steps))
+        return self.to_pixels(self.generate(frames, states, cache, seed, num_steps))
 
     @torch.no_grad()
     def forward(
@@ -385,10 +447,11 @@ class Upsampler(nn.Module):
             states = self._check_state(states, len(frames), clip=True)
             moved = self.frame_states(states, frames.shape[1])
         cache = self.start_cache(len(frames), first_frame)
-        return self._to_pixels(self.generate(frames, moved, cache, seed, num_steps))
+        return self.to_pixels(self.generate(frames, moved, cache, seed, num_steps))
 
     @staticmethod
-    def _to_pixels(video: Tensor) -> Tensor:
+    def to_pixels(video: Tensor) -> Tensor:
+        """(B, T, 3, H, W) about [-1, 1] to uint8 (B, T, H, W, 3)."""
         return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(2, -1)
 
     def _check(self, frames: Tensor, seed: Tensor, num_steps: int) -> None:

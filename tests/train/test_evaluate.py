@@ -30,7 +30,7 @@ from worldmodel.world import World
 CONTRACT = {
     "tokenizer": (
         "psnr_db psnr_by_frame_db ssim bits_per_frame ids_per_frame codebook_used perplexity body_psnr_db "
-        "colour_recall static_id_change"
+        "colour_recall static_id_change temporal_variance ceiling_psnr_db ceiling_body_psnr_db"
     ),
     "rollout": (
         "psnr_by_step_db psnr_copy_last_by_step_db player_error_16 player_error_16_copy_last player_error_by_step "
@@ -38,11 +38,14 @@ CONTRACT = {
     ),
     "read": "position_error colour_accuracy shape_accuracy material_accuracy",
     "edit": "obeyed obeyed_first_step others_undisturbed",
-    "speed": "state_ms video_ms decode_ms upsample_ms whole_ms threads",
-    "upsampler": "psnr_db bicubic_psnr_db",
+    "speed": "state_ms video_ms decode_ms upsample_ms whole_ms threads decode_ms_per_frame upsample_ms_per_frame",
+    "upsampler": (
+        "psnr_db bicubic_psnr_db regressor_psnr_db one_step_psnr_db two_step_psnr_db four_step_psnr_db "
+        "high_band_ratio laplacian_ratio temporal_variance seam_ratio naive_seam_ratio blended_seam_ratio"
+    ),
 }
 TINY = Effort(
-    episodes=2, edits_per_episode=1, reads_per_episode=1, upsampled_episodes=1, upsampled_steps=2, timed_steps=2
+    episodes=2, edits_per_episode=1, reads_per_episode=1, upsampled_episodes=1, upsampled_steps=5, timed_steps=2
 )
 SCHEMA = tabletop_schema()
 
@@ -110,7 +113,12 @@ def fake_episode(seed: int, steps: int = 17) -> Episode:
 def figures(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     report = tmp_path_factory.mktemp("report")
     episodes = [fake_episode(0), fake_episode(1, steps=11)]
-    return evaluate(world, episodes, effort=TINY, report=report, about={"world": "tiny"}), report
+    ceiling = VideoTokenizer(replace(world.tokenizer.config, quantizer=QuantizerConfig(kind="continuous")), SCHEMA)
+    about = {"world": "tiny"}
+    numbers = evaluate(
+        world, episodes, effort=TINY, report=report, about=about, ceiling=ceiling, regressor=world.upsampler
+    )
+    return numbers, report
 
 
 def test_every_key_of_the_contract_is_measured(figures: tuple[dict, Path]) -> None:
@@ -126,7 +134,10 @@ def test_every_key_of_the_contract_is_measured(figures: tuple[dict, Path]) -> No
     assert tokenizer["ids_per_frame"] == 16
     assert tokenizer["bits_per_frame"] == 64
     assert 0 < numbers["speed"]["decode_ms"]["p50"] < numbers["speed"]["whole_ms"]["p95"]
-    assert numbers["upsampler"]["psnr_db"] == pytest.approx(numbers["upsampler"]["bicubic_psnr_db"])  # untrained
+    upsampler = numbers["upsampler"]
+    assert upsampler["psnr_db"] != upsampler["bicubic_psnr_db"]  # bodies are drawn over it
+    assert upsampler["psnr_db"] == pytest.approx(upsampler["regressor_psnr_db"])  # it is held against itself
+    assert upsampler["seam_ratio"] == pytest.approx(1, abs=1e-3)
 
 
 def test_the_numbers_are_json_and_a_readable_table(figures: tuple[dict, Path]) -> None:

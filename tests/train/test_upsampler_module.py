@@ -101,6 +101,46 @@ def test_the_loss_is_the_same_for_the_same_step() -> None:
     assert all(p.grad is not None for p in network)
 
 
+def test_a_mean_flow_learns_what_its_velocity_turns_by() -> None:
+    module = _module(config={**TINY, "mean_flow": True})
+    network = module.upsampler
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    batch = _batch()
+    with torch.no_grad():
+        given = module._given(module.small_frames(batch), batch["states"])
+        clean = network.residual(batch["frames"], given)
+    noise = torch.randn_like(clean)
+    time, until = torch.full((len(clean),), 0.7), torch.full((len(clean),), 0.2)
+
+    def velocity(at: float) -> Tensor:
+        t = torch.full_like(time, at)
+        z = torch.lerp(clean, noise, at)
+        return (z - network.denoise(z, t, given, until=until)) / at
+
+    turning = module._turning(torch.lerp(clean, noise, 0.7), noise - clean, time, until, given)
+    with torch.no_grad():
+        expected = (velocity(0.701) - velocity(0.699)) / 0.002
+    assert (turning - expected).abs().mean() < 0.02 * expected.abs().mean()
+    module.training_step(batch, 0).backward()
+    assert network.span is not None
+    assert network.span.weight.grad is not None
+    pictures = [network(module.small_frames(batch), batch["states"], seed) for seed in (0, 1)]
+    assert not torch.equal(*pictures)  # a single step samples
+
+
+def test_a_regression_is_trained_by_its_absolute_error_from_no_noise() -> None:
+    module = _module(objective="regression")
+    torch.nn.init.normal_(module.upsampler.head.weight, std=0.02)
+    batch = _batch()
+    loss = module.training_step(batch, 0)
+    module.seed = 1  # the corruption is another, and nothing else
+    module.corruption = 0.0
+    clean_loss = module.training_step(batch, 0)
+    module.seed = 2
+    assert module.training_step(batch, 0) == clean_loss != loss
+
+
 def test_bodies_weigh_more() -> None:
     module = _module(body_weight=9.0)
     weight = module._patch_weight(_batch())

@@ -110,6 +110,21 @@ def test_steps_make_the_same_pictures_as_a_call_with_the_whole_clip() -> None:
     assert difference.float().mean() < 1e-3
 
 
+def test_chunks_without_a_past_differ_and_one_chunk_is_the_clip() -> None:
+    upsampler = _upsampler()
+    frames, states = _clip()
+    whole = upsampler(frames, states, SEEDS, num_steps=2)
+    once = upsampler.in_chunks(frames, states, SEEDS, 2, chunk=17)
+    assert (once.int() - whole.int()).abs().max() <= 1
+    naive = upsampler.in_chunks(frames, states, SEEDS, 2, chunk=8)
+    blended = upsampler.in_chunks(frames, states, SEEDS, 2, chunk=8, overlap=4)
+    assert naive.shape == blended.shape == whole.shape
+    assert (naive[:, :8].int() - whole[:, :8].int()).abs().max() <= 1
+    assert not torch.equal(naive[:, 8], whole[:, 8])
+    assert (blended[:, :4].int() - whole[:, :4].int()).abs().max() <= 1
+    assert not torch.equal(blended, naive)
+
+
 def test_a_world_without_state_streams_too() -> None:
     upsampler = _upsampler(schema=None)
     frames, _ = _clip()

@@ -1,0 +1,107 @@
+"""How good an upsampler's pictures are, held against interpolation, a regressor and models that keep no past."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenizer.clip import Episode, halve
+from train.measurements import Bodies, Measured, Numbers, Pictures, entity_map, rebuilt
+from train.metrics import (
+    decibels,
+    error_change,
+    flicker,
+    high_band_power,
+    laplacian_variance,
+    psnr,
+    squared_error,
+    ssim,
+)
+from worldmodel.upsampler import Upsampler
+from worldmodel.world import World
+
+CHUNK = 16  # frames of a chunk, where chunks are compared
+OVERLAP = 8
+
+
+def measure_upsampler(
+    world: World, large: Sequence[Episode], *, num_steps: int, seed: int, regressor: Upsampler | None = None
+) -> Measured:
+    """The tokenizer's frames made larger, against episodes recorded at the large size.
+
+    Keys without a prefix, and those of ``one_step_``, are of one denoising step, as people play; others say how many,
+    or whose they are. ``high_band_ratio`` and ``laplacian_ratio``: power above half of Nyquist's frequency, and the
+    Laplacian's variance, over those of the recording (1: as sharp). ``temporal_variance``: see ``flicker``;
+    ``recorded_temporal_variance`` is the recording's own.
+
+    ``seam_ratio``: how much the error changes (see ``error_change``) where a chunk of 16 frames begins, over the same
+    where the clip is made in one piece; the stream that people see is chunk after chunk on a cache. ``naive_`` chunks
+    have no past, ``blended_`` ones overlap by 8 frames (see ``Upsampler.in_chunks``).
+    """
+    upsampler = world.upsampler
+    assert upsampler is not None
+    size, bodies = upsampler.config.size, Bodies.of(world.schema)
+    means: dict[str, list[Tensor]] = {}  # over pictures
+    on_bodies: dict[str, list[Tensor]] = {}  # squared errors of their pixels
+    seams: dict[str, list[Tensor]] = {"whole": [], "": [], "naive_": [], "blended_": []}
+    pictures = Pictures([], [])
+    for episode in large:
+        clip = episode.window(0, min(num_steps, episode.num_steps))
+        frames, states = torch.from_numpy(clip.frames), clip.states
+        known = None if states is None else torch.from_numpy(states)[None].to(world.device)
+        small = rebuilt(world, torch.from_numpy(halve(clip.frames))[None], known).to(world.device)
+        given = known if len(bodies) else None
+        bicubic = F.interpolate(small[0].movedim(-1, 1).float(), scale_factor=upsampler.config.factor, mode="bicubic")
+        shown = None if clip.segmentation is None else bodies.masks(entity_map(clip.segmentation, size)).any(1)
+        versions = {
+            "": upsampler(small, given, seed)[0].cpu(),
+            "two_step_": upsampler(small, given, seed, 2)[0].cpu(),
+            "four_step_": upsampler(small, given, seed, 4)[0].cpu(),
+            "bicubic_": bicubic.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu(),
+        }
+        if regressor is not None:
+            versions["regressor_"] = regressor(small, given)[0].cpu()
+        for prefix, made in versions.items():
+            scores = {
+                "psnr_db": psnr(made, frames),
+                "ssim": ssim(made, frames),
+                "high_band_ratio": high_band_power(made) / high_band_power(frames).clamp_min(1e-9),
+                "laplacian_ratio": laplacian_variance(made) / laplacian_variance(frames).clamp_min(1e-9),
+                "temporal_variance": flicker(made, frames)[None],
+                "error_change": error_change(made, frames),
+            }
+            for name, values in scores.items():
+                means.setdefault(prefix + name, []).append(values)
+            if shown is not None:
+                on_bodies.setdefault(f"{prefix}body_psnr_db", []).append(squared_error(made, frames)[shown])
+        means.setdefault("recorded_temporal_variance", []).append(flicker(frames, frames)[None])
+        for name, made in _chunked(upsampler, small, given, seed, versions[""]).items():
+            seams[name].append(error_change(made, frames)[CHUNK - 1 :: CHUNK])
+        pictures.real.append(frames[:: world.tokenizer.frames_per_step])
+        pictures.imagined.append(versions[""][:: world.tokenizer.frames_per_step])
+    numbers: Numbers = {name: torch.cat(parts).nanmean() for name, parts in means.items()}
+    numbers |= {name: decibels(torch.cat(parts).mean()) for name, parts in on_bodies.items()}
+    numbers["one_step_psnr_db"] = numbers["psnr_db"]
+    if len(whole := torch.cat(seams.pop("whole"))):
+        numbers |= {f"{name}seam_ratio": torch.cat(parts).mean() / whole.mean() for name, parts in seams.items()}
+    return Measured(numbers, pictures)
+
+
+@torch.no_grad()
+def _chunked(upsampler: Upsampler, small: Tensor, states: Tensor | None, seed: int, whole: Tensor) -> dict[str, Tensor]:
+    """A clip in one piece, and in chunks: on a cache, without a past, and blended."""
+    moved = None if states is None or upsampler.motion is None else upsampler.frame_states(states, small.shape[1])
+    cache, seeds = upsampler.start_cache(1), torch.full((1,), seed, device=small.device)
+    parts = []
+    for start in range(0, small.shape[1], CHUNK):
+        piece = slice(start, start + CHUNK)
+        parts.append(upsampler.generate(small[:, piece], None if moved is None else moved[:, piece], cache, seeds))
+
+    def chunks(overlap: int) -> Tensor:
+        return upsampler.in_chunks(small, states, seed, chunk=CHUNK, overlap=overlap)[0].cpu()
+
+    cached = upsampler.to_pixels(torch.cat(parts, 1))[0].cpu()
+    return {"whole": whole, "": cached, "naive_": chunks(0), "blended_": chunks(OVERLAP)}
