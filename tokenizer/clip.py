@@ -65,6 +65,15 @@ class Episode(Clip):
         return replace(self, frames=frames)
 
 
+def shrink(frames: np.ndarray, side: int) -> np.ndarray:
+    """Frames uint8 ``(..., h, w, 3)`` halved until they are ``side`` pixels high; ValueError if none of that are."""
+    while frames.shape[-3] > side:
+        frames = halve(frames)
+    if frames.shape[-3] != side:
+        raise ValueError(f"frames of {frames.shape[-3]} pixels are no {side} made larger twice, four times, and so on")
+    return frames
+
+
 def halve(frames: np.ndarray) -> np.ndarray:
     """Mean of 2x2 pixels, rounded: uint8 ``(..., 2h, 2w, 3)`` to ``(..., h, w, 3)``. How 64 is made of 128."""
     wide = frames.astype(np.uint16)

@@ -218,8 +218,10 @@ def planar(linear: nn.Linear, x: Tensor, bias: Tensor | None = None) -> Tensor:
 class FloorShader(nn.Module):
     """State vectors to a layer of the floor, (n, 4, resolution, resolution) like those of bodies, pixel by pixel.
 
-    Every pixel's place on the floor goes through a small network whose thresholds the camera's angle and the rest of
-    the scene shift: so straight edges (of a table, of walls) are drawn straight, wherever they come to lie.
+    Every pixel's place on the floor goes through a small network whose thresholds the scene shifts: so straight edges
+    are drawn straight and sharp, wherever the camera's turn puts them. The place at which a pixel's ray passes any
+    height (of a wall's top, for one) is the place on the floor moved towards the eye, so shifts by the eye's place are
+    all that the network needs to see what stands up.
     """
 
     points: Tensor
@@ -231,6 +233,7 @@ class FloorShader(nn.Module):
         self.register_buffer("points", cell_centres((resolution, resolution)), persistent=False)
         self.place = nn.Linear(2, hidden, bias=False)
         self.scene = nn.Linear(self.read.num_scene, hidden)
+        self.eye = nn.Linear(2, hidden, bias=False) if schema.view.kind == "orbit" else None
         self.mix = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 4)
         nn.init.zeros_(self.out.weight)
@@ -239,23 +242,25 @@ class FloorShader(nn.Module):
 
     def forward(self, state: Tensor, moments: int = 1) -> Tensor:
         """States (n, num_values), ``moments`` for every step: over a step only the camera's turn is looked at."""
-        last = state[moments - 1 :: moments]
-        azimuth = self.read.azimuth(state)
-        still = azimuth is None or (
-            not torch.is_grad_enabled() and bool((azimuth.view(-1, moments).diff(dim=1) == 0).all())
+        azimuth, last = self.read.azimuth(state), state[moments - 1 :: moments]
+        turns = azimuth is not None and (
+            torch.is_grad_enabled() or bool((azimuth.view(-1, moments).diff(dim=1) != 0).any())
         )
-        if still:
-            return self._layer(
-                last, self.read.scene(last), None if azimuth is None else self.read.azimuth(last)
-            ).repeat_interleave(moments, 0)
-        return self._layer(state, self.read.scene(last).repeat_interleave(moments, 0), azimuth)
+        if turns or moments == 1:
+            return self._layer(state, azimuth, self.read.scene(last).repeat_interleave(moments, 0))
+        return self._layer(last, self.read.azimuth(last), self.read.scene(last)).repeat_interleave(moments, 0)
 
-    def _layer(self, state: Tensor, scene: Tensor, azimuth: Tensor | None) -> Tensor:
-        floor = unproject(self.view, self.points.to(state), None if azimuth is None else azimuth[:, None])
-        place = (16 * floor).clamp(-24, 24).expand(len(state), -1, -1)  # a table's edges lie a few units away
-        scene = self.scene(scene.to(self.place.weight.dtype))
-        hidden = F.relu(planar(self.place, place.mT.to(scene.dtype), scene))
-        colour = planar(self.out, F.relu(planar(self.mix, hidden))).to(state)
+    def _layer(self, state: Tensor, azimuth: Tensor | None, scene: Tensor) -> Tensor:
+        turned = None if azimuth is None else azimuth[:, None]
+        place = (16 * unproject(self.view, self.points.to(state), turned)).clamp(-24, 24)  # edges lie a unit away
+        kind = self.place.weight
+        with torch.autocast(state.device.type, enabled=False):  # which would round places to half a pixel
+            shift = self.scene(scene.to(kind))
+            if self.eye is not None and azimuth is not None:
+                shift = shift + self.eye(2 * camera(self.view, azimuth)[1][:, :2].to(kind))
+            hidden = planar(self.place, place.expand(len(state), -1, -1).mT.to(kind), shift)
+            hidden = planar(self.mix, F.relu(hidden, inplace=True))
+            colour = planar(self.out, F.relu(hidden, inplace=True)).to(state)
         through = torch.sigmoid(-colour[:, 3:])
         return torch.cat([colour[:, :3] * (1 - through), through], 1).unflatten(2, 2 * [self.resolution])
 

@@ -225,28 +225,28 @@ class StateMotion(nn.Module):
     """
 
     moves: Tensor
+    wraps: Tensor
     low: Tensor
     period: Tensor
 
     def __init__(self, schema: SceneSchema) -> None:
         super().__init__()
         moves = torch.zeros(schema.num_values, dtype=torch.bool)
-        low, period = torch.zeros(schema.num_values), torch.zeros(schema.num_values)
+        wraps, low, period = moves.clone(), torch.zeros(schema.num_values), torch.ones(schema.num_values)
         for entity in schema.entities:
             for f in entity.fields:
                 columns = schema.columns(entity.name, f.name)
                 moves[columns] = f.kind == "continuous" and not f.static
-                low[columns] = f.low
-                period[columns] = f.high - f.low if f.periodic else 0.0
-        for name, values in (("moves", moves), ("low", low), ("period", period)):
+                if f.periodic:
+                    wraps[columns], low[columns], period[columns] = True, f.low, f.high - f.low
+        for name, values in (("moves", moves), ("wraps", wraps), ("low", low), ("period", period)):
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, previous: Tensor, state: Tensor, frames: int) -> Tensor:
         """``(..., num_values)`` twice to ``(..., frames, num_values)``; the last of them is ``state``."""
         fraction = torch.arange(1, frames + 1, device=state.device, dtype=state.dtype)[:, None] / frames
-        span = self.period.where(self.period > 0, torch.ones_like(self.period))
-        change = state - previous
-        change = torch.where(self.period > 0, (change + span / 2) % span - span / 2, change)
-        moved = previous[..., None, :] + change[..., None, :] * fraction
-        moved = torch.where(self.period > 0, self.low + (moved - self.low) % span, moved)
+        change, span = state - previous, self.period
+        change = torch.where(self.wraps, (change + span / 2) % span - span / 2, change)[..., None, :]
+        moved = torch.addcmul(previous[..., None, :], change, fraction)
+        moved = torch.where(self.wraps, self.low + (moved - self.low) % span, moved)
         return torch.where(self.moves & (fraction < 1), moved, state[..., None, :])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizer.clip import Episode, halve
+from tokenizer.clip import Episode, shrink
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episodes import SPLITS, EpisodeStore
 from train.edit_obedience import EditResult, draw_cases, measure_edits
@@ -119,18 +119,18 @@ def evaluate(
     """Measures everything that world and episodes allow; what they do not is None or missing.
 
     Args:
-        large: episodes at the tokenizer's resolution, or at twice that, which the upsampler is held against.
+        large: episodes at the tokenizer's resolution, or at 2 or 4 times that, which the upsampler is held against.
         tokens_per_pass: None for the world's default.
         report: folder for pictures and page.
         ceiling, regressor: what tokenizer and upsampler are held against, if anything.
     """
     size = world.tokenizer.resolution
-    wrong = {e.frames.shape[1] for e in large} - {size, 2 * size}
+    wrong = {e.frames.shape[1] for e in large} - {size, 2 * size, 4 * size}
     if wrong:
         raise ValueError(
             f"this world sees {size}x{size} frames and the recording has {max(wrong)}: record it at {2 * size}"
         )
-    episodes = [e if e.frames.shape[1] == size else e.with_frames(halve(e.frames)) for e in large]
+    episodes = [e if e.frames.shape[1] == size else e.with_frames(shrink(e.frames, size)) for e in large]
     sampling = replace(world.sampling, tokens_per_pass=tokens_per_pass or world.sampling.tokens_per_pass)
     numbers: Numbers = {"about": {**(about or {}), "episodes": len(episodes), "seed": seed}}
 

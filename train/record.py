@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder to fill; may hold an unfinished recording")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, default=64, help="most steps of an episode")
-    parser.add_argument("--resolution", type=int, choices=(64, 128), default=128)
+    parser.add_argument("--resolution", type=int, choices=(64, 128, 256), default=128)
     chosen = parser.parse_args(arguments)
     if min(chosen.episodes, chosen.workers, chosen.steps) < 1:
         parser.error("--episodes, --workers and --steps must be at least 1")

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer.clip import halve
+from tokenizer.clip import shrink
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episodes import schema_json
@@ -69,7 +69,7 @@ class UpsamplerModule(ScheduledModule):
     Args:
         config: fields of ``UpsamplerConfig``.
         schema: the scene schema as its ``to_json`` gives it, or the folder of a recording. None: no state.
-        tokenizer_path: folder of an exported tokenizer or world. None trains on halved recordings.
+        tokenizer_path: folder of an exported tokenizer or world. None trains on recordings made smaller.
         lr, weight_decay, warmup_steps, total_steps: AdamW with a cosine that ends at ``total_steps``.
         body_weight: how much more a patch that touches a body counts than one that does not.
         corruption: strength of what :func:`corrupt` does to the frames in training.
@@ -125,7 +125,7 @@ class UpsamplerModule(ScheduledModule):
             )
         if "decoded" in batch:
             return batch["decoded"]
-        small = torch.from_numpy(halve(frames.cpu().numpy())).to(frames.device)
+        small = torch.from_numpy(shrink(frames.cpu().numpy(), self.upsampler.config.resolution)).to(frames.device)
         if self.tokenizer is None:
             return small
         states = None if self.tokenizer.schema is None else batch.get("states")

@@ -188,7 +188,7 @@ def test_an_unknown_action_or_resolution_is_refused_with_the_choices(simulator: 
     simulator.reset(seed=0)
     with pytest.raises(ValueError, match="orbit_right"):
         simulator.step(7)
-    with pytest.raises(ValueError, match="64 or 128"):
+    with pytest.raises(ValueError, match="64, 128 or 256"):
         Tabletop(100)
 
 

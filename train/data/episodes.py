@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from av.video.frame import PictureType
 
-from tokenizer.clip import Episode, halve
+from tokenizer.clip import Episode, shrink
 from tokenizer.scene_schema import SceneSchema
 
 SPLITS = ("train", "validation", "test")
@@ -415,16 +415,15 @@ class EpisodeStore:
         return (self._rows[index].get("tasks") or [""])[0]
 
     def read(self, index: int, resolution: int | None = None, segmentation: bool = False) -> Episode:
-        """One episode, at the stored ``resolution`` (None) or at half of it, which is made by ``halve``.
+        """One episode, at the stored ``resolution`` (None), at half or at a quarter of it (see ``shrink``).
 
         Raises ValueError for another resolution, for segmentation that isn't stored, and for a broken file.
         """
         if not 0 <= index < len(self):
             raise ValueError(f"{self.path} has episodes 0 to {len(self) - 1}, not {index}")
-        if resolution not in (None, self.resolution, self.resolution // 2):
-            raise ValueError(
-                f"{self.path} can be read at {self.resolution} or {self.resolution // 2}, not {resolution}"
-            )
+        sides = [self.resolution >> i for i in range(3)]
+        if resolution is not None and resolution not in sides:
+            raise ValueError(f"{self.path} can be read at {', '.join(map(str, sides))} pixels, not {resolution}")
         if segmentation and not self.has_segmentation:
             raise ValueError(f"{self.path} was recorded without segmentation: record it again with it, or do without")
         row = self._rows[index]
@@ -444,7 +443,7 @@ class EpisodeStore:
         if self.schema.num_values:
             states = np.stack(table["observation.state"].to_numpy())[::r].astype(np.float32)
         return Episode(
-            frames=frames if resolution in (None, self.resolution) else halve(frames),
+            frames=shrink(frames, resolution or self.resolution),
             actions=actions,
             states=states,
             caption=self.caption(index),

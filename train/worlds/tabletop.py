@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 import torch
 
-from tokenizer.clip import halve
+from tokenizer.clip import shrink
 from tokenizer.scene_schema import Entity, Field, SceneSchema, View
 from train.worlds.offscreen import Offscreen
 from train.worlds.tabletop_captions import caption
@@ -30,7 +30,8 @@ BODIES = ("player", "body_1", "body_2", "body_3")
 SHAPES = ("ball", "box", "cylinder")
 HALF_WIDTH = 0.5
 TARGET_RADIUS = 0.1
-RENDERED, SEGMENTED = 128, 64
+RESOLUTIONS = (64, 128, 256)
+RENDERED, SEGMENTED = 128, 64  # pictures at the least; entity maps
 VIEW = View(kind="orbit", distance=2.3, elevation=math.radians(52), fovy=math.radians(30), target=(0.0, 0.0, 0.02))
 
 _COLOURS = {
@@ -190,8 +191,11 @@ def _numbers(*values: float) -> str:
     return " ".join(f"{v:.6g}" for v in values)
 
 
-def mjcf(scene: Mapping[str, Mapping[str, Any]]) -> str:
-    """The MuJoCo model, as text, of a scene in ``SceneSchema.to_dict``'s form. Only its static fields are used."""
+def mjcf(scene: Mapping[str, Mapping[str, Any]], rendered: int = RENDERED) -> str:
+    """The MuJoCo model, as text, of a scene in ``SceneSchema.to_dict``'s form, to be drawn at ``rendered`` pixels.
+
+    Only the scene's static fields are used.
+    """
     half, wall, height = HALF_WIDTH, 0.02, 0.025
     bounce = _numbers(-_STIFFNESS, -2 * 0.05 * math.sqrt(_STIFFNESS))
     walls = "".join(
@@ -244,7 +248,7 @@ def mjcf(scene: Mapping[str, Mapping[str, Any]]) -> str:
     return f"""<mujoco>
 <option timestep="{1 / 240}" gravity="0 0 0" integrator="implicitfast"/>
 <visual>
-  <global fovy="{math.degrees(VIEW.fovy)}" offwidth="{RENDERED}" offheight="{RENDERED}"/>
+  <global fovy="{math.degrees(VIEW.fovy)}" offwidth="{rendered}" offheight="{rendered}"/>
   <headlight ambient="0.42 0.42 0.42" diffuse="0.1 0.1 0.1" specular="0 0 0"/>
   <quality offsamples="4" numslices="24" numstacks="12"/><map znear="0.1" zfar="20"/>
 </visual>
@@ -290,7 +294,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
     ``segmentation=True`` ``segmentation`` uint8 ``(frames, 64, 64)``: entity index + 1, 0 for the table.
 
     Args:
-        resolution: 128, or 64 (128 halved, as recordings are).
+        resolution: 256, 128, or 64 (128 halved, as recordings are).
         physics_only: draw nothing: observations are black and ``frames`` is missing. Needs no OpenGL.
     """
 
@@ -304,13 +308,14 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
         physics_only: bool = False,
         render_mode: str | None = "rgb_array",
     ) -> None:
-        if resolution not in (RENDERED, RENDERED // 2):
-            raise ValueError(f"resolution {resolution} is not drawn by Tabletop: choose 64 or 128")
+        if resolution not in RESOLUTIONS:
+            raise ValueError(f"resolution {resolution} is not drawn by Tabletop: choose 64, 128 or 256")
         self.resolution, self.segmentation, self.render_mode = resolution, segmentation, render_mode
         self.schema = tabletop_schema()
         self.observation_space = gymnasium.spaces.Box(0, 255, (resolution, resolution, 3), np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
-        self._offscreen = None if physics_only else Offscreen(RENDERED)
+        self._rendered = max(resolution, RENDERED)
+        self._offscreen = None if physics_only else Offscreen(self._rendered)
         self._static: np.ndarray | None = None
         is_static = np.zeros(self.schema.num_values, dtype=bool)
         for slot in self.schema.static_slots:
@@ -452,7 +457,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
     def _build(self, static: np.ndarray) -> None:
         scene = self.schema.to_dict(torch.from_numpy(static))
         self._static = static
-        self._model = mujoco.MjModel.from_xml_string(mjcf(scene))
+        self._model = mujoco.MjModel.from_xml_string(mjcf(scene, self._rendered))
         self._data = mujoco.MjData(self._model)
         self._bodies = [name for name in BODIES if scene[name]["present"]]
         self._is_box = [scene[name]["shape"] == "box" for name in self._bodies]
@@ -521,7 +526,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
         entity_map = self._offscreen.entity_map(SEGMENTED) if self.segmentation else None
         places = self._data.qpos.reshape(-1, 3)[:, :2]
         picture = self._offscreen.picture(np.column_stack([places, self._sizes]), light)
-        return picture if self.resolution == RENDERED else halve(picture), entity_map
+        return shrink(picture, self.resolution), entity_map
 
     def _observe(self, records: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, Any]]:
         info: dict[str, Any] = {key: np.stack([record[key] for record in records]) for key in records[0]}
