@@ -52,9 +52,8 @@ def measure_upsampler(
         clip = episode.window(0, min(num_steps, episode.num_steps))
         frames, states = torch.from_numpy(clip.frames), clip.states
         known = None if states is None else torch.from_numpy(states)[None].to(world.device)
-        small = rebuilt(world, torch.from_numpy(shrink(clip.frames, upsampler.config.resolution))[None], known).to(
-            world.device
-        )
+        small = torch.from_numpy(shrink(clip.frames, upsampler.config.resolution))[None]
+        small = rebuilt(world, small, known).to(world.device)
         given = known if len(bodies) else None
         bicubic = F.interpolate(small[0].movedim(-1, 1).float(), scale_factor=upsampler.config.factor, mode="bicubic")
         shown = None if clip.segmentation is None else bodies.masks(entity_map(clip.segmentation, size)).any(1)

@@ -128,7 +128,7 @@ def test_other_settings_and_missing_things_are_refused_with_a_sentence(recording
     with pytest.raises(ValueError, match="isn't finished"):
         EpisodeStore(tmp_path / "begun")
     store = EpisodeStore(recording)
-    for wrong, sentence in ((lambda: store.read(9), "0 to 4"), (lambda: store.read(0, 48), "32 or 16, not 48")):
+    for wrong, sentence in ((lambda: store.read(9), "0 to 4"), (lambda: store.read(0, 48), "32, 16, 8 pixels, not 48")):
         with pytest.raises(ValueError, match=sentence):
             wrong()
     with pytest.raises(ValueError, match="train, validation, test"):
