@@ -17,6 +17,14 @@ from torch import Tensor, nn
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import Shown, VideoTokenizer, VideoTokenizerConfig
 from train.data.episodes import schema_json
+from train.picture_losses import (
+    PatchDiscriminator,
+    adaptive,
+    adversarial,
+    laplacian,
+    learned_perceptual,
+    worst,
+)
 from train.schedule import ScheduledModule, load_trained
 
 
@@ -37,6 +45,12 @@ class TokenizerModule(ScheduledModule):
         config: fields of ``VideoTokenizerConfig``.
         lr, warmup_steps, total_steps: AdamW with a cosine that ends at ``total_steps``.
         body_weight: how much more a body's pixel counts than a background pixel.
+        l1_weight, temporal_weight, laplacian_weight, worst_weight: of absolute error, of squared change of the error
+            from frame to frame, of absolute error by bands of frequency, and of the worst pixels' squared error,
+            beside squared error (see ``picture_losses.py``).
+        lpips_weight: of LPIPS, for which the extra ``perceptual`` must be installed.
+        adversarial_weight: pull of a 3-D patch discriminator on the last layer, over that of the reconstruction.
+        adversarial_start: step from which the discriminator trains and pulls, when reconstruction has settled.
         noise_steps: for so many steps, noise stands in for FSQ's rounding.
         cut_share: share of latent frames that are cut in from another clip.
         schema: the scene schema as its ``to_json`` gives it, or the folder of a recording: the decoder is then told
@@ -66,6 +80,11 @@ class TokenizerModule(ScheduledModule):
         seed: int = 0,
         decoder_only: bool = False,
         start_from: str | None = None,
+        laplacian_weight: float = 0.0,
+        worst_weight: float = 0.0,
+        lpips_weight: float = 0.0,
+        adversarial_weight: float = 0.0,
+        adversarial_start: int = 2000,
     ) -> None:
         super().__init__()
         schema = schema_json(schema)
@@ -81,6 +100,10 @@ class TokenizerModule(ScheduledModule):
         self.body_weight, self.l1_weight, self.temporal_weight = body_weight, l1_weight, temporal_weight
         self.noise_steps, self.cut_share, self.seed = noise_steps, cut_share, seed
         self.state_dropout, self.wrong_share = state_dropout, wrong_share
+        self.laplacian_weight, self.worst_weight, self.lpips_weight = laplacian_weight, worst_weight, lpips_weight
+        self.perceptual = learned_perceptual() if lpips_weight else None
+        self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
+        self.discriminator = PatchDiscriminator() if adversarial_weight else None
         self.codes_seen: set[int] = set()
 
     def _inputs(self, batch: dict[str, Tensor], near: int = 2) -> tuple[Tensor, Tensor]:
@@ -133,10 +156,19 @@ class TokenizerModule(ScheduledModule):
         absolute = (weight * error.abs()).mean()
         temporal = (weight[:, 1:] * (error[:, 1:] - error[:, :-1]).square()).mean()
         loss = recon + self.l1_weight * 0.1 * absolute + self.temporal_weight * 0.1 * temporal + 0.1 * out.loss
-        self.log_dict(
-            {"loss": loss.detach(), "recon": recon.detach(), "psnr": psnr(error.detach().square().mean())},
-            batch_size=len(video),
-        )
+        if self.laplacian_weight:
+            loss = loss + self.laplacian_weight * 0.1 * laplacian(error)
+        if self.worst_weight:
+            loss = loss + self.worst_weight * 0.1 * worst(error.square())
+        if self.perceptual is not None:
+            loss = loss + self.lpips_weight * self.perceptual(out.video.float(), video)
+        scores = {"loss": loss.detach(), "recon": recon.detach(), "psnr": psnr(error.detach().square().mean())}
+        if self.discriminator is not None and self.global_step >= self.adversarial_start:
+            wanted, own = adversarial(self.discriminator, out.video.float(), video)
+            pull = self.adversarial_weight * adaptive(recon, wanted, self.tokenizer.decoder.head.weight)
+            loss = loss + pull * wanted + own
+            scores |= {"adversarial": wanted.detach(), "discriminator": own.detach()}
+        self.log_dict(scores, batch_size=len(video))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
