@@ -1,6 +1,7 @@
 """Quantizers held against each other at equal ids and equal training, and by how predictable their ids are.
 
-``python tests/benchmarks/tokenizers.py --recording DIR [--steps 300] [--only fsq_400] [--json F] [--plot F.png]``
+``python tests/benchmarks/tokenizers.py --recording DIR [--steps 300] [--only fsq_400] [--json F] [--plot F.png]``,
+and with ``--losses`` the terms of the training loss, one at a time, in their place.
 
 Every candidate is the small tokenizer without a state, so that ids must carry everything, trained for as many steps
 on the same clips. Then a small network, the same for all, learns to predict each latent frame's ids from the two before
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.clips import ClipDataModule
 from train.data.episodes import EpisodeStore
-from train.metrics import code_use, psnr, ssim, static_cells
+from train.metrics import code_use, error_change, high_band_power, psnr, ssim, static_cells
 from train.tokenizer_module import TokenizerModule
 
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -36,6 +37,15 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "simvq_512": {"kind": "simvq", "num_codes": 512},
     "lfq_512": {"kind": "lfq", "num_codes": 512},
     "continuous": {"kind": "continuous", "dim": 4},
+}
+_ALONE = {"l1_weight": 0.0, "temporal_weight": 0.0}
+LOSSES: dict[str, dict[str, Any]] = {
+    "squared": _ALONE,
+    "absolute": _ALONE | {"l1_weight": 0.1},
+    "temporal": _ALONE | {"temporal_weight": 0.5},
+    "laplacian": _ALONE | {"laplacian_weight": 0.3},
+    "worst_pixels": _ALONE | {"worst_weight": 0.3},
+    "discriminator": _ALONE | {"adversarial_weight": 0.1},
 }
 HORIZON = 8  # latent frames of a free run
 
@@ -60,11 +70,18 @@ class NextIds(nn.Module):
         return self.out(x) + self.copy * stay
 
 
-def train_tokenizer(quantizer: dict[str, Any], recording: Path, steps: int, cache: Path | None) -> TokenizerModule:
-    """The small tokenizer with this quantizer."""
+def train_tokenizer(
+    quantizer: dict[str, Any], losses: dict[str, Any], recording: Path, steps: int, cache: Path | None
+) -> TokenizerModule:
+    """The small tokenizer with this quantizer and these losses; a discriminator joins in after two thirds."""
     torch.manual_seed(0)
     module = TokenizerModule(
-        config={"quantizer": quantizer}, total_steps=steps, warmup_steps=30, noise_steps=steps // 10
+        config={"quantizer": quantizer},
+        total_steps=steps,
+        warmup_steps=30,
+        noise_steps=steps // 10,
+        adversarial_start=steps * 2 // 3,
+        **losses,
     )
     data = ClipDataModule(
         str(recording),
@@ -137,7 +154,7 @@ def read(store: EpisodeStore, split: str, most: int) -> list[dict[str, Tensor]]:
 @torch.no_grad()
 def measure(module: TokenizerModule, episodes: list[dict[str, Tensor]]) -> dict[str, float]:
     """Reconstruction and use of codes on held-out episodes; each gets its ``ids``, if the bottleneck has any."""
-    tokenizer, found = module.tokenizer, {"psnr_db": [], "ssim": []}
+    tokenizer, found = module.tokenizer, {"psnr_db": [], "ssim": [], "high_band_ratio": [], "error_change": []}
     changed = still = 0
     for e in episodes:
         video = e["frames"][None].movedim(-1, 2).float() / 255
@@ -145,6 +162,8 @@ def measure(module: TokenizerModule, episodes: list[dict[str, Tensor]]) -> dict[
         made = (out.video[0].clamp(0, 1) * 255).round().byte().movedim(1, -1)
         found["psnr_db"].append(psnr(made, e["frames"]))
         found["ssim"].append(ssim(made, e["frames"]))
+        found["high_band_ratio"].append(high_band_power(made) / high_band_power(e["frames"]).clamp_min(1e-9))
+        found["error_change"].append(error_change(made, e["frames"]))
         e["ids"] = out.indices[0]
         where = static_cells(e["frames"], tokenizer.grid, tokenizer.frames_per_step)
         still += int(where.sum())
@@ -181,7 +200,8 @@ def main() -> None:
     parser.add_argument(
         "--episodes", type=int, default=24, help="held-out ones; the predictor learns from four times as many"
     )
-    parser.add_argument("--only", nargs="*", choices=sorted(CANDIDATES), default=list(CANDIDATES))
+    parser.add_argument("--losses", action="store_true", help="compare losses, on fsq_400")
+    parser.add_argument("--only", nargs="*", choices=sorted({**CANDIDATES, **LOSSES}))
     parser.add_argument("--cache", type=Path, help="folder for decoded clips")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
@@ -191,11 +211,12 @@ def main() -> None:
     store = EpisodeStore(chosen.recording)
     train, test = read(store, "train", 4 * chosen.episodes), read(store, "test", chosen.episodes)
     found: dict[str, dict[str, float]] = {}
-    for name in chosen.only:
+    for name in chosen.only or (LOSSES if chosen.losses else CANDIDATES):
         began = time.perf_counter()
-        module = train_tokenizer(CANDIDATES[name], chosen.recording, chosen.steps, chosen.cache)
+        quantizer, losses = (CANDIDATES["fsq_400"], LOSSES[name]) if chosen.losses else (CANDIDATES[name], {})
+        module = train_tokenizer(quantizer, losses, chosen.recording, chosen.steps, chosen.cache)
         found[name] = {"training_s": round(time.perf_counter() - began, 1), **measure(module, test)}
-        if module.tokenizer.num_codes:
+        if module.tokenizer.num_codes and not chosen.losses:
             measure(module, train)
             found[name] |= predictability(module.tokenizer, train, test, chosen.steps)
         print(name, json.dumps({k: round(v, 4) for k, v in found[name].items()}), flush=True)
