@@ -166,13 +166,13 @@ class VideoTokenizer(nn.Module):
 
     # -- on disk ------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path) -> None:
-        """Writes ``tokenizer.json`` and ``tokenizer.safetensors``."""
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Writes ``tokenizer.json`` and ``tokenizer.safetensors``, with ``half`` in float16."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         about = {**asdict(self.config), "schema": None if self.schema is None else self.schema.to_json()}
         (folder / "tokenizer.json").write_text(json.dumps(about, indent=1))
-        save_weights(self, folder / "tokenizer.safetensors")
+        save_weights(self, folder / "tokenizer.safetensors", half=half)
 
     @classmethod
     def load(cls, folder: str | Path) -> VideoTokenizer:

@@ -9,10 +9,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes a module's weights, by way of a temporary file."""
+def save_weights(module: nn.Module, path: Path, *, half: bool = False) -> None:
+    """Writes a module's weights, by way of a temporary file; with ``half``, as float16, which reading turns back."""
     partial = path.with_suffix(".part")
-    save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, partial)
+    weights = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    if half:
+        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    save_file(weights, partial)
     partial.replace(path)
 
 

@@ -62,7 +62,12 @@ def read_upsampler(checkpoint: str | Path) -> Upsampler:
 
 
 def export_world(
-    tokenizer: str | Path, tokens: str | Path, dynamics: str | Path, upsampler: str | Path | None, out: str | Path
+    tokenizer: str | Path,
+    tokens: str | Path,
+    dynamics: str | Path,
+    upsampler: str | Path | None,
+    out: str | Path,
+    half: bool = False,
 ) -> World:
     """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'."""
     store, saved = TokenStore(tokens), read_checkpoint(dynamics)
@@ -77,7 +82,7 @@ def export_world(
         upsampler=None if upsampler is None else read_upsampler(upsampler),
         sampling=Sampling(),
     )
-    world.save_pretrained(out)
+    world.save_pretrained(out, half=half)
     return world
 
 
@@ -87,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=Path, help="token shards that the dynamics was trained on")
     parser.add_argument("--dynamics", type=Path, help="the dynamics' checkpoint: with it, a world is exported")
     parser.add_argument("--upsampler", type=Path, help="the upsampler's checkpoint")
+    parser.add_argument("--half", action="store_true", help="store a world's weights as float16, in half the room")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     try:
@@ -95,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.tokens is None or not chosen.tokenizer.is_dir():
             parser.error("a world needs --tokens and --tokenizer as an exported folder")
         else:
-            export_world(chosen.tokenizer, chosen.tokens, chosen.dynamics, chosen.upsampler, chosen.out)
+            export_world(chosen.tokenizer, chosen.tokens, chosen.dynamics, chosen.upsampler, chosen.out, chosen.half)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -173,16 +173,19 @@ class World:
 
     # -- on disk ------------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the world folder. A file is complete or absent, so a full disk spoils nothing that was there."""
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Writes the world folder; with ``half``, weights as float16, in half the room.
+
+        A file is complete or absent, so a full disk spoils nothing that was there.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.text.save(folder / "text.model")
-        self.tokenizer.save(folder)
+        self.tokenizer.save(folder, half=half)
         for name in ("dynamics", "upsampler"):
             part = self._parts().get(name)
             if part is not None:
-                save_weights(part, folder / f"{name}.safetensors")
+                save_weights(part, folder / f"{name}.safetensors", half=half)
         about = {
             "schema": self.schema.to_json(),
             "vocabulary": {**asdict(self.vocabulary), "fingerprint": self.vocabulary.fingerprint},

@@ -59,6 +59,15 @@ def test_a_saved_world_comes_back_the_same(tmp_path, schema):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_half_precision_takes_half_the_room_and_is_read_back_rounded(folder, tmp_path):
+    WORLD.save_pretrained(tmp_path / "half", half=True)
+    sizes = [(at / "dynamics.safetensors").stat().st_size for at in (folder, tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = World.from_pretrained(tmp_path / "half", device="cpu").dynamics
+    for ours, theirs in zip(WORLD.dynamics.parameters(), again.parameters(), strict=True):
+        assert torch.equal(theirs, ours.half().float())
+
+
 def test_a_saved_world_holds_numbers_and_text_alone(folder):
     names = {path.name for path in folder.iterdir()}
     assert names == {"world.json", "text.model", "tokenizer.json", "tokenizer.safetensors", "dynamics.safetensors"}
