@@ -11,6 +11,7 @@ from torch import Tensor
 from tokenizer.clip import Episode, shrink
 from train.measurements import Bodies, Measured, Numbers, Pictures, entity_map, rebuilt
 from train.metrics import (
+    STATIC_LEVELS,
     decibels,
     error_change,
     flicker,
@@ -23,6 +24,7 @@ from train.metrics import (
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
 
+LOCK, RECENT = 4.0, 8  # grey levels; frames
 CHUNK = 16  # frames of a chunk, where chunks are compared
 OVERLAP = 8
 
@@ -37,6 +39,10 @@ def measure_upsampler(
     Laplacian's variance, over those of the recording (1: as sharp). ``temporal_variance``: see ``flicker``;
     ``recorded_temporal_variance`` is the recording's own.
 
+    ``locked_``: places keep what they show until the small frame changes there by more than 4 grey levels (see
+    ``Upsampler.step``); ``lock_ghosting_db`` is the PSNR that this costs where the recording moved within the last
+    eight frames.
+
     ``seam_ratio``: how much the error changes (see ``error_change``) where a chunk of 16 frames begins, over the same
     where the clip is made in one piece; the stream that people see is chunk after chunk on a cache. ``naive_`` chunks
     have no past, ``blended_`` ones overlap by 8 frames (see ``Upsampler.in_chunks``).
@@ -46,6 +52,7 @@ def measure_upsampler(
     size, bodies = upsampler.config.size, Bodies.of(world.schema)
     means: dict[str, list[Tensor]] = {}  # over pictures
     on_bodies: dict[str, list[Tensor]] = {}  # squared errors of their pixels
+    ghosts: dict[str, list[Tensor]] = {}  # squared errors where something moved
     seams: dict[str, list[Tensor]] = {"whole": [], "": [], "naive_": [], "blended_": []}
     pictures = Pictures([], [])
     for episode in large:
@@ -63,6 +70,10 @@ def measure_upsampler(
             "four_step_": upsampler(small, given, seed, 4)[0].cpu(),
             "bicubic_": bicubic.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu(),
         }
+        versions["locked_"] = _locked(upsampler, small, given, seed)
+        moving = _moved(frames)
+        for prefix in ("", "locked_"):
+            ghosts.setdefault(prefix, []).append(squared_error(versions[prefix], frames)[moving])
         if regressor is not None:
             versions["regressor_"] = regressor(small, given)[0].cpu()
         for prefix, made in versions.items():
@@ -85,10 +96,33 @@ def measure_upsampler(
         pictures.imagined.append(versions[""][:: world.tokenizer.frames_per_step])
     numbers: Numbers = {name: torch.cat(parts).nanmean() for name, parts in means.items()}
     numbers |= {name: decibels(torch.cat(parts).mean()) for name, parts in on_bodies.items()}
+    free, locked = (decibels(torch.cat(ghosts[prefix]).mean()) for prefix in ("", "locked_"))
+    numbers["lock_ghosting_db"] = free - locked
     numbers["one_step_psnr_db"] = numbers["psnr_db"]
     if len(whole := torch.cat(seams.pop("whole"))):
         numbers |= {f"{name}seam_ratio": torch.cat(parts).mean() / whole.mean() for name, parts in seams.items()}
     return Measured(numbers, pictures)
+
+
+def _moved(frames: Tensor) -> Tensor:
+    """(T, H, W): which pixels of frames uint8 (T, H, W, 3) changed within the last frames."""
+    change = (frames[1:].float() - frames[:-1].float()).abs().amax(-1) > STATIC_LEVELS
+    change = torch.cat([change.new_zeros(RECENT, *change.shape[1:]), change])
+    return change.unfold(0, RECENT, 1).any(-1)
+
+
+@torch.no_grad()
+def _locked(upsampler: Upsampler, small: Tensor, states: Tensor | None, seed: int) -> Tensor:
+    """A clip (1, 1 + r * n, h, w, 3) step by step, locked where it stands still: (1 + r * n, H, W, 3)."""
+    cache, seeds = upsampler.start_cache(1), torch.full((1,), seed, device=small.device)
+    steps = 0 if states is None else states.shape[1] - 1
+    r = (small.shape[1] - 1) // steps if steps else small.shape[1]
+    parts = []
+    for i, start in enumerate([0, *range(1, small.shape[1], r)]):
+        piece = small[:, start : start + r] if start else small[:, :1]
+        state, before = (None, None) if states is None else (states[:, i], states[:, max(0, i - 1)])
+        parts.append(upsampler.step(piece, state, before, cache, seeds, lock=LOCK))
+    return torch.cat(parts, 1)[0].cpu()
 
 
 @torch.no_grad()

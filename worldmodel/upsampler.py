@@ -94,13 +94,18 @@ class UpsamplerConfig:
 
 @dataclass
 class UpsamplerCache:
-    """A stream's past: for every denoising step the temporal layers' frames, and each row's next absolute frame."""
+    """A stream's past: for every denoising step the temporal layers' frames, and each row's next absolute frame.
+
+    Where a picture may be locked, also what is shown and the small frame that it was last drawn for, place by place.
+    """
 
     frame: Tensor  # int64 (B,)
     passes: list[StreamingCache] = field(default_factory=list)
+    shown: Tensor | None = None  # uint8 (B, H, W, 3)
+    drawn_for: Tensor | None = None  # float (B, h, w, 3), infinite where nothing is shown yet
 
-    def clone(self) -> UpsamplerCache:
-        return UpsamplerCache(self.frame.clone(), [cache.clone() for cache in self.passes])
+    def clone(self) -> UpsamplerCache:  # what is shown is replaced, never written into
+        return UpsamplerCache(self.frame.clone(), [cache.clone() for cache in self.passes], self.shown, self.drawn_for)
 
     def reset(self, rows: Sequence[int] | Tensor, first_frame: int = 0) -> None:
         """Begins these rows anew: their next frame is ``first_frame`` and has no past."""
@@ -108,6 +113,8 @@ class UpsamplerCache:
         self.frame[rows] = first_frame
         for cache in self.passes:
             cache.reset(rows)
+        if self.drawn_for is not None:
+            self.drawn_for = self.drawn_for.index_fill(0, rows.long(), torch.inf)
 
 
 @dataclass(frozen=True)
@@ -402,6 +409,7 @@ class Upsampler(nn.Module):
         cache: UpsamplerCache,
         seed: Tensor,
         num_steps: int = 1,
+        lock: float = 0.0,
     ) -> Tensor:
         """One step of a stream: uint8 (B, r, h, w, 3) to uint8 (B, r, H, W, 3).
 
@@ -413,6 +421,8 @@ class Upsampler(nn.Module):
             cache: from :meth:`start_cache`; changed in place.
             seed: int64 (B,), per row.
             num_steps: denoising steps, 1 to 4 make sense; the same for all of a stream.
+            lock: grey levels. A place keeps what it shows until its small frame, or that of a place beside it, has
+                changed by more since it was drawn: what stands still then does not flicker. 0 locks nothing.
 
         Raises:
             ValueError: for a wrong shape, or a ``num_steps`` other than the stream was begun with.
@@ -425,7 +435,22 @@ class Upsampler(nn.Module):
             states = self.motion(previous_state, state, frames.shape[1])
         if len(cache.frame) != len(frames):
             raise ValueError(f"the cache holds {len(cache.frame)} streams, got {len(frames)} rows of frames")
-        return self.to_pixels(self.generate(frames, states, cache, seed, num_steps))
+        made = self.to_pixels(self.generate(frames, states, cache, seed, num_steps))
+        return self._locked(made, frames, cache, lock) if lock else made
+
+    def _locked(self, made: Tensor, frames: Tensor, cache: UpsamplerCache, lock: float) -> Tensor:
+        """``made`` where frames changed, and elsewhere what was shown before."""
+        factor, out = self.config.factor, []
+        for small, large in zip(frames.unbind(1), made.unbind(1), strict=True):
+            if cache.drawn_for is None or cache.shown is None:
+                cache.drawn_for, cache.shown = torch.full_like(small, torch.inf, dtype=torch.float), large
+            change = (small - cache.drawn_for).abs().amax(-1)
+            moved = F.max_pool2d((change > lock).float(), 3, 1, 1)[..., None].bool()
+            cache.drawn_for = torch.where(moved, small.float(), cache.drawn_for)
+            cells = moved.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+            cache.shown = torch.where(cells, large, cache.shown)
+            out.append(cache.shown)
+        return torch.stack(out, 1)
 
     @torch.no_grad()
     def forward(

@@ -125,6 +125,33 @@ def test_chunks_without_a_past_differ_and_one_chunk_is_the_clip() -> None:
     assert not torch.equal(blended, naive)
 
 
+def test_a_locked_picture_changes_where_frames_do_and_nowhere_else() -> None:
+    upsampler = _upsampler()
+    frames, states = _clip(steps=2)
+    frames[:] = frames[:, :1]  # nothing moves …
+    frames[:, 5:, 4:6, 4:6] += 60  # … but one place, in the second step
+    states = states[:, :1].expand(-1, 3, -1)
+    cache, free = upsampler.start_cache(2), upsampler.start_cache(2)
+    shown, unlocked = [], []
+    for i, part in enumerate((slice(0, 1), slice(1, 5), slice(5, 9))):
+        step = frames[:, part], states[:, i], states[:, i]
+        shown.append(upsampler.step(*step, cache, SEEDS, 2, lock=4.0))
+        unlocked.append(upsampler.step(*step, free, SEEDS, 2))
+    first, still, moved = shown
+    assert (still == first).all()
+    assert not torch.equal(unlocked[1], unlocked[0].expand_as(unlocked[1]))  # it would have flickered
+    changed = (moved[:, 0] != first[:, 0]).any(-1)
+    assert changed[:, 6:14, 6:14].any()
+    changed[:, 6:14, 6:14] = False
+    assert not changed.any()
+    cache.reset([0])
+    again = upsampler.step(frames[:, 5:], states[:, 2], states[:, 2], cache, SEEDS, 2, lock=4.0)
+    outside = (again[0, 0] != moved[0, -1]).any(-1)
+    outside[6:14, 6:14] = False
+    assert outside.any()  # it is drawn anew everywhere
+    assert torch.equal(again[1, 0], moved[1, -1])
+
+
 def test_a_world_without_state_streams_too() -> None:
     upsampler = _upsampler(schema=None)
     frames, _ = _clip()
