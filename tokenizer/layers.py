@@ -12,6 +12,7 @@ Dimension keys: n picture, b body, k side of a window in pixels, f feature.
 from __future__ import annotations
 
 from math import tan
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -218,22 +219,33 @@ def planar(linear: nn.Linear, x: Tensor, bias: Tensor | None = None) -> Tensor:
 class FloorShader(nn.Module):
     """State vectors to a layer of the floor, (n, 4, resolution, resolution) like those of bodies, pixel by pixel.
 
-    Every pixel's place on the floor goes through a small network whose thresholds the scene shifts: so straight edges
-    are drawn straight and sharp, wherever the camera's turn puts them. The place at which a pixel's ray passes any
-    height (of a wall's top, for one) is the place on the floor moved towards the eye, so shifts by the eye's place are
-    all that the network needs to see what stands up.
+    Floor and walls, if there are any, end somewhere near the bounds of what has a position. So every pixel is told
+    which of a few level rectangles around those bounds its ray passes through, as sharply as pixels are; how high they
+    lie and how far they reach is learned, and so is what colour that means under the scene's light.
     """
 
     points: Tensor
+    levels: Tensor
+    LEVELS: ClassVar = (
+        (0.0, 0.0),
+        (0.0, 0.1),
+        (0.1, 0.0),
+        (0.1, 0.1),
+    )  # heights and reach beyond the bounds to start from
+    STEP = 0.02  # by which a learned number of one changes them; all in half widths of the bounds
 
     def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32) -> None:
         super().__init__()
         assert schema.view is not None
         self.view, self.resolution, self.read = schema.view, resolution, StateReader(schema)
         self.register_buffer("points", cell_centres((resolution, resolution)), persistent=False)
-        self.place = nn.Linear(2, hidden, bias=False)
+        fields = [f for e in schema.entities for f in e.fields if f.role == "position"]
+        low, high = min(f.low for f in fields), max(f.high for f in fields)
+        self.middle, self.bound = (low + high) / 2, (high - low) / 2
+        self.register_buffer("levels", torch.tensor(self.LEVELS), persistent=False)
+        self.moved = nn.Parameter(torch.zeros(len(self.LEVELS), 2))
+        self.place = nn.Linear(2 + len(self.LEVELS), hidden, bias=False)
         self.scene = nn.Linear(self.read.num_scene, hidden)
-        self.eye = nn.Linear(2, hidden, bias=False) if schema.view.kind == "orbit" else None
         self.mix = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 4)
         nn.init.zeros_(self.out.weight)
@@ -251,20 +263,46 @@ class FloorShader(nn.Module):
         return self._layer(last, self.read.azimuth(last), self.read.scene(last)).repeat_interleave(moments, 0)
 
     def _layer(self, state: Tensor, azimuth: Tensor | None, scene: Tensor) -> Tensor:
-        turned = None if azimuth is None else azimuth[:, None]
-        place = (16 * unproject(self.view, self.points.to(state), turned)).clamp(-24, 24)  # edges lie a unit away
         kind = self.place.weight
         with torch.autocast(state.device.type, enabled=False):  # which would round places to half a pixel
-            shift = self.scene(scene.to(kind))
-            if self.eye is not None and azimuth is not None:
-                shift = shift + self.eye(2 * camera(self.view, azimuth)[1][:, :2].to(kind))
-            hidden = planar(self.place, place.expand(len(state), -1, -1).mT.to(kind), shift)
+            place = self._places(state, azimuth).to(kind)
+            hidden = planar(self.place, place, self.scene(scene.to(kind)))
             hidden = planar(self.mix, F.relu(hidden, inplace=True))
             colour = planar(self.out, F.relu(hidden, inplace=True)).to(state)
         through = torch.sigmoid(-colour[:, 3:])
         return torch.cat([colour[:, :3] * (1 - through), through], 1).unflatten(2, 2 * [self.resolution])
 
+    def _places(self, state: Tensor, azimuth: Tensor | None) -> Tensor:
+        """Where on the floor pixels lie, about one at the bounds, and which rectangles they show: (n, 6, pixels)."""
+        turned = None if azimuth is None else azimuth[:, None]
+        floor = unproject(self.view, self.points.to(state), turned).expand(len(state), -1, -1).mT[:, None]
+        floor = (floor - self.middle) / self.bound  # (n, 1, 2, pixels)
+        height, beyond = (self.levels + self.STEP * self.moved).to(state).unbind(1)
+        level = floor
+        if azimuth is not None:  # a ray passes a height where it is nearer to the eye by that share of the way
+            eye = camera(self.view, azimuth)[1]
+            share = height * self.bound / eye[:, 2:]
+            toward = (eye[:, :2] - self.middle) / self.bound
+            level = torch.lerp(floor, toward[:, None, :, None], share[..., None, None])
+        inside = 1 + beyond[:, None] - level.abs().amax(2)  # (n, 4, pixels)
+        shown = coverage(inside.unflatten(-1, 2 * [self.resolution])).flatten(2)
+        return torch.cat([floor[:, 0].clamp(-1.5, 1.5), 2 * shown - 1], 1)
 
-def composite(picture: Tensor, layers: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) with layers (N, 4, H, W) over them."""
-    return torch.addcmul(layers[:, :3], picture.to(layers), layers[:, 3:])
+
+class StateLayer(nn.Module):
+    """All that a state says of a picture, as one layer: bodies over the floor."""
+
+    def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.floor = FloorShader(schema, resolution, hidden)
+        self.bodies = BodyLayers(schema, resolution, hidden=hidden)
+
+    def forward(self, state: Tensor, moments: int = 1) -> Tensor:
+        """States (n, num_values), ``moments`` for every step, to (n, 4, resolution, resolution)."""
+        floor, bodies = self.floor(state, moments), self.bodies(state)
+        return torch.cat([composite(floor[:, :3], bodies), floor[:, 3:] * bodies[:, 3:]], 1)
+
+
+def composite(picture: Tensor, layer: Tensor) -> Tensor:
+    """Pictures (n, 3, height, width) with a layer (n, 4, height, width) over them."""
+    return torch.addcmul(layer[:, :3], picture.to(layer), layer[:, 3:])

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
-from tokenizer.layers import BodyLayers, FloorShader, composite
+from tokenizer.layers import StateLayer, composite
 from tokenizer.quantizer import QuantizerConfig
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.state_reader import StateMotion
@@ -117,10 +117,9 @@ class Decoder(nn.Module):
         )
         self.split = nn.Conv2d(width, 4 * detail, 1)
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
-        self.floor = self.bodies = self.motion = self.correct = None
+        self.layer = self.motion = self.correct = None
         if schema is not None:
-            self.floor = FloorShader(schema, config.resolution, hidden=config.shader_width)
-            self.bodies = BodyLayers(schema, config.resolution, hidden=config.shader_width)
+            self.layer = StateLayer(schema, config.resolution, hidden=config.shader_width)
             self.motion = StateMotion(schema)
             self.correct = nn.Conv2d(detail, config.patch_values, 1)
             nn.init.zeros_(self.correct.weight)
@@ -129,7 +128,22 @@ class Decoder(nn.Module):
         self.norm = ChannelNorm(detail)
         self.head = nn.Conv2d(detail, config.patch_values, 1)
 
-    def forward(self, codes: Tensor, cache: StreamingCache | None = None, shown: Shown | None = None) -> Tensor:
+    def draw(self, shown: Shown) -> Tensor | None:
+        """What is drawn of states over the picture's frames, (B, T, r, 4, H, W); None for a decoder without states."""
+        if self.layer is None or self.motion is None:
+            return None
+        r = self.config.frames_per_step
+        states = self.motion(shown.previous, shown.state, r)
+        return self.layer(states.flatten(0, 2), r).unflatten(0, states.shape[:3])
+
+    def forward(
+        self,
+        codes: Tensor,
+        cache: StreamingCache | None = None,
+        shown: Shown | None = None,
+        drawn: Tensor | None = None,
+    ) -> Tensor:
+        """``drawn`` is what :meth:`draw` made of ``shown``, if that is at hand."""
         steps = codes.shape[1]
         x = codes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x = (self.embed(x) + self.place).unflatten(0, (-1, steps))
@@ -142,22 +156,14 @@ class Decoder(nn.Module):
             x = block(x)
         x = nn.functional.silu(self.norm(x[:, 0]))
         frames = self._to_frames(self.head(x), steps)
-        if shown is not None and self.motion is not None:
-            frames = self._with_state(frames, shown)
+        if shown is not None:
+            drawn = self.draw(shown) if drawn is None else drawn
+        if shown is not None and drawn is not None:
+            over = composite(frames.flatten(0, 2), drawn.flatten(0, 2)).view_as(frames)
+            known = None if shown.known is None else shown.known[..., None, None, None, None]
+            frames = over if known is None else torch.where(known, over, frames.to(over))
         return frames if self.correct is None else frames + self._to_frames(self.correct(x), steps)
 
     def _to_frames(self, cells: Tensor, steps: int) -> Tensor:
         r, p = self.config.frames_per_step, self.config.patch
         return rearrange(cells, "(b t) (r c p q) h w -> b t r c (h p) (w q)", t=steps, r=r, c=3, p=p, q=p)
-
-    def _with_state(self, frames: Tensor, shown: Shown) -> Tensor:
-        """Frames with the floor shaded and bodies drawn over it, where the state is known."""
-        assert self.floor is not None
-        assert self.bodies is not None
-        assert self.motion is not None
-        r = self.config.frames_per_step
-        states = self.motion(shown.previous, shown.state, r).flatten(0, 2)
-        drawn = composite(composite(frames.flatten(0, 2), self.floor(states, r)), self.bodies(states)).view_as(frames)
-        if shown.known is None:
-            return drawn
-        return torch.where(shown.known[..., None, None, None, None], drawn, frames.to(drawn))

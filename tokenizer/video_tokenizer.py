@@ -26,11 +26,15 @@ __all__ = ["QuantizerConfig", "Reconstruction", "Shown", "VideoTokenizer", "Vide
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """video: float (B, 1 + r * n, 3, H, W) in [0, 1], unclamped; indices: (B, 1 + n, h, w); loss: the quantizer's."""
+    """video: float (B, 1 + r * n, 3, H, W) in [0, 1], unclamped; indices: (B, 1 + n, h, w); loss: the quantizer's.
+
+    drawn: shaped like video, what is drawn of the states alone, over grey; None where there are none.
+    """
 
     video: Tensor
     indices: Tensor
     loss: Tensor
+    drawn: Tensor | None = None
 
 
 class VideoTokenizer(nn.Module):
@@ -76,8 +80,10 @@ class VideoTokenizer(nn.Module):
             others = codes.detach().movedim(2, -1).flatten(0, 3)
             others = others[torch.randperm(len(others), device=codes.device)].view_as(codes.movedim(2, -1))
             codes = torch.where(wrong[:, :, None], others.movedim(-1, 2), codes)
-        decoded = self.decoder(codes, shown=shown)
-        return Reconstruction(self._join(decoded) + 0.5, quantized.indices.unflatten(0, (batch, -1)), quantized.loss)
+        drawn = None if shown is None else self.decoder.draw(shown)
+        video = self._join(self.decoder(codes, shown=shown, drawn=drawn)) + 0.5
+        alone = None if drawn is None else self._join(drawn[:, :, :, :3]) + 0.5
+        return Reconstruction(video, quantized.indices.unflatten(0, (batch, -1)), quantized.loss, alone)
 
     def _quantize(self, video: Tensor) -> Quantized:
         r = self.frames_per_step

@@ -110,7 +110,7 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
             "export world",
             world / "world.json",
             [
-                "train.export", "--tokenizer", str(tokenizer), "--tokens", str(tokens), "--out", str(world),
+                "train.export", "--half", "--tokenizer", str(tokenizer), "--tokens", str(tokens), "--out", str(world),
                 "--dynamics", str(work / "runs/video/last.ckpt"), "--upsampler", str(work / "runs/upsampler/last.ckpt"),
             ],
         ),

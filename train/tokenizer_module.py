@@ -156,6 +156,9 @@ class TokenizerModule(ScheduledModule):
         absolute = (weight * error.abs()).mean()
         temporal = (weight[:, 1:] * (error[:, 1:] - error[:, :-1]).square()).mean()
         loss = recon + self.l1_weight * 0.1 * absolute + self.temporal_weight * 0.1 * temporal + 0.1 * out.loss
+        if out.drawn is not None:  # what is drawn must be right by itself, or codes would stand in for it
+            told = torch.cat([known[:, :1], known[:, 1:].repeat_interleave(r, 1)], 1)[..., None, None, None]
+            loss = loss + (weight * told * (out.drawn.float() - video).square()).mean()
         if self.laplacian_weight:
             loss = loss + self.laplacian_weight * 0.1 * laplacian(error)
         if self.worst_weight:

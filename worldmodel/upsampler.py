@@ -30,7 +30,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
-from tokenizer.layers import BodyLayers, FloorShader, composite
+from tokenizer.layers import StateLayer, composite
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.state_reader import StateMotion, StateReader
 from worldmodel.frame_noise import FrameNoise
@@ -209,10 +209,9 @@ class Upsampler(nn.Module):
         self.read = StateReader(schema) if schema and self.num_values else None
         width, widths, side = config.width, config.widths, config.patch // config.factor
 
-        self.floor = self.bodies = None
+        self.layer = None
         if schema is not None and schema.view is not None and schema.role_columns("position"):
-            self.floor = FloorShader(schema, config.size, hidden=config.shader_width)
-            self.bodies = BodyLayers(schema, config.size, hidden=config.shader_width)
+            self.layer = StateLayer(schema, config.size, hidden=config.shader_width)
         num_scene = self.read.num_scene if self.read else 0
         self.scene = nn.Linear(num_scene, config.condition) if num_scene else None
         self.time = nn.Sequential(
@@ -253,8 +252,8 @@ class Upsampler(nn.Module):
         scene = low.new_zeros(*frames.shape[:2], self.config.condition)
         if states is not None:
             every = states.to(kind).flatten(0, 1)
-            if self.floor is not None and self.bodies is not None:
-                large = composite(composite(large, self.floor(every)), self.bodies(every))
+            if self.layer is not None:
+                large = composite(large, self.layer(every))
             if self.scene is not None and self.read is not None:
                 scene = scene + self.scene(self.read.scene(every).unflatten(0, frames.shape[:2]))
         drawn = large.unflatten(0, frames.shape[:2])

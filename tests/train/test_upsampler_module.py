@@ -97,7 +97,9 @@ def test_the_loss_is_the_same_for_the_same_step() -> None:
     losses = [module.training_step(_batch(), 0) for _ in range(2)]
     assert losses[0] == losses[1]
     losses[0].backward()
-    network = [p for name, p in module.upsampler.named_parameters() if not name.startswith("bodies.") and p.numel()]
+    network = [
+        p for name, p in module.upsampler.named_parameters() if not name.startswith("layer.bodies.") and p.numel()
+    ]
     assert all(p.grad is not None for p in network)
 
 
