@@ -56,6 +56,8 @@ class UpsamplerConfig:
         mean_flow: whether the network is told how far a step will go, and so predicts the flow's mean velocity over
             the step (MeanFlow, arXiv:2505.13447): few steps then sample as many would, where plain flow matching
             gives the mean of all that could be.
+        experts: networks that share the denoising, each for its part of the time: the first, at most noise, lays out,
+            the last refines (eDiff-I, arXiv:2211.01324). A single step needs the first alone.
     """
 
     resolution: int = 64
@@ -71,6 +73,7 @@ class UpsamplerConfig:
     detail: float = 0.7
     shader_width: int = 32
     mean_flow: bool = False
+    experts: int = 1
 
     def __post_init__(self) -> None:
         if self.patch % self.factor:
@@ -197,6 +200,57 @@ def _convolve(convolution: nn.Conv2d, cells: Tensor) -> Tensor:
     return flat.unflatten(0, cells.shape[:2])
 
 
+class UNet(nn.Module):
+    """What a denoising step adds to the guess that needs no looking, in units of one."""
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__()
+        width, widths = config.width, config.widths
+        self.time = nn.Sequential(
+            nn.Linear(32, config.condition), nn.SiLU(), nn.Linear(config.condition, config.condition)
+        )
+        self.span = None
+        if config.mean_flow:
+            self.span = nn.Linear(32, config.condition, bias=False)
+            nn.init.zeros_(self.span.weight)
+        self.see_guess = nn.Conv2d(3 * config.patch**2, width, 3, padding=1)
+        self.down = nn.ModuleList(Level(w, config) for w in widths)
+        self.up = nn.ModuleList(Level(w, config) for w in widths[:-1])
+        self.coarsen = nn.ModuleList(nn.Linear(4 * a, b) for a, b in pairwise(widths))
+        self.refine = nn.ModuleList(nn.Linear(b, 4 * a) for a, b in pairwise(widths))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.head = nn.Conv2d(width, 3 * config.patch**2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)  # an untrained upsampler is what it is given
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, seen: Tensor, given: Conditions, time: Tensor, until: Tensor | None, cache: StreamingCache
+    ) -> Tensor:
+        """``seen`` is what is looked at of the noisy residual, (B, T, h, w, 3 * patch**2); the result is alike."""
+        condition = given.scene + self.time(_waves(time, seen))[:, None]
+        if self.span is not None:
+            condition = condition + self.span(_waves(time if until is None else time - until, seen))[:, None]
+        condition = F.silu(condition)
+        x = given.cells + _convolve(self.see_guess, seen)
+        skips: list[Tensor] = []
+        for level, coarsen in zip(self.down, self.coarsen, strict=False):
+            x = level(x, condition, cache)
+            skips.append(x)
+            x = coarsen(rearrange(x, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2))
+        x = self.down[-1](x, condition, cache)
+        for level, refine in zip(reversed(self.up), reversed(self.refine), strict=True):
+            x = rearrange(refine(x), "b t h w (p q c) -> b t (h p) (w q) c", p=2, q=2) + skips.pop()
+            x = level(x, condition, cache)
+        return _convolve(self.head, F.silu(self.norm(x)))
+
+
+def _waves(time: Tensor, like: Tensor) -> Tensor:
+    octaves = torch.exp(torch.linspace(0, log(64), 16, device=like.device, dtype=like.dtype))
+    angles = time.to(like.dtype)[:, None] * octaves
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
 class Upsampler(nn.Module):
     """Predicts large frames from small ones and the scene state. ``schema`` None means a world without state."""
 
@@ -207,32 +261,16 @@ class Upsampler(nn.Module):
         self.noise = FrameNoise()
         self.motion = StateMotion(schema) if schema and self.num_values else None
         self.read = StateReader(schema) if schema and self.num_values else None
-        width, widths, side = config.width, config.widths, config.patch // config.factor
+        width, side = config.width, config.patch // config.factor
 
         self.layer = None
         if schema is not None and schema.view is not None and schema.role_columns("position"):
             self.layer = StateLayer(schema, config.size, hidden=config.shader_width)
         num_scene = self.read.num_scene if self.read else 0
         self.scene = nn.Linear(num_scene, config.condition) if num_scene else None
-        self.time = nn.Sequential(
-            nn.Linear(32, config.condition), nn.SiLU(), nn.Linear(config.condition, config.condition)
-        )
-        self.span = None
-        if config.mean_flow:
-            self.span = nn.Linear(32, config.condition, bias=False)
-            nn.init.zeros_(self.span.weight)
         self.see_frames = nn.Conv2d(3 * side**2, width, 3, padding=1)
         self.see_drawn = nn.Conv2d(3 * config.patch**2, width, 1)
-        self.see_guess = nn.Conv2d(3 * config.patch**2, width, 3, padding=1)
-        self.down = nn.ModuleList(Level(w, config) for w in widths)
-        self.up = nn.ModuleList(Level(w, config) for w in widths[:-1])
-        self.coarsen = nn.ModuleList(nn.Linear(4 * a, b) for a, b in pairwise(widths))
-        self.refine = nn.ModuleList(nn.Linear(b, 4 * a) for a, b in pairwise(widths))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.head = nn.Conv2d(width, 3 * config.patch**2, 3, padding=1)
-        nn.init.zeros_(self.head.weight)  # an untrained upsampler is bicubic interpolation
-        if self.head.bias is not None:
-            nn.init.zeros_(self.head.bias)
+        self.experts = nn.ModuleList(UNet(config) for _ in range(config.experts))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # -- the network ----------------------------------------------------------------------------------
@@ -244,7 +282,7 @@ class Upsampler(nn.Module):
             frames: uint8 (B, T, h, w, 3).
             states: (B, T, num_values), at every pixel frame (see :meth:`frame_states`).
         """
-        kind, small = self.head.weight.dtype, self.config.patch // self.config.factor
+        kind, small = self.see_drawn.weight.dtype, self.config.patch // self.config.factor
         low = frames.permute(0, 1, 4, 2, 3).to(kind) / 127.5 - 1
         large = F.interpolate(low.flatten(0, 1), scale_factor=self.config.factor, mode="bicubic")
         low_large = large.unflatten(0, frames.shape[:2])
@@ -275,34 +313,28 @@ class Upsampler(nn.Module):
         result: at 0 unless given, and told to a mean flow alone. Without a cache the clip is taken to be whole.
         """
         cache = StreamingCache(len(z), z.device) if cache is None else cache
-        condition = given.scene + self.time(self._waves(time, z))[:, None]
-        if self.span is not None:
-            condition = condition + self.span(self._waves(time if until is None else time - until, z))[:, None]
-        condition = F.silu(condition)
 
         # What is best said without looking, and how far off that is: the network corrects it in units of one.
         t, detail = time.to(z.dtype).view(-1, 1, 1, 1, 1), self.config.detail
         spread = ((1 - t) ** 2 * detail**2 + t**2).sqrt()
         guess, doubt = (1 - t) * detail**2 / spread**2 * z, t * detail / spread
+        seen = z / spread if self.config.mean_flow else guess / detail
 
-        x = given.cells + _convolve(self.see_guess, z / spread if self.config.mean_flow else guess / detail)
-        skips: list[Tensor] = []
-        for level, coarsen in zip(self.down, self.coarsen, strict=False):
-            x = level(x, condition, cache)
-            skips.append(x)
-            x = coarsen(rearrange(x, "b t (h p) (w q) c -> b t h w (p q c)", p=2, q=2))
-        x = self.down[-1](x, condition, cache)
-        for level, refine in zip(reversed(self.up), reversed(self.refine), strict=True):
-            x = rearrange(refine(x), "b t h w (p q c) -> b t (h p) (w q) c", p=2, q=2) + skips.pop()
-            x = level(x, condition, cache)
+        count = len(self.experts)
+        chosen = ((1 - time) * count).long().clamp(0, count - 1)  # the first is for the most noise
+        if count == 1 or bool((chosen == chosen[0]).all()):
+            correction = self.experts[int(chosen[0])](seen, given, time, until, cache)
+        else:  # clips at different times, as in training
+            correction = torch.zeros_like(seen)
+            for i, expert in enumerate(self.experts):
+                rows = (chosen == i).nonzero()[:, 0]
+                part = Conditions(given.drawn[rows], given.cells[rows], given.scene[rows])
+                ends = None if until is None else until[rows]
+                if len(rows):
+                    made = expert(seen[rows], part, time[rows], ends, StreamingCache(len(rows), z.device))
+                    correction = correction.index_copy(0, rows, made.to(correction))
         cache.advance()
-        return guess + doubt * _convolve(self.head, F.silu(self.norm(x)))
-
-    @staticmethod
-    def _waves(time: Tensor, like: Tensor) -> Tensor:
-        octaves = torch.exp(torch.linspace(0, log(64), 16, device=like.device, dtype=like.dtype))
-        angles = time.to(like.dtype)[:, None] * octaves
-        return torch.cat([angles.sin(), angles.cos()], -1)
+        return guess + doubt * correction
 
     def residual(self, frames: Tensor, given: Conditions) -> Tensor:
         """What uint8 frames (B, T, H, W, 3) have beyond what is drawn, as patches in units of the noise."""
@@ -326,7 +358,7 @@ class Upsampler(nn.Module):
 
     def start_cache(self, batch: int, first_frame: int = 0) -> UpsamplerCache:
         """The past of ``batch`` streams whose next pixel frame is ``first_frame`` (it names the noise)."""
-        device = self.head.weight.device
+        device = self.see_drawn.weight.device
         return UpsamplerCache(torch.full((batch,), first_frame, dtype=torch.long, device=device))
 
     def generate(

@@ -93,7 +93,7 @@ def test_an_untrained_module_without_a_state_scores_as_bicubic(tmp_path: Path) -
 
 def test_the_loss_is_the_same_for_the_same_step() -> None:
     module = _module()
-    torch.nn.init.normal_(module.upsampler.head.weight, std=0.02)
+    torch.nn.init.normal_(module.upsampler.get_parameter("experts.0.head.weight"), std=0.02)
     losses = [module.training_step(_batch(), 0) for _ in range(2)]
     assert losses[0] == losses[1]
     losses[0].backward()
@@ -125,15 +125,32 @@ def test_a_mean_flow_learns_what_its_velocity_turns_by() -> None:
         expected = (velocity(0.701) - velocity(0.699)) / 0.002
     assert (turning - expected).abs().mean() < 0.02 * expected.abs().mean()
     module.training_step(batch, 0).backward()
-    assert network.span is not None
-    assert network.span.weight.grad is not None
+    assert network.get_parameter("experts.0.span.weight").grad is not None
     pictures = [network(module.small_frames(batch), batch["states"], seed) for seed in (0, 1)]
     assert not torch.equal(*pictures)  # a single step samples
 
 
+def test_experts_share_the_times_and_each_row_goes_to_its_own() -> None:
+    network = _module(config={**TINY, "experts": 2}).upsampler
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    batch = {name: value[:2] for name, value in _batch().items()}
+    states = network.frame_states(batch["states"], batch["frames"].shape[1])
+    with torch.no_grad():
+        given = network.conditions(torch.from_numpy(halve(batch["frames"].numpy())), states)
+        z, time = torch.randn_like(network.residual(batch["frames"], given)), torch.tensor([0.9, 0.2])
+        both = network.denoise(z, time, given)
+        early, late = (network.denoise(z, time[i].expand(2), given) for i in (0, 1))
+        torch.testing.assert_close(both[0], early[0])
+        torch.testing.assert_close(both[1], late[1])
+        torch.nn.init.zeros_(network.get_parameter("experts.1.head.weight"))
+        assert torch.equal(network.denoise(z, time[:1].expand(2), given), early)  # which never asks the second
+        assert not torch.allclose(network.denoise(z, time[1:].expand(2), given), late)
+
+
 def test_a_regression_is_trained_by_its_absolute_error_from_no_noise() -> None:
     module = _module(objective="regression")
-    torch.nn.init.normal_(module.upsampler.head.weight, std=0.02)
+    torch.nn.init.normal_(module.upsampler.get_parameter("experts.0.head.weight"), std=0.02)
     batch = _batch()
     loss = module.training_step(batch, 0)
     module.seed = 1  # the corruption is another, and nothing else
