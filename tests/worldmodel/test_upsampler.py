@@ -159,7 +159,7 @@ def test_a_world_without_state_streams_too() -> None:
     steps = [upsampler.step(part, None, None, cache, SEEDS) for part in frames.split([1, 4, 4, 4, 4], 1)]
     assert (torch.cat(steps, 1).int() - upsampler(frames, seed=SEEDS).int()).abs().max() <= 1
     assert upsampler.layer is None
-    assert Upsampler(TINY, SceneSchema(name="video")).bodies is None
+    assert Upsampler(TINY, SceneSchema(name="video")).layer is None
 
 
 def test_a_later_frame_or_state_changes_nothing_before_it() -> None:
