@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tokenizer.camera import camera, cell_centres, project, unproject
 from tokenizer.ray_casting import SOLIDS, cast_solids, coverage
 from tokenizer.scene_schema import SceneSchema
-from tokenizer.state_reader import StateReader
+from tokenizer.state_reader import Seen, StateReader
 
 
 class BodyLayers(nn.Module):
@@ -126,10 +126,12 @@ class BodyLayers(nn.Module):
 
     # -- the picture --------------------------------------------------------------------------------
 
-    def forward(self, state: Tensor) -> Tensor:
+    def forward(self, state: Tensor, seen: Seen | None = None) -> Tensor:
         """States (n, num_values) to (n, 4, resolution, resolution): three premultiplied colours, and what shines
-        through to what lies behind."""
-        seen, azimuth = self.read(state), self.read.azimuth(state)
+        through to what lies behind. ``seen`` is what is read of the states, if that is at hand."""
+        if seen is None:
+            seen = self.read.forward(state)
+        azimuth = self.read.azimuth(state)
         size = torch.where(self.unsized, self.SMALL * self.extent.exp(), seen.size.clamp_min(1e-3))
         height = torch.where(self.unsized, size.detach(), seen.centre[..., 2])
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
@@ -238,7 +240,7 @@ class FloorShader(nn.Module):
         super().__init__()
         assert schema.view is not None
         self.view, self.resolution, self.read = schema.view, resolution, StateReader(schema)
-        self.register_buffer("points", cell_centres((resolution, resolution)), persistent=False)
+        self.register_buffer("points", self._points(), persistent=False)
         fields = [f for e in schema.entities for f in e.fields if f.role == "position"]
         low, high = min(f.low for f in fields), max(f.high for f in fields)
         self.middle, self.bound = (low + high) / 2, (high - low) / 2
@@ -252,38 +254,55 @@ class FloorShader(nn.Module):
         with torch.no_grad():
             self.out.bias.copy_(torch.tensor([0.0, 0, 0, -2]))  # almost clear
 
-    def forward(self, state: Tensor, moments: int = 1) -> Tensor:
-        """States (n, num_values), ``moments`` for every step: over a step only the camera's turn is looked at."""
-        azimuth, last = self.read.azimuth(state), state[moments - 1 :: moments]
+    def _points(self) -> Tensor:
+        """The pixels' places in the picture (pixels, 2), or the directions of their rays in the camera's frame
+        (3, pixels)."""
+        at = cell_centres((self.resolution, self.resolution))
+        if self.view.kind == "plane":
+            return at
+        reach = tan(self.view.fovy / 2)
+        across, down = ((2 * at - 1) * reach).unbind(1)
+        return torch.stack([across, -down, torch.ones_like(across)])
+
+    def forward(self, state: Tensor, moments: int = 1, scene: Tensor | None = None) -> Tensor:
+        """States (n, num_values), ``moments`` for every step: over a step only the camera's turn is looked at.
+
+        ``scene`` (n, num_scene) is what is read of the states' scenes, if that is at hand.
+        """
+        azimuth, scene = self.read.azimuth(state), self.read.scene(state) if scene is None else scene
+        scene = scene[moments - 1 :: moments]
         turns = azimuth is not None and (
             torch.is_grad_enabled() or bool((azimuth.view(-1, moments).diff(dim=1) != 0).any())
         )
         if turns or moments == 1:
-            return self._layer(state, azimuth, self.read.scene(last).repeat_interleave(moments, 0))
-        return self._layer(last, self.read.azimuth(last), self.read.scene(last)).repeat_interleave(moments, 0)
+            return self._layer(azimuth, scene.repeat_interleave(moments, 0))
+        azimuth = None if azimuth is None else azimuth[moments - 1 :: moments]
+        return self._layer(azimuth, scene).repeat_interleave(moments, 0)
 
-    def _layer(self, state: Tensor, azimuth: Tensor | None, scene: Tensor) -> Tensor:
+    def _layer(self, azimuth: Tensor | None, scene: Tensor) -> Tensor:
         kind = self.place.weight
-        with torch.autocast(state.device.type, enabled=False):  # which would round places to half a pixel
-            place = self._places(state, azimuth).to(kind)
+        with torch.autocast(scene.device.type, enabled=False):  # which would round places to half a pixel
+            place = self._places(azimuth, scene).to(kind)
             hidden = planar(self.place, place, self.scene(scene.to(kind)))
             hidden = planar(self.mix, F.relu(hidden, inplace=True))
-            colour = planar(self.out, F.relu(hidden, inplace=True)).to(state)
+            colour = planar(self.out, F.relu(hidden, inplace=True)).to(scene)
         through = torch.sigmoid(-colour[:, 3:])
         return torch.cat([colour[:, :3] * (1 - through), through], 1).unflatten(2, 2 * [self.resolution])
 
-    def _places(self, state: Tensor, azimuth: Tensor | None) -> Tensor:
+    def _places(self, azimuth: Tensor | None, like: Tensor) -> Tensor:
         """Where on the floor pixels lie, about one at the bounds, and which rectangles they show: (n, 6, pixels)."""
-        turned = None if azimuth is None else azimuth[:, None]
-        floor = unproject(self.view, self.points.to(state), turned).expand(len(state), -1, -1).mT[:, None]
-        floor = (floor - self.middle) / self.bound  # (n, 1, 2, pixels)
-        height, beyond = (self.levels + self.STEP * self.moved).to(state).unbind(1)
-        level = floor
-        if azimuth is not None:  # a ray passes a height where it is nearer to the eye by that share of the way
-            eye = camera(self.view, azimuth)[1]
-            share = height * self.bound / eye[:, 2:]
-            toward = (eye[:, :2] - self.middle) / self.bound
-            level = torch.lerp(floor, toward[:, None, :, None], share[..., None, None])
+        height, beyond = (self.levels + self.STEP * self.moved).to(like).unbind(1)
+        if azimuth is None:
+            floor = (unproject(self.view, self.points.to(like), None).mT - self.middle) / self.bound
+            floor = level = floor.expand(len(like), 1, -1, -1)
+        else:  # a ray passes a height where it is nearer to the eye by that share of the way
+            axes, eye = camera(self.view, azimuth)
+            ray = axes.mT @ self.points.to(like)  # (n, 3, pixels)
+            reach = eye[:, 2:, None] / (-ray[:, 2:]).clamp_min(0.05)  # rays above the horizon end far out
+            toward = (eye[:, :2, None] - self.middle) / self.bound
+            floor = torch.addcmul(toward, reach, ray[:, :2] / self.bound)[:, None]
+            share = (height * self.bound / eye[:, 2:])[..., None, None]
+            level = torch.lerp(floor, toward[:, None], share)
         inside = 1 + beyond[:, None] - level.abs().amax(2)  # (n, 4, pixels)
         shown = coverage(inside.unflatten(-1, 2 * [self.resolution])).flatten(2)
         return torch.cat([floor[:, 0].clamp(-1.5, 1.5), 2 * shown - 1], 1)
@@ -299,7 +318,8 @@ class StateLayer(nn.Module):
 
     def forward(self, state: Tensor, moments: int = 1) -> Tensor:
         """States (n, num_values), ``moments`` for every step, to (n, 4, resolution, resolution)."""
-        floor, bodies = self.floor(state, moments), self.bodies(state)
+        seen = self.bodies.read(state)
+        floor, bodies = self.floor(state, moments, seen.scene), self.bodies(state, seen)
         return torch.cat([composite(floor[:, :3], bodies), floor[:, 3:] * bodies[:, 3:]], 1)
 
 
