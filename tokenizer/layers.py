@@ -32,6 +32,7 @@ class BodyLayers(nn.Module):
     Args:
         window: side of the square of pixels in which a body, its shadow included, is drawn.
         hidden: width of the networks that choose colours and shade.
+        edge: width of edges in pixels: 1 where pixels are means of what they show, less where they are samples.
     """
 
     FEATURES = 15  # of a pixel, for the shader
@@ -39,10 +40,12 @@ class BodyLayers(nn.Module):
     unsized: Tensor
     SMALL = 0.08  # half extent, in the schema's unit, that a body without a size starts from
 
-    def __init__(self, schema: SceneSchema, resolution: int, *, window: int | None = None, hidden: int = 32) -> None:
+    def __init__(
+        self, schema: SceneSchema, resolution: int, *, window: int | None = None, hidden: int = 32, edge: float = 1.0
+    ) -> None:
         super().__init__()
         assert schema.view is not None
-        self.view, self.resolution = schema.view, resolution
+        self.view, self.resolution, self.edge = schema.view, resolution, edge
         self.window = window or resolution * 3 // 8
         self.read = StateReader(schema)
         unsized = self.read.size == schema.num_values
@@ -112,8 +115,7 @@ class BodyLayers(nn.Module):
         angle, flat = state[:, self.read.light][:, None] - yaw, self.elevation.cos()
         return torch.stack([angle.cos() * flat, angle.sin() * flat, self.elevation.sin().expand_as(angle)], -1)
 
-    @staticmethod
-    def _on_floor(floor: Tensor, light: Tensor) -> tuple[Tensor, Tensor]:
+    def _on_floor(self, floor: Tensor, light: Tensor) -> tuple[Tensor, Tensor]:
         """How much of each pixel a ball's shadow and a round mark of its size cover, (n, b, k * k), for places on the
         floor (n, b, 2, k, k)."""
         flat = light[..., :2].square().sum(-1, keepdim=True).clamp_min(1e-6).sqrt()
@@ -121,7 +123,7 @@ class BodyLayers(nn.Module):
         ahead, aside = c * x + s * y, c * y - s * x
         ahead = ahead * light[..., 2:, None] + flat[..., None]  # a ball that touches the floor, seen along the light
         far = torch.stack([ahead.square() + aside.square(), floor.square().sum(2)], 2)
-        shadowed, marked = coverage(1 - far).flatten(3).unbind(2)
+        shadowed, marked = coverage(1 - far, self.edge).flatten(3).unbind(2)
         return shadowed, marked
 
     # -- the picture --------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class BodyLayers(nn.Module):
             )
             pixel = 1 / (self.resolution * scale[:, :sized] * size)
             with torch.no_grad():
-                casts = cast_solids(origin, ray, pixel).flatten(3)  # (n, b, 3, 7 * k * k)
+                casts = cast_solids(origin, ray, pixel, self.edge).flatten(3)  # (n, b, 3, 7 * k * k)
             share = solid[:, :sized, None].to(state).softmax(-1)
             surface = (share @ casts)[:, :, 0].unflatten(-1, (7, -1))
             turn = self._turn(yaw)[..., :2, :2].mT * 2 * size[..., None, None]
@@ -236,10 +238,10 @@ class FloorShader(nn.Module):
     )  # heights and reach beyond the bounds to start from
     STEP = 0.02  # by which a learned number of one changes them; all in half widths of the bounds
 
-    def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32) -> None:
+    def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32, edge: float = 1.0) -> None:
         super().__init__()
         assert schema.view is not None
-        self.view, self.resolution, self.read = schema.view, resolution, StateReader(schema)
+        self.view, self.resolution, self.edge, self.read = schema.view, resolution, edge, StateReader(schema)
         self.register_buffer("points", self._points(), persistent=False)
         fields = [f for e in schema.entities for f in e.fields if f.role == "position"]
         low, high = min(f.low for f in fields), max(f.high for f in fields)
@@ -304,17 +306,17 @@ class FloorShader(nn.Module):
             share = (height * self.bound / eye[:, 2:])[..., None, None]
             level = torch.lerp(floor, toward[:, None], share)
         inside = 1 + beyond[:, None] - level.abs().amax(2)  # (n, 4, pixels)
-        shown = coverage(inside.unflatten(-1, 2 * [self.resolution])).flatten(2)
+        shown = coverage(inside.unflatten(-1, 2 * [self.resolution]), self.edge).flatten(2)
         return torch.cat([floor[:, 0].clamp(-1.5, 1.5), 2 * shown - 1], 1)
 
 
 class StateLayer(nn.Module):
     """All that a state says of a picture, as one layer: bodies over the floor."""
 
-    def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32) -> None:
+    def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32, edge: float = 1.0) -> None:
         super().__init__()
-        self.floor = FloorShader(schema, resolution, hidden)
-        self.bodies = BodyLayers(schema, resolution, hidden=hidden)
+        self.floor = FloorShader(schema, resolution, hidden, edge)
+        self.bodies = BodyLayers(schema, resolution, hidden=hidden, edge=edge)
 
     def forward(self, state: Tensor, moments: int = 1) -> Tensor:
         """States (n, num_values), ``moments`` for every step, to (n, 4, resolution, resolution)."""

@@ -15,16 +15,19 @@ from torch import Tensor
 SOLIDS = ("ball", "box", "cylinder")
 
 
-def coverage(signed: Tensor) -> Tensor:
-    """Share of each pixel inside a shape, (..., rows, columns), from a measure that is positive inside."""
+def coverage(signed: Tensor, edge: float = 1.0) -> Tensor:
+    """Share of each pixel inside a shape, (..., rows, columns), from a measure that is positive inside.
+
+    ``edge`` is the width of its edge in pixels: 1 for pixels that are means, less for ones that are samples.
+    """
     signed = signed.clamp(-2, 2)  # rays almost in a face's plane come near it far away
     slope = torch.full_like(signed, 1e-4)
     slope[..., :-1, :] += signed.diff(dim=-2).abs_()
     slope[..., :-1] += signed.diff(dim=-1).abs_()
-    return (signed / slope + 0.5).clamp(0, 1)
+    return (signed / (slope * edge) + 0.5).clamp(0, 1)
 
 
-def cast_solids(origin: Tensor, ray: Tensor, pixel: Tensor) -> Tensor:
+def cast_solids(origin: Tensor, ray: Tensor, pixel: Tensor, edge: float = 1.0) -> Tensor:
     """What rays meet first of each of :data:`SOLIDS`: (..., 3, 7, rows, columns).
 
     The seven are the share of the pixel that is covered, the point that is hit and the unit normal there; the last two
@@ -34,8 +37,9 @@ def cast_solids(origin: Tensor, ray: Tensor, pixel: Tensor) -> Tensor:
         origin: where rays start, (..., 3, rows, columns), or 1 in place of rows and columns.
         ray: their directions, of any length, shaped alike.
         pixel: how much of the body's frame one pixel shows, (...).
+        edge: see :func:`coverage`.
     """
-    (u, v, w), (x, y, z), pixel = origin.unbind(-3), ray.unbind(-3), pixel[..., None, None]
+    (u, v, w), (x, y, z), pixel = origin.unbind(-3), ray.unbind(-3), edge * pixel[..., None, None]
     flat = torch.addcmul(x.square(), y, y).clamp_min(1e-6)
     level = torch.addcmul(u * x, v, y)
 
@@ -59,7 +63,7 @@ def cast_solids(origin: Tensor, ray: Tensor, pixel: Tensor) -> Tensor:
     cylinder = torch.maximum(round_near, low)
 
     signed = [1 - miss, through, 1 - aside, torch.minimum(round_far, high) - cylinder]
-    cover = coverage(torch.stack(signed, -3))
+    cover = coverage(torch.stack(signed, -3), edge)
     reach = torch.stack([ball, box, cylinder], -3)[..., None, :, :]
     point = torch.addcmul(origin[..., None, :, :, :], reach, ray[..., None, :, :, :]).clamp(-2, 2)
     round_side = point[..., 2, :2, :, :] * (1 - cap)[..., None, :, :]

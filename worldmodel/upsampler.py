@@ -53,6 +53,8 @@ class UpsamplerConfig:
         noise: standard deviation of the flow's starting noise, for pixels in [-1, 1].
         detail: standard deviation expected of what the drawing misses, in units of ``noise``.
         shader_width: hidden width of what draws floor and bodies.
+        edge: width in pixels of the edges that are drawn; 1 if recorded pixels are means of what they show, less if
+            they are samples of it, as a renderer without anti-aliasing makes them.
         mean_flow: whether the network is told how far a step will go, and so predicts the flow's mean velocity over
             the step (MeanFlow, arXiv:2505.13447): few steps then sample as many would, where plain flow matching
             gives the mean of all that could be.
@@ -72,6 +74,7 @@ class UpsamplerConfig:
     noise: float = 0.05
     detail: float = 0.7
     shader_width: int = 32
+    edge: float = 0.75
     mean_flow: bool = False
     experts: int = 1
 
@@ -273,7 +276,7 @@ class Upsampler(nn.Module):
 
         self.layer = None
         if schema is not None and schema.view is not None and schema.role_columns("position"):
-            self.layer = StateLayer(schema, config.size, hidden=config.shader_width)
+            self.layer = StateLayer(schema, config.size, hidden=config.shader_width, edge=config.edge)
         num_scene = self.read.num_scene if self.read else 0
         self.scene = nn.Linear(num_scene, config.condition) if num_scene else None
         self.see_frames = nn.Conv2d(3 * side**2, width, 3, padding=1)
