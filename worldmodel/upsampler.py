@@ -74,7 +74,7 @@ class UpsamplerConfig:
     noise: float = 0.05
     detail: float = 0.7
     shader_width: int = 32
-    edge: float = 0.75
+    edge: float = 1.0
     mean_flow: bool = False
     experts: int = 1
 
