@@ -1,10 +1,10 @@
-"""Bodies drawn from the scene state, pixel by pixel, as layers over whatever else the picture shows.
+"""Bodies and floor drawn from the scene state, pixel by pixel, as a layer over whatever else the picture shows.
 
 A state says exactly where small things are, and a network of a few blocks draws their edges softly. So each
 body is cast as the three solids of its size (ball, box, cylinder) in a window around where it is seen, and learned
 weights say which of them its kind is, which colours it has and how light falls on it; a shadow and a mark on
-the floor lie under it. Deferred shading with a learned shader (Thies et al. 2019, arXiv:1904.12356), with analytic
-geometry from the schema's roles in place of a mesh.
+the floor lie under it. Floor and walls are level rectangles, shaded alike. This is deferred shading with a learned
+shader (Thies et al. 2019, arXiv:1904.12356), with analytic geometry from the schema's roles in place of a mesh.
 
 Dimension keys: n picture, b body, k side of a window in pixels, f feature.
 """
@@ -230,13 +230,9 @@ class FloorShader(nn.Module):
 
     points: Tensor
     levels: Tensor
-    LEVELS: ClassVar = (
-        (0.0, 0.0),
-        (0.0, 0.1),
-        (0.1, 0.0),
-        (0.1, 0.1),
-    )  # heights and reach beyond the bounds to start from
-    STEP = 0.02  # by which a learned number of one changes them; all in half widths of the bounds
+    # Heights, and reach beyond the bounds, that rectangles start from; all in half widths of the bounds.
+    LEVELS: ClassVar = ((0.0, 0.0), (0.0, 0.1), (0.1, 0.0), (0.1, 0.1))
+    STEP = 0.02  # by which a learned number of one changes them
 
     def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32, edge: float = 1.0) -> None:
         super().__init__()
