@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,26 @@ def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> 
     module.load_state_dict(weights)
 
 
-def read_tokenizer(checkpoint: str | Path) -> VideoTokenizer:
-    """A trained ``TokenizerModule``'s tokenizer."""
+def _read(checkpoint: str | Path, prefix: str, build: Callable[[dict[str, Any], SceneSchema | None], Any]) -> Any:
+    """What ``build`` makes of a checkpoint's configuration and schema, with the weights under ``prefix``."""
     saved = read_checkpoint(checkpoint)
     given = saved["hyper_parameters"]
     schema = SceneSchema.from_json(given["schema"]) if given.get("schema") else None
-    tokenizer = VideoTokenizer(VideoTokenizerConfig(**(given.get("config") or {})), schema)
-    take_weights(tokenizer, saved, "tokenizer.")
-    return tokenizer.eval()
+    module = build(given.get("config") or {}, schema)
+    take_weights(module, saved, prefix)
+    return module.eval()
+
+
+def read_tokenizer(checkpoint: str | Path) -> VideoTokenizer:
+    """A trained ``TokenizerModule``'s tokenizer."""
+    return _read(
+        checkpoint, "tokenizer.", lambda config, schema: VideoTokenizer(VideoTokenizerConfig(**config), schema)
+    )
 
 
 def read_upsampler(checkpoint: str | Path) -> Upsampler:
     """A trained ``UpsamplerModule``'s upsampler."""
-    saved = read_checkpoint(checkpoint)
-    given = saved["hyper_parameters"]
-    schema = SceneSchema.from_json(given["schema"]) if given.get("schema") else None
-    upsampler = Upsampler(UpsamplerConfig(**(given.get("config") or {})), schema)
-    take_weights(upsampler, saved, "upsampler.")
-    return upsampler.eval()
+    return _read(checkpoint, "upsampler.", lambda config, schema: Upsampler(UpsamplerConfig(**config), schema))
 
 
 def export_world(
