@@ -29,8 +29,9 @@ def settle_threads(world: Any) -> None:
     """Measured now that nothing else loads: a thread more than the machine has free makes steps slower."""
     import torch
 
-    from worldmodel.threads import choose_threads
+    from worldmodel.threads import choose_threads, keep_memory
 
+    keep_memory()
     if world.device.type == "cpu":
         torch.set_num_threads(choose_threads().count)
 

@@ -262,20 +262,16 @@ class FloorShader(nn.Module):
         across, down = ((2 * at - 1) * reach).unbind(1)
         return torch.stack([across, -down, torch.ones_like(across)])
 
-    def forward(self, state: Tensor, moments: int = 1, scene: Tensor | None = None) -> Tensor:
-        """States (n, num_values), ``moments`` for every step: over a step only the camera's turn is looked at.
-
-        ``scene`` (n, num_scene) is what is read of the states' scenes, if that is at hand.
-        """
+    def forward(self, state: Tensor, scene: Tensor | None = None) -> Tensor:
+        """States (n, num_values) to a layer each; ``scene`` (n, num_scene) is what is read of them, if at hand."""
         azimuth, scene = self.read.azimuth(state), self.read.scene(state) if scene is None else scene
-        scene = scene[moments - 1 :: moments]
-        turns = azimuth is not None and (
-            torch.is_grad_enabled() or bool((azimuth.view(-1, moments).diff(dim=1) != 0).any())
-        )
-        if turns or moments == 1:
-            return self._layer(azimuth, scene.repeat_interleave(moments, 0))
-        azimuth = None if azimuth is None else azimuth[moments - 1 :: moments]
-        return self._layer(azimuth, scene).repeat_interleave(moments, 0)
+        if torch.is_grad_enabled():
+            return self._layer(azimuth, scene)
+        # Where neither camera nor light turns from one moment to the next, the floor stays as it is.
+        told = scene if azimuth is None else torch.cat([azimuth[:, None], scene], 1)
+        told, place = told.unique_consecutive(dim=0, return_inverse=True)
+        drawn = self._layer(None if azimuth is None else told[:, 0], told if azimuth is None else told[:, 1:])
+        return drawn.expand(len(state), -1, -1, -1) if len(told) == 1 else drawn[place]
 
     def _layer(self, azimuth: Tensor | None, scene: Tensor) -> Tensor:
         kind = self.place.weight
@@ -314,10 +310,10 @@ class StateLayer(nn.Module):
         self.floor = FloorShader(schema, resolution, hidden, edge)
         self.bodies = BodyLayers(schema, resolution, hidden=hidden, edge=edge)
 
-    def forward(self, state: Tensor, moments: int = 1) -> Tensor:
-        """States (n, num_values), ``moments`` for every step, to (n, 4, resolution, resolution)."""
+    def forward(self, state: Tensor) -> Tensor:
+        """States (n, num_values) to (n, 4, resolution, resolution)."""
         seen = self.bodies.read(state)
-        floor, bodies = self.floor(state, moments, seen.scene), self.bodies(state, seen)
+        floor, bodies = self.floor(state, seen.scene), self.bodies(state, seen)
         return torch.cat([composite(floor[:, :3], bodies), floor[:, 3:] * bodies[:, 3:]], 1)
 
 

@@ -221,7 +221,7 @@ class StateMotion(nn.Module):
     """Scene states at every pixel frame of a step, from the states at its ends.
 
     Continuous dynamic values move evenly (the short way round where they are periodic); all others are the
-    step's own.
+    step's own, and so are those of the roles that are ``held``.
     """
 
     moves: Tensor
@@ -229,14 +229,14 @@ class StateMotion(nn.Module):
     low: Tensor
     period: Tensor
 
-    def __init__(self, schema: SceneSchema) -> None:
+    def __init__(self, schema: SceneSchema, held: tuple[str, ...] = ()) -> None:
         super().__init__()
         moves = torch.zeros(schema.num_values, dtype=torch.bool)
         wraps, low, period = moves.clone(), torch.zeros(schema.num_values), torch.ones(schema.num_values)
         for entity in schema.entities:
             for f in entity.fields:
                 columns = schema.columns(entity.name, f.name)
-                moves[columns] = f.kind == "continuous" and not f.static
+                moves[columns] = f.kind == "continuous" and not f.static and f.role not in held
                 if f.periodic:
                     wraps[columns], low[columns], period[columns] = True, f.low, f.high - f.low
         for name, values in (("moves", moves), ("wraps", wraps), ("low", low), ("period", period)):

@@ -120,7 +120,7 @@ class Decoder(nn.Module):
         self.layer = self.motion = self.correct = None
         if schema is not None:
             self.layer = StateLayer(schema, config.resolution, hidden=config.shader_width)
-            self.motion = StateMotion(schema)
+            self.motion = StateMotion(schema, held=("light",))
             self.correct = nn.Conv2d(detail, config.patch_values, 1)
             nn.init.zeros_(self.correct.weight)
             nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
             return None
         r = self.config.frames_per_step
         states = self.motion(shown.previous, shown.state, r)
-        return self.layer(states.flatten(0, 2), r).unflatten(0, states.shape[:3])
+        return self.layer(states.flatten(0, 2)).unflatten(0, states.shape[:3])
 
     def forward(
         self,

@@ -35,7 +35,7 @@ from train.measurements import (
     measure_tokenizer,
 )
 from train.upsampler_quality import measure_upsampler
-from worldmodel.threads import choose_threads
+from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
 
@@ -230,6 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     effort = replace(effort, episodes=chosen.episodes or effort.episodes)
     if effort.episodes < 1:
         parser.error("--episodes must be at least 1")
+    keep_memory()
     threads = choose_threads()
     torch.set_num_threads(threads.count)
     try:

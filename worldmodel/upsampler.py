@@ -270,7 +270,7 @@ class Upsampler(nn.Module):
         self.config, self.schema = config, schema
         self.num_values = schema.num_values if schema else 0
         self.noise = FrameNoise()
-        self.motion = StateMotion(schema) if schema and self.num_values else None
+        self.motion = StateMotion(schema, held=("light",)) if schema and self.num_values else None
         self.read = StateReader(schema) if schema and self.num_values else None
         width, side = config.width, config.patch // config.factor
 

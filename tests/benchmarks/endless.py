@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldmodel.threads import keep_memory
 from worldmodel.world import World
 
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="the first picture beside the last")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    keep_memory()
     found = endure(World.from_pretrained(chosen.world), chosen.steps, upsample=chosen.upsample)
     figures = {name: value for name, value in asdict(found).items() if name not in ("first", "last")}
     figures["growth"] = found.growth

@@ -1,7 +1,7 @@
 import torch
 
 from worldmodel import threads
-from worldmodel.threads import choose_threads
+from worldmodel.threads import choose_threads, keep_memory
 
 
 def test_the_fastest_count_is_chosen_and_the_setting_left_alone(monkeypatch):
@@ -25,3 +25,18 @@ def test_a_persons_own_setting_decides(monkeypatch):
 def test_measuring_is_real_and_quick(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert choose_threads(most=2).count in (1, 2)
+
+
+def test_memory_is_asked_to_be_kept_where_there_is_glibc_and_nowhere_else_is_a_problem(monkeypatch):
+    asked = []
+
+    class Library:
+        def mallopt(self, option: int, size: int) -> int:
+            asked.append((option, size))
+            return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Library())
+    keep_memory(7)
+    assert asked == [(-3, 7), (-1, 7)]
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # as on a Mac
+    keep_memory()
