@@ -268,9 +268,9 @@ class FloorShader(nn.Module):
         if torch.is_grad_enabled():
             return self._layer(azimuth, scene)
         # Where neither camera nor light turns from one moment to the next, the floor stays as it is.
-        told = scene if azimuth is None else torch.cat([azimuth[:, None], scene], 1)
+        told = torch.cat([(scene.new_zeros(len(scene)) if azimuth is None else azimuth)[:, None], scene], 1)
         told, place = told.unique_consecutive(dim=0, return_inverse=True)
-        drawn = self._layer(None if azimuth is None else told[:, 0], told if azimuth is None else told[:, 1:])
+        drawn = self._layer(None if azimuth is None else told[:, 0], told[:, 1:])
         return drawn.expand(len(state), -1, -1, -1) if len(told) == 1 else drawn[place]
 
     def _layer(self, azimuth: Tensor | None, scene: Tensor) -> Tensor:
