@@ -12,6 +12,7 @@ latent frames, decoded, against the recording. ``continuous`` is the ceiling: th
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from pathlib import Path
@@ -219,6 +220,8 @@ def main() -> None:
         if module.tokenizer.num_codes and not chosen.losses:
             measure(module, train)
             found[name] |= predictability(module.tokenizer, train, test, chosen.steps)
+        del module  # and with it its trainer and a few gigabytes of clips
+        gc.collect()
         print(name, json.dumps({k: round(v, 4) for k, v in found[name].items()}), flush=True)
         if chosen.json:
             chosen.json.write_text(json.dumps(found, indent=1))
