@@ -88,8 +88,8 @@ def learned_perceptual() -> Callable[[Tensor, Tensor], Tensor]:
         import lpips  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError(
-            f"lpips_weight needs the package lpips ({error}), which brings torchvision: install "
-            "'worldmodel-stream[perceptual]' with a torchvision built for your torch, or leave lpips_weight at 0"
+            f"lpips_weight needs the package lpips ({error}), which no extra of this project installs: "
+            "pip install lpips in an environment of its own, or leave lpips_weight at 0"
         ) from None
     network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
 

@@ -48,7 +48,7 @@ class TokenizerModule(ScheduledModule):
         l1_weight, temporal_weight, laplacian_weight, worst_weight: of absolute error, of squared change of the error
             from frame to frame, of absolute error by bands of frequency, and of the worst pixels' squared error,
             beside squared error (see ``picture_losses.py``).
-        lpips_weight: of LPIPS, for which the extra ``perceptual`` must be installed.
+        lpips_weight: of LPIPS, for which the package ``lpips`` must be installed.
         adversarial_weight: pull of a 3-D patch discriminator on the last layer, over that of the reconstruction.
         adversarial_start: step from which the discriminator trains and pulls, when reconstruction has settled.
         noise_steps: for so many steps, noise stands in for FSQ's rounding.

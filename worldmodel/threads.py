@@ -29,8 +29,7 @@ class ThreadChoice:
 def keep_memory(size: int = 2**29) -> None:
     """Asks glibc to keep freed blocks of up to ``size`` bytes for the next time; does nothing on other systems.
 
-    By default it gives large ones back at once, and to touch them anew costs more than to compute with them: drawing
-    a floor of 128x128 pixels for four frames takes twice as long.
+    By default it gives large ones back at once, and every step then pays page faults to touch them anew.
     """
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)

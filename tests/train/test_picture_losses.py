@@ -92,5 +92,5 @@ def test_every_loss_joins_in_and_the_discriminator_from_its_step_on(monkeypatch:
 
 def test_lpips_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ValueError, match=r"worldmodel-stream\[perceptual\].*or leave lpips_weight at 0"):
+    with pytest.raises(ValueError, match=r"pip install lpips .*or leave lpips_weight at 0"):
         TokenizerModule({"resolution": 16}, lpips_weight=1.0)

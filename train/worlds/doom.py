@@ -15,12 +15,11 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from tokenizer.clip import halve
+from tokenizer.clip import shrink
 from tokenizer.scene_schema import Entity, Field, SceneSchema
 
 ACTIONS = ("none", "forward", "turn_left", "turn_right", "forward_left", "forward_right")
 SHARES = {"wander": 0.8, "turn": 0.2}
-RENDERED = 128
 _LOW, _HIGH = (350.0, -650.0), (1150.0, 150.0)  # the corners of the map, in its units
 _COMPASS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
 
@@ -60,7 +59,7 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 35 / 4}
 
     def __init__(self, resolution: int = 64, *, render_mode: str | None = "rgb_array") -> None:
-        if resolution not in (RENDERED, RENDERED // 2):
+        if resolution not in (64, 128):
             raise ValueError(f"resolution {resolution} is not drawn by Doom: choose 64 or 128")
         try:
             import vizdoom
@@ -123,11 +122,11 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
             last = self._record["states"].copy()
             last[-2:] = found
             return {"frames": self._record["frames"], "states": last}
-        picture = halve(np.ascontiguousarray(seen.screen_buffer[:, 32:288]))
+        picture = shrink(seen.screen_buffer[:, 32:288], self.resolution)
         east, north, u, v, degrees = np.asarray(seen.game_variables)
         heading = math.remainder(math.radians(degrees), 2 * math.pi)
         state = np.array([east, north, u, v, heading, found, found], dtype=np.float32)
-        return {"frames": picture if self.resolution == RENDERED else halve(picture), "states": state}
+        return {"frames": picture, "states": state}
 
     def _observe(self, records: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, Any]]:
         info: dict[str, Any] = {key: np.stack([record[key] for record in records]) for key in records[0]}
