@@ -72,7 +72,7 @@ class BodyLayers(nn.Module):
     def _windows(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """First row and column of each body's window, int64 (n, b), for places in the picture (n, b, 2)."""
         corner = (at.detach() * self.resolution - self.window / 2).round()
-        corner = corner.nan_to_num().clamp(0, self.resolution - self.window).long()
+        corner = corner.masked_fill(corner.isnan(), 0).clamp(0, self.resolution - self.window).long()
         return corner[..., 1], corner[..., 0]
 
     def _rays(
@@ -138,7 +138,9 @@ class BodyLayers(nn.Module):
         height = torch.where(self.unsized, size.detach(), seen.centre[..., 2])
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
         at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
-        there = (seen.present > 0).any(0) | torch.is_grad_enabled()  # who is nowhere to be seen need not be cast
+        there = torch.ones_like(self.unsized[0])
+        if not torch.is_grad_enabled():  # who is nowhere to be seen need not be cast
+            there = (seen.present > 0).any(0)
         drawn, sized = int(there.sum()), int((there & ~self.unsized[0]).sum())
         # Far ones first, for what looks larger is nearer; last of all those without a size, then those not drawn.
         order = (scale.detach() + 1e6 * self.unsized + 1e9 * ~there).argsort(-1)[:, :drawn]
@@ -176,7 +178,7 @@ class BodyLayers(nn.Module):
                 casts = cast_solids(origin, ray, pixel, self.edge).flatten(3)  # (n, b, 3, 7 * k * k)
             share = solid[:, :sized, None].to(state).softmax(-1)
             surface = (share @ casts)[:, :, 0].unflatten(-1, (7, -1))
-            turn = self._turn(yaw)[..., :2, :2].mT * 2 * size[..., None, None]
+            turn = self._turn(yaw)[..., :2, :2].transpose(-2, -1) * 2 * size[..., None, None]
             place = turn @ floor.flatten(3) + 2 * centre[..., :2, None]  # on the floor, doubled to be about one
             features = self._features(surface, light, view, place)
         lit = planar(self.shade, features.to(kind.dtype), self.kind(kind))  # (n, b, hidden, k * k)
@@ -287,11 +289,11 @@ class FloorShader(nn.Module):
         """Where on the floor pixels lie, about one at the bounds, and which rectangles they show: (n, 6, pixels)."""
         height, beyond = (self.levels + self.STEP * self.moved).to(like).unbind(1)
         if azimuth is None:
-            floor = (unproject(self.view, self.points.to(like), None).mT - self.middle) / self.bound
+            floor = (unproject(self.view, self.points.to(like), None).transpose(-2, -1) - self.middle) / self.bound
             floor = level = floor.expand(len(like), 1, -1, -1)
         else:  # a ray passes a height where it is nearer to the eye by that share of the way
             axes, eye = camera(self.view, azimuth)
-            ray = axes.mT @ self.points.to(like)  # (n, 3, pixels)
+            ray = axes.transpose(-2, -1) @ self.points.to(like)  # (n, 3, pixels)
             reach = eye[:, 2:, None] / (-ray[:, 2:]).clamp_min(0.05)  # rays above the horizon end far out
             toward = (eye[:, :2, None] - self.middle) / self.bound
             floor = torch.addcmul(toward, reach, ray[:, :2] / self.bound)[:, None]

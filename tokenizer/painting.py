@@ -140,7 +140,7 @@ class ScenePainter(nn.Module):
         kind = torch.cat(
             [
                 seen.kind,
-                8 * radius[:, [-1, 0]].mT,
+                8 * radius[:, [-1, 0]].transpose(1, 2),
                 seen.orientation,
                 before.orientation,
                 seen.scene[:, None].expand(-1, len(self.read.bodies), -1),  # where its shadow falls, for one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from math import cos, pi
 from typing import Any
@@ -97,12 +98,16 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, warmup_steps: int, total_ste
 def load_trained(module: nn.Module, checkpoint: str, prefix: str) -> None:
     """Starts ``module`` from the weights under ``prefix`` of a Lightning checkpoint (averaged ones, if kept).
 
-    A model may have grown since: layers that the checkpoint lacks keep their initial weights, and further inputs of
-    a linear layer start at zero.
+    A model may have grown since: layers that the checkpoint lacks keep their initial weights, further inputs of
+    a linear layer start at zero, and further experts as the first one (as eDiff-I splits them, arXiv:2211.01324).
     """
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     weights = {name: value for name, value in saved.items() if name.startswith(prefix)}
     ours = {name: value for name, value in module.state_dict().items() if name.startswith(prefix)}
+    for name in ours.keys() - weights.keys():
+        first = re.sub(r"\bexperts\.\d+\.", "experts.0.", name)
+        if first in weights:
+            weights[name] = weights[first]
     for name, value in weights.items():
         if name in ours and value.dim() == 2 and value.shape[1] < ours[name].shape[1]:
             weights[name] = nn.functional.pad(value, (0, ours[name].shape[1] - value.shape[1]))

@@ -93,9 +93,16 @@ def write_recording(recording: Path, tokenizer_folder: Path, out: Path, text: Te
 
 
 def write_simulated(
-    episodes: int, out: Path, tokenizer: VideoTokenizerConfig, *, seed: int, num_steps: int, workers: int
+    episodes: int,
+    out: Path,
+    tokenizer: VideoTokenizerConfig,
+    text: TextTokenizer | None = None,
+    *,
+    seed: int,
+    num_steps: int,
+    workers: int,
 ) -> None:
-    """Simulates episodes of states alone; a text model is trained on their training captions.
+    """Simulates episodes of states alone. Without ``text``, a text model is trained on their training captions.
 
     ``tokenizer`` says how large the video range of the shared vocabulary will be.
     """
@@ -105,7 +112,7 @@ def write_simulated(
         for shard in pool.map(_simulate_many, [seed] * len(parts), parts, [num_steps] * len(parts)):
             shards.append(shard)
             bar.update(len(shard))
-    text = TextTokenizer.train([e.caption for shard in shards for e in shard if e.split == "train"])
+    text = text or TextTokenizer.train([e.caption for shard in shards for e in shard if e.split == "train"])
     codes = tokenizer.quantizer.size
     writer = TokenWriter(out, schema=tabletop_schema(), text=text, num_codes=codes, grid=tokenizer.grid)
     for shard in shards:
@@ -125,12 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args(arguments)
     try:
+        text = TextTokenizer.load(chosen.text) if chosen.text else None
         if chosen.simulate:
             config = read_config(chosen.tokenizer)[0] if chosen.tokenizer else VideoTokenizerConfig()
             write_simulated(
                 chosen.simulate,
                 chosen.out,
                 config,
+                text,
                 seed=chosen.seed,
                 num_steps=chosen.steps,
                 workers=chosen.workers,
@@ -138,7 +147,6 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.tokenizer is None or chosen.recording is None:
             parser.error("name the recording and the folder that the video tokenizer was exported to")
         else:
-            text = TextTokenizer.load(chosen.text) if chosen.text else None
             write_recording(chosen.recording, chosen.tokenizer, chosen.out, text)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,37 +26,55 @@ class Past:
 
 
 class StepCache:
-    """The memory of ``batch`` streams. ``clock`` is the step that comes next; it never wraps."""
+    """The memory of ``batch`` streams. ``clock`` is the step that comes next; it never wraps.
+
+    It lies in two pieces, so that passes take it as it is: what state slots left (after the header, and anchors
+    before the ring), and what video slots left. ``header`` and ``anchors`` keep theirs as if at step 0.
+    """
 
     def __init__(self, dynamics: Dynamics, batch: int, clock: int = 0) -> None:
         config, layout = dynamics.config, dynamics.layout
         self.dynamics, self.clock = dynamics, clock
         self.count = 1 + layout.num_state
+        self.steps = config.anchor_frames + config.window
         shape = (config.depth, batch, config.heads)
 
         def room(*size: int) -> KeysValues:
             empty = torch.zeros(*shape, *size, config.head_dim, device=dynamics.device, dtype=dynamics.dtype)
             return KeysValues(empty, empty.clone())
 
-        self.ring = room(config.window, layout.step_length)
+        self.states = room(layout.header_length + self.steps * self.count)
+        self.video = room(self.steps * layout.num_video)
         self.header = room(layout.header_length)
         self.anchors = room(config.anchor_frames, layout.step_length)
         self.born = torch.full((batch,), clock)
         self.header_seen = torch.zeros(batch, layout.header_length, dtype=torch.bool)
-        self._far: tuple[int, KeysValues, KeysValues] | None = None
+        self._far: int | None = None  # the clock for which header and anchors lie turned in the pieces
 
     def __len__(self) -> int:
         return len(self.born)
 
     # -- writing ------------------------------------------------------------------------------------
 
+    def _places(self, at: int) -> tuple[slice, slice]:
+        """Where the ``at``-th kept step, anchors first, has its slots in both pieces."""
+        start, count, ids = self.dynamics.layout.header_length, self.count, self.dynamics.layout.num_video
+        return slice(start + at * count, start + (at + 1) * count), slice(at * ids, (at + 1) * ids)
+
+    def _write(self, at: int, step: KeysValues, rows: Tensor | slice = slice(None)) -> None:
+        for piece, here, slots in zip(
+            (self.states, self.video), self._places(at), (slice(self.count), slice(self.count, None)), strict=True
+        ):
+            piece.keys[:, rows, :, here] = step.keys[..., slots, :]
+            piece.values[:, rows, :, here] = step.values[..., slots, :]
+
     def begin(self, rows: Tensor, header: KeysValues, header_seen: Tensor, first: KeysValues) -> None:
         """Starts these rows anew: their first step becomes the one before ``clock`` (which must be above 0)."""
         assert self.clock > 0
         self.born[rows.cpu()] = self.clock - 1
         self.replace_header(rows, header, header_seen)
-        slot = (self.clock - 1) % self.dynamics.config.window
-        self.ring.keys[:, rows, :, slot], self.ring.values[:, rows, :, slot] = first.keys, first.values
+        config = self.dynamics.config
+        self._write(config.anchor_frames + (self.clock - 1) % config.window, first, rows)
 
     def replace_header(self, rows: Tensor, header: KeysValues, header_seen: Tensor) -> None:
         """Puts another header in its place, for rows whose scene was edited."""
@@ -66,17 +84,15 @@ class StepCache:
 
     def commit(self, step: KeysValues) -> None:
         """Appends one whole step for all rows and moves the clock. Positions count steps, not frames."""
-        slot = self.clock % self.dynamics.config.window
-        self.ring.keys[:, :, :, slot], self.ring.values[:, :, :, slot] = step.keys, step.values
-        home: Tensor | None = None
-        for i in range(self.dynamics.config.anchor_frames):
+        config = self.dynamics.config
+        self._write(config.anchor_frames + self.clock % config.window, step)
+        for i in range(config.anchor_frames):
             rows = (self.born + 1 + i == self.clock).nonzero()[:, 0]
             if len(rows):
                 cos, sin = self.dynamics.turn(torch.tensor([-self.clock]))
                 home = rotate(step.keys[:, rows], cos[0], sin[0])
                 self.anchors.keys[:, rows, :, i], self.anchors.values[:, rows, :, i] = home, step.values[:, rows]
         self.clock += 1
-        self._far = None
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -85,30 +101,32 @@ class StepCache:
         cos, sin = self.dynamics.turn(torch.tensor([step - self.dynamics.config.window - 1]))
         return KeysValues(rotate(kept.keys, cos[0], sin[0]), kept.values)
 
-    def _turned(self) -> tuple[KeysValues, KeysValues]:
-        """Header and anchors (depth, B, heads, frames, step, d) at their distance from ``clock``, once a step."""
-        if self._far is None or self._far[0] != self.clock:
-            self._far = self.clock, self.place_far(self.header, self.clock), self.place_far(self.anchors, self.clock)
-        return self._far[1], self._far[2]
+    def _turn_far(self) -> None:
+        """Header and anchors to their distance from ``clock``, once a step."""
+        if self._far == self.clock:
+            return
+        header, length = self.place_far(self.header, self.clock), self.dynamics.layout.header_length
+        self.states.keys[..., :length, :], self.states.values[..., :length, :] = header.keys, header.values
+        if self.dynamics.config.anchor_frames:
+            anchors = self.place_far(self.anchors, self.clock)
+            for i in range(self.dynamics.config.anchor_frames):
+                self._write(i, KeysValues(anchors.keys[..., i, :, :], anchors.values[..., i, :, :]))
+        self._far = self.clock
 
     def past(self, *, with_video: bool) -> Past:
         """What the step at ``clock`` may see of everything before it; without video for state passes."""
-        config, length = self.dynamics.config, self.dynamics.layout.step_length if with_video else self.count
-        header, anchors = self._turned()
-        pieces = [header]
+        config, layout = self.dynamics.config, self.dynamics.layout
+        self._turn_far()
         age = self.clock - 1 - self.born  # steps since each row's first
-        seen = [self.header_seen]
-        for kept in (anchors, self.ring):
-            if kept.keys.shape[3]:
-                pieces.append(
-                    KeysValues(kept.keys[..., :length, :].flatten(3, 4), kept.values[..., :length, :].flatten(3, 4))
-                )
-        for i in range(config.anchor_frames):
-            seen.append((age + 1 > config.window + 1 + i)[:, None].expand(-1, length))
-        for slot in range(config.window):
-            since = (self.clock - 1 - slot) % config.window  # how long ago this slot was written
-            seen.append((since <= age)[:, None].expand(-1, length))
-        return Past(pieces, torch.cat(seen, 1).to(self.dynamics.device))
+        seen = [age + 1 > config.window + 1 + i for i in range(config.anchor_frames)]
+        # How long ago each slot of the ring was written says who may see it.
+        seen += [(self.clock - 1 - slot) % config.window <= age for slot in range(config.window)]
+        kept = torch.stack(seen, 1)
+        parts = [self.header_seen, kept.repeat_interleave(self.count, 1)]
+        if with_video:
+            parts.append(kept.repeat_interleave(layout.num_video, 1))
+        pieces = [self.states, self.video] if with_video else [self.states]
+        return Past(pieces, torch.cat(parts, 1).to(self.dynamics.device))
 
     # -- copies -------------------------------------------------------------------------------------
 
@@ -116,16 +134,17 @@ class StepCache:
         """An independent copy of all rows."""
         twin = object.__new__(StepCache)
         twin.__dict__.update(self.__dict__)
-        for name in ("ring", "header", "anchors"):
+        for name in ("states", "video", "header", "anchors"):
             kept: KeysValues = getattr(self, name)
             setattr(twin, name, KeysValues(kept.keys.clone(), kept.values.clone()))
-        twin.born, twin.header_seen, twin._far = self.born.clone(), self.header_seen.clone(), None
+        twin.born, twin.header_seen = self.born.clone(), self.header_seen.clone()
         return twin
 
 
 def pass_bias(past: Past, inside: Tensor) -> Tensor | None:
-    """Bias (B, 1, Q, keys) of a pass whose own slots see each other as ``inside`` (Q, Q') says; None if all is seen."""
-    if bool(past.seen.all()) and bool(inside.all()):
+    """Bias (B, 1, q, keys) of a pass of Q slots, which see each other as ``inside`` (q, Q) says; q is Q, or 1 for all
+    alike. None if all is seen, where that lets flash attention run."""
+    if past.seen.is_cuda and bool(past.seen.all()) and bool(inside.all()):
         return None
     batch, queries = len(past.seen), len(inside)
     allowed = torch.cat(

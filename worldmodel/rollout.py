@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
+from worldmodel.engine import Engine, flat
 from worldmodel.kv_cache import Past, StepCache, join, pass_bias
 from worldmodel.sampling import sample, uniforms
 from worldmodel.transformer import KeysValues
@@ -114,28 +116,39 @@ class Rollout:
 
     # -- people's verbs -----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def step(self, action: Action | None = None) -> Step:
         """Takes one action per row (an index, a name, or one for each row) and shows what it leads to.
 
         A world that takes no actions goes on by itself with None. Raises ValueError for an unknown action or a
         wrong number of them.
         """
-        world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
-        if action is None and not len(world.actions):
+        if action is None and not len(self.world.actions):
             action = torch.full((len(self),), -1)
         else:
-            action = world.actions.batch(action, len(self))
-        actions = action.to(world.device)
-        state_slots = slice(0, 1 + layout.num_state)
+            action = self.world.actions.batch(action, len(self))
+        with torch.inference_mode():  # a step is many small operations, each a little cheaper so
+            upsampled = self._advance(action.to(self.world.device))
+        self._leave_inference_mode()
+        return Step(
+            frames=self.frames,
+            state=self._shown,
+            reward=self._role("reward"),
+            terminated=self._role("terminated") > 0.5,
+            upsampled=None if upsampled is None else upsampled.clone(),
+        )
+
+    def _advance(self, actions: Tensor) -> Tensor | None:
+        world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
+        places = dynamics.positions(torch.tensor(self.cache.clock), layout.step_place)
+        count = 1 + layout.num_state
 
         past = self.cache.past(with_video=dynamics.config.state_sees_video)
-        known = torch.ones(len(self), dtype=torch.bool, device=world.device)
-        x = dynamics.embed_state(actions, self._state_ids, self.state, known)
-        inside = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)
-        hidden, state_kv = self._pass(x, state_slots, self.cache.clock, past, inside)
+        bias = pass_bias(past, torch.ones(1, count, dtype=torch.bool))
+        cos, sin = (table[:count] for table in places)
+        logits, keys, values = world.engine.state(
+            actions, self._state_ids, self.state, cos, sin, bias, *flat(past.pieces)
+        )
         if layout.num_state:
-            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.change_range)
             chance = uniforms(self.generators, layout.num_state, world.device)
             ids, probabilities = sample(logits, self.sampling.state_temperature, chance)
             state = world.codec.advance(self.state, ids, probabilities)
@@ -143,21 +156,21 @@ class Rollout:
             ids, state = self._state_ids, self.state
 
         past = self.cache.past(with_video=True)
-        video, video_kv = self._draw(
-            actions, past, state_kv, self.cache.clock, self._video, state, self._shown, self.generators
-        )
-        self.cache.commit(join([state_kv, video_kv]))
+        video, whole = self._draw(
+            world.engine, actions, past, KeysValues(keys, values), places, self._video, state, self._shown,
+            self.generators,
+        )  # fmt: skip
+        self.cache.commit(whole)
         begun, self._shown = self.state, state  # an edited state is begun from, though no picture showed it
         self.state, self._state_ids, self._video = state.clone(), ids, video
         self.time += 1
-        self.frames = world.tokenizer.decode_step(video.unflatten(1, layout.grid), self.pixels, state, begun)
-        return Step(
-            frames=self.frames,
-            state=state,
-            reward=self._role("reward"),
-            terminated=self._role("terminated") > 0.5,
-            upsampled=self._upsampled(begun),
-        )
+        self.frames = world.engine.decode(video.unflatten(1, layout.grid), self.pixels, state, begun)
+        return self._upsampled(begun)
+
+    def _leave_inference_mode(self) -> None:
+        """Gives out what may be written into and learned from."""
+        for name in ("state", "_shown", "_state_ids", "_video", "frames"):
+            setattr(self, name, getattr(self, name).clone())
 
     def edit(self, changes: Mapping[str, Mapping[str, Any]], row: int | None = None) -> None:
         """Writes the state: ``{"player": {"position": (0.1, 0.2)}}``. The next frames follow.
@@ -213,8 +226,12 @@ class Rollout:
 
     # -- beginnings ---------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _begin(self, rows: list[int], beginnings: Sequence[Beginning]) -> None:
+        with torch.inference_mode():
+            self._begin_rows(rows, beginnings)
+        self._leave_inference_mode()
+
+    def _begin_rows(self, rows: list[int], beginnings: Sequence[Beginning]) -> None:
         world, layout = self.world, self.world.dynamics.layout
         generators = [torch.Generator().manual_seed(b.seed) for b in beginnings]
         index = torch.tensor(rows, device=world.device)
@@ -246,14 +263,16 @@ class Rollout:
         past = self._header_past(header_kv, seen, born)
         nothing = torch.full((len(rows),), -1, device=world.device)
         state_ids, state_kv = self._first_state(past, born, nothing, values)
-        first, video_kv = self._draw(
-            nothing, past, state_kv, born, torch.full_like(video, -1), values, values, generators, given=video
-        )
+        places = world.dynamics.positions(torch.tensor(born), layout.step_place)
+        first, whole = self._draw(
+            Engine(world), nothing, past, state_kv, places, torch.full_like(video, -1), values, values, generators,
+            given=video,
+        )  # fmt: skip
         # Nothing is changed before here: a beginning that is refused leaves the rows as they were.
         for row, beginning, generator in zip(rows, beginnings, generators, strict=True):
             self.captions[row], self.generators[row] = beginning.caption, generator
         self._seeds[index] = torch.tensor([b.seed for b in beginnings], device=world.device)
-        self.cache.begin(index, header_kv, seen, join([state_kv, video_kv]))
+        self.cache.begin(index, header_kv, seen, whole)
         self.state, self._shown = self.state.clone(), self._shown.clone()
         self.state[index], self._shown[index] = values, values
         self._state_ids, self._video = self._state_ids.clone(), self._video.clone()
@@ -305,6 +324,7 @@ class Rollout:
     def _header_past(self, header: KeysValues, seen: Tensor, step: int) -> Past:
         return Past([self.cache.place_far(header, step)], seen)
 
+    @torch.inference_mode()
     def _rewrite_header(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.world.device)
         text = self.world.encode_captions([self.captions[row] for row in rows])
@@ -367,7 +387,7 @@ class Rollout:
         """A first state's slots, each told the id before it: hidden (n, 1 + S, width), keys and values."""
         dynamics = self.world.dynamics
         slots = slice(0, 1 + dynamics.layout.num_state)
-        fed = torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1) if ids.shape[1] else ids
+        fed = F.pad(ids[:, :-1], (1, 0), value=-1) if ids.shape[1] else ids
         x = dynamics.embed_state(nothing, fed, values, torch.zeros_like(nothing, dtype=torch.bool))
         passes = dynamics.pass_of_slot(self.tokens_per_pass, first=True)[slots]
         return self._pass(x, slots, step, past, passes[None] <= passes[:, None])
@@ -385,37 +405,46 @@ class Rollout:
 
     def _draw(
         self,
+        engine: Engine,
         actions: Tensor,
         past: Past,
         state_kv: KeysValues,
-        step: int,
+        places: tuple[Tensor, Tensor],
         previous: Tensor,
         state: Tensor,
         shown: Tensor,
         generators: list[torch.Generator],
         given: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """The video passes of one step: ids (n, V) with their keys and values. ``given`` ids (>= 0) are kept."""
-        dynamics, layout, k = self.world.dynamics, self.world.dynamics.layout, self.tokens_per_pass
-        canvas = dynamics.canvas(actions, previous, state, shown, k)
-        fed = previous[:, -k:]
-        kept, drawn = [state_kv], []
+        """The video passes of one step: ids (n, V), and the whole step's keys and values. ``given`` ids (>= 0) are
+        kept; ``places`` are cosines and sines of all the step's slots."""
+        layout, k = self.world.dynamics.layout, self.tokens_per_pass
+        canvas = engine.canvas(actions, previous, state, shown, k)
+        fed, drawn, done = previous[:, -k:], [], state_kv.keys.shape[3]
+        step = state_kv
+        if k < layout.num_video:  # room for the whole step, so that passes differ in what is hidden, not in shape
+            step = KeysValues(*(F.pad(x, (0, 0, 0, layout.num_video)) for x in (state_kv.keys, state_kv.values)))
+        own = torch.ones(1, k, dtype=torch.bool)
         for begin in range(0, layout.num_video, k):
             here = slice(begin, begin + k)
-            x = dynamics.feed(canvas[:, here], fed)
-            # State and earlier passes of this step are committed: everything in them is seen.
-            earlier = torch.ones(len(x), sum(p.keys.shape[3] for p in kept), dtype=torch.bool, device=x.device)
-            now = Past([*past.pieces, *kept], torch.cat([past.seen, earlier], 1))
-            slots = slice(layout.step_video.start + begin, layout.step_video.start + begin + k)
-            hidden, kv = self._pass(x, slots, step, now, torch.ones(k, k, dtype=torch.bool))
-            logits = dynamics.video_logits(hidden, previous[:, here])
-            chance = uniforms(generators, k, x.device)
+            committed = (torch.arange(step.keys.shape[3]) < done).expand(len(previous), -1).to(previous.device)
+            now = Past([*past.pieces, step], torch.cat([past.seen, committed], 1))
+            cos, sin = (table[layout.step_video][here] for table in places)
+            logits, keys, values = engine.video(
+                canvas[:, here], fed, previous[:, here], cos, sin, pass_bias(now, own), *flat(now.pieces)
+            )
+            chance = uniforms(generators, k, previous.device)
             fed, _ = sample(logits, self.sampling.video_temperature, chance, self.sampling.top_p)
             if given is not None:
                 fed = torch.where(given[:, here] >= 0, given[:, here], fed)
             drawn.append(fed)
-            kept.append(kv)
-        return torch.cat(drawn, 1), join(kept[1:])
+            new = KeysValues(keys, values)
+            if k == layout.num_video:
+                step = join([step, new])
+            else:
+                step.keys[..., done : done + k, :], step.values[..., done : done + k, :] = keys, values
+            done += k
+        return torch.cat(drawn, 1), step
 
     # -- small readings -----------------------------------------------------------------------------
 

@@ -20,12 +20,12 @@ def angles(position: Tensor, head_dim: int) -> Tensor:
 
 
 def cos_sin(position: Tensor, head_dim: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Integer positions (..., 3) to cosines and sines (..., head_dim / 2)."""
+    """Integer positions (..., 3) to cosines and signed sines (..., head_dim), as :func:`rotate` takes them."""
     angle = angles(position, head_dim)
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (x[i], x[i + d/2]) of the last axis; ``cos`` and ``sin`` broadcast over the rest."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    """Turns the pairs (x[i], x[i + d/2]) of the last axis; ``cos`` and ``sin`` (..., d) broadcast over the rest."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

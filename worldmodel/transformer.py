@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizer.causal_conv import RMSNorm, rms_norm
 from tokenizer.painting import ScenePainter, StatePainter
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.stream import Layout
@@ -63,15 +64,6 @@ class DynamicsConfig:
         return self.width // self.heads
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), 1e-6)
-
-
 class Block(nn.Module):
     """Pre-norm attention and MLP. ``project`` and ``finish`` bracket whatever attention is wanted between."""
 
@@ -91,7 +83,7 @@ class Block(nn.Module):
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2)
         both, value = qkv[..., :2, :, :], qkv[..., 2, :, :]  # (..., heads, 2, Q, head_dim), (..., heads, Q, head_dim)
         scales = torch.stack([self.query_norm.weight, self.key_norm.weight])[:, None].to(both.dtype)
-        both = F.rms_norm(both, both.shape[-1:], eps=1e-6) * scales
+        both = rms_norm(both) * scales
         query, key = rotate(both, cos.unsqueeze(-3), sin.unsqueeze(-3)).unbind(-3)
         return query, key, value
 
@@ -315,6 +307,8 @@ class Dynamics(nn.Module):
         values, (depth, B, heads, Q, head_dim).
         """
         new_keys, new_values = [], []
+        if bias is not None:
+            bias = bias.expand(-1, -1, x.shape[1], -1)
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(x, cos, sin)  # type: ignore[operator]
             new_keys.append(key)
@@ -356,7 +350,7 @@ class Dynamics(nn.Module):
         return self.state_logits(self.norm(x)[:, :count], legal)
 
     def positions(self, step: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for tokens at ``place`` (Q, 2) of ``step`` (...): each (..., Q, head_dim / 2)."""
+        """cos and sin for tokens at ``place`` (Q, 2) of ``step`` (...): each (..., Q, head_dim)."""
         step = step.cpu().long()
         position = torch.cat(
             [
@@ -413,10 +407,10 @@ class Dynamics(nn.Module):
         x = x.unflatten(0, (batch_size, steps))  # (B, T, Q, width)
 
         place = layout.step_place[:length]
-        cos, sin = (c[:, None] for c in self.positions(torch.arange(steps), place))  # (T, 1, Q, d/2)
+        cos, sin = (c[:, None] for c in self.positions(torch.arange(steps), place))  # (T, 1, Q, d)
         origin_cos, origin_sin = self.positions(torch.tensor(0), layout.header_place)
         far = torch.arange(steps) - window - 1
-        turn = self.turn(far)  # (T, 1, 1, d/2) each
+        turn = self.turn(far)  # (T, 1, 1, d) each
         biases = self._block_biases(header_bias, steps, length, k)
 
         for block in self.blocks:
@@ -456,7 +450,7 @@ class Dynamics(nn.Module):
         return Logits(self.header_head(header).float(), state, video)
 
     def turn(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin that move keys by so many steps and leave their place: (n, 1, 1, d/2) each."""
+        """cos and sin that move keys by so many steps and leave their place: (n, 1, 1, d) each."""
         cos, sin = self.positions(steps, torch.zeros(1, 2, dtype=torch.long))
         return cos[:, None], sin[:, None]
 

@@ -23,6 +23,7 @@ from tokenizer.video_tokenizer import VideoTokenizer
 from tokenizer.vocabulary import Vocabulary
 from tokenizer.weights import load_weights, save_weights
 from worldmodel.attention import choose_backend
+from worldmodel.engine import make_engine
 from worldmodel.rollout import Beginning, Rollout, Sampling
 from worldmodel.scene_state import StateCodec
 from worldmodel.transformer import Dynamics, DynamicsConfig
@@ -37,6 +38,7 @@ class World:
     Args:
         upsampler: None for a world that is seen at the tokenizer's resolution only.
         attention: backend name, see ``worldmodel.attention``.
+        engine: who computes steps, ``torch`` or ``openvino`` (CPUs only, with the extra ``fast``).
 
     Raises ValueError when the parts do not speak one vocabulary.
     """
@@ -51,6 +53,7 @@ class World:
         upsampler: Upsampler | None = None,
         sampling: Sampling | None = None,
         attention: str = "auto",
+        engine: str = "torch",
     ) -> None:
         self.schema, self.text, self.actions = schema, text, ActionSpace(schema.actions)
         self.vocabulary = Vocabulary.of(text=text, actions=self.actions, schema=schema, num_codes=tokenizer.num_codes)
@@ -66,6 +69,7 @@ class World:
         self.sampling = sampling or Sampling()
         self.codec = StateCodec(schema).to(dynamics.device)
         self.attention, self.attention_reason = choose_backend(attention, dynamics.device, dynamics.dtype)
+        self.engine = make_engine(engine, self)
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +81,7 @@ class World:
             part.to(device)
         self.codec.to(device)
         self.attention, self.attention_reason = choose_backend("auto", self.dynamics.device, self.dynamics.dtype)
+        self.engine = make_engine(self.engine.name, self)
         return self
 
     def _parts(self) -> dict[str, nn.Module]:
@@ -199,7 +204,12 @@ class World:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, device: torch.device | str | None = None, attention: str = "auto"
+        cls,
+        name: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        attention: str = "auto",
+        engine: str = "torch",
     ) -> World:
         """Loads a bundled world by name, a world folder, or a world from the Hugging Face hub (``owner/name``).
 
@@ -241,6 +251,7 @@ class World:
             upsampler=upsampler,
             sampling=sampling,
             attention=attention,
+            engine=engine,
         )
 
 

@@ -209,12 +209,14 @@ def test_a_clock_that_has_run_for_long_changes_nothing(monkeypatch, clock: int):
 
 def test_garbage_where_nothing_was_written_yet_changes_nothing():
     clean, dirty = (WORLD.start("a red ball", seed=5, sampling=lively(4)) for _ in range(2))
-    written = (dirty.cache.clock - 1) % WORLD.dynamics.config.window
-    for kept in (dirty.cache.ring, dirty.cache.anchors):
+    cache, config = dirty.cache, WORLD.dynamics.config
+    written = config.anchor_frames + (cache.clock - 1) % config.window
+    pieces = zip((cache.states, cache.video, cache.anchors), (*cache._places(written), None))
+    for kept, here in pieces:
         for part in (kept.keys, kept.values):
             rubbish = 1e3 * torch.randn(part.shape)
-            if kept is dirty.cache.ring:
-                rubbish[:, :, :, written] = part[:, :, :, written]
+            if here is not None:
+                rubbish[..., here, :] = part[..., here, :]
             part.copy_(rubbish)
     for t in range(STEPS):
         ours, theirs = clean.step(t % 3), dirty.step(t % 3)
@@ -423,7 +425,7 @@ def test_the_cache_holds_the_same_memory_after_any_number_of_steps():
     def memory() -> list[Any]:
         cache = rollout.cache
         past = sorted(tuple(t.shape) for t in rollout.pixels.past.values())
-        return [tensors(cache.ring), tensors(cache.anchors), tensors(cache.header), past]
+        return [tensors(kept) for kept in (cache.states, cache.video, cache.anchors, cache.header)] + past
 
     before = memory()
     frames_of(rollout, 40)
