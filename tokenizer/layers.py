@@ -139,7 +139,7 @@ class BodyLayers(nn.Module):
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
         at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
         there = torch.ones_like(self.unsized[0])
-        if not torch.is_grad_enabled():  # who is nowhere to be seen need not be cast
+        if not _general():  # who is nowhere to be seen need not be cast
             there = (seen.present > 0).any(0)
         drawn, sized = int(there.sum()), int((there & ~self.unsized[0]).sum())
         # Far ones first, for what looks larger is nearer; last of all those without a size, then those not drawn.
@@ -209,7 +209,7 @@ class BodyLayers(nn.Module):
         colours = layers * layers.new_tensor([1.0, 1, 1, 0])[:, None]
         for i in range(layers.shape[1]):
             seen = torch.addcmul(colours[:, i], canvas.gather(2, place[:, i]), layers[:, i, 3:])
-            canvas = (canvas.scatter if torch.is_grad_enabled() else canvas.scatter_)(2, place[:, i], seen)
+            canvas = (canvas.scatter if _general() else canvas.scatter_)(2, place[:, i], seen)
         return canvas
 
 
@@ -267,7 +267,7 @@ class FloorShader(nn.Module):
     def forward(self, state: Tensor, scene: Tensor | None = None) -> Tensor:
         """States (n, num_values) to a layer each; ``scene`` (n, num_scene) is what is read of them, if at hand."""
         azimuth, scene = self.read.azimuth(state), self.read.scene(state) if scene is None else scene
-        if torch.is_grad_enabled():
+        if _general():
             return self._layer(azimuth, scene)
         # Where neither camera nor light turns from one moment to the next, the floor stays as it is.
         told = torch.cat([(scene.new_zeros(len(scene)) if azimuth is None else azimuth)[:, None], scene], 1)
@@ -317,6 +317,11 @@ class StateLayer(nn.Module):
         seen = self.bodies.read(state)
         floor, bodies = self.floor(state, seen.scene), self.bodies(state, seen)
         return torch.cat([composite(floor[:, :3], bodies), floor[:, 3:] * bodies[:, 3:]], 1)
+
+
+def _general() -> bool:
+    """Whether what is computed must not depend on what happens to be shown: for gradients, and in exported graphs."""
+    return torch.is_grad_enabled() or torch.jit.is_tracing()
 
 
 def composite(picture: Tensor, layer: Tensor) -> Tensor:

@@ -153,10 +153,9 @@ class VideoTokenizer(nn.Module):
         shown = None
         if state is not None:
             shown = Shown(state[:, None], (state if previous is None else previous)[:, None])
-        with torch.inference_mode():  # these are many small operations, each a little cheaper so
-            pixels = self._to_pixels(self.decoder(self._codes(ids[:, None]), cache, shown)[:, 0])
+        pixels = self._to_pixels(self.decoder(self._codes(ids[:, None]), cache, shown)[:, 0])
         cache.advance()
-        return pixels.clone()  # which may be written into
+        return pixels
 
     @property
     def _float_kind(self) -> torch.dtype:

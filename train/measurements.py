@@ -510,7 +510,7 @@ def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: 
     spent: dict[str, list[float]] = {"video": [], "decode": [], "upsample": [], "whole": []}
     device = world.device
     with (
-        timed(rollout, "_draw", spent["video"], device),
+        timed(rollout.world.engine, "draw", spent["video"], device),
         timed(rollout.world.tokenizer, "decode_step", spent["decode"], device),
         timed(rollout, "_upsampled", spent["upsample"], device),
         timed(rollout, "step", spent["whole"], device),

@@ -1,19 +1,22 @@
-"""Who computes a step: its passes as functions of tensors alone, and PyTorch to run them.
+"""Who computes a step: all of it as functions of tensors alone, and PyTorch to run them.
 
 Nothing here remembers anything or writes into what it is given, so that another runtime may take the same functions
-over (``openvino_engine.py``). What is sampled from logits, and what becomes of new keys and values, is the rollout's
-affair.
+over as one graph (``openvino_engine.py``). What becomes of new keys and values is the rollout's affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
+from worldmodel.kv_cache import Past, join, pass_bias
+from worldmodel.sampling import sample
 from worldmodel.transformer import KeysValues
 
 if TYPE_CHECKING:
@@ -22,55 +25,126 @@ if TYPE_CHECKING:
 ENGINES = ("torch", "openvino")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` None means the default mode."""
+
+    state_temperature: float = 0.0
+    video_temperature: float = 0.0
+    scene_temperature: float = 1.0
+    top_p: float = 1.0
+    tokens_per_pass: int | None = None
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step led to: ids (B, S) and state (B, F), video ids (B, V), and keys and values of all its slots."""
+
+    ids: Tensor
+    state: Tensor
+    video: Tensor
+    kept: KeysValues
+
+
 class Engine:
-    """PyTorch, operation by operation. Pieces of the past are flat: keys and values of the first, of the next …"""
+    """PyTorch, operation by operation.
+
+    Dimension keys: B rows, F values of a state, S its slots, V ids of a frame, Q slots of a step, P kept keys.
+    """
 
     name = "torch"
 
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def state(
-        self, actions: Tensor, ids: Tensor, values: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None, *past: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The state's pass: logits (B, S, local state ids) over legal changes, new keys, new values.
+    def computing(self) -> AbstractContextManager[None]:
+        """To be entered for the computations of a step."""
+        return nullcontext()
 
-        ``ids`` (B, S) led to the state ``values`` (B, F) that the step starts from.
+    def step(
+        self,
+        sampling: Sampling,
+        past: Past,
+        actions: Tensor,
+        ids: Tensor,
+        state: Tensor,
+        shown: Tensor,
+        video: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        chance: Tensor,
+    ) -> Stepped:
+        """Simulates the next state and draws the frame that shows it.
+
+        Args:
+            past: what the step may see; the first of its pieces are state slots', the second video slots'.
+            actions: (B,), -1 for none. ids: (B, S), those that led to ``state``.
+            state: (B, F), what the step starts from. shown: (B, F), what the last picture shows.
+            video: (B, V), the last picture's ids.
+            cos, sin: (Q, head_dim) of the step's slots.
+            chance: uniform numbers (B, S + V).
         """
-        dynamics = self.world.dynamics
-        known = torch.ones_like(actions, dtype=torch.bool)
-        x = dynamics.embed_state(actions, ids, values, known)
-        hidden, new = dynamics.core(x, cos, sin, pieces(past), bias, self.world.attention)
-        logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
-        return logits, new.keys, new.values
+        dynamics, count = self.world.dynamics, 1 + ids.shape[1]
+        seen = past
+        if not dynamics.config.state_sees_video:
+            seen = Past(past.pieces[:1], past.seen[:, : past.pieces[0].keys.shape[3]])
+        x = dynamics.embed_state(actions, ids, state, torch.ones_like(actions, dtype=torch.bool))
+        bias = pass_bias(seen, torch.ones(1, count, dtype=torch.bool))
+        hidden, kept = dynamics.core(x, cos[:count], sin[:count], seen.pieces, bias, self.world.attention)
+        begun, uniform = state, chance[:, : count - 1]
+        if count > 1:
+            logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
+            ids, probabilities = sample(logits, sampling.state_temperature, uniform)
+            state = self.world.codec.advance(begun, ids, probabilities)
+        drawn, kept = self.draw(
+            sampling, past, kept, actions, video, state, shown, cos, sin, chance[:, count - 1 :]
+        )  # fmt: skip
+        return Stepped(ids, state, drawn, kept)
 
-    def canvas(self, actions: Tensor, previous: Tensor, values: Tensor, shown: Tensor, k: int) -> Tensor:
-        """See ``Dynamics.canvas``."""
-        return self.world.dynamics.canvas(actions, previous, values, shown, k)
+    def draw(
+        self,
+        sampling: Sampling,
+        past: Past,
+        kept: KeysValues,
+        actions: Tensor,
+        previous: Tensor,
+        state: Tensor,
+        shown: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        chance: Tensor,
+        given: Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """The video passes of a step whose state slots left ``kept``: ids (B, V), and keys and values of all slots.
 
-    def video(
-        self, canvas: Tensor, fed: Tensor, previous: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None, *past: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A pass over k slots of the picture: logits (B, k, codes), new keys, new values.
-
-        ``canvas`` (B, k, width) and ``previous`` (B, k) are these slots' own; ``fed`` (B, k) ids lie k places earlier.
+        ``given`` ids (B, V) are taken as they are where they are not below 0.
         """
-        dynamics = self.world.dynamics
-        x = dynamics.feed(canvas, fed)
-        hidden, new = dynamics.core(x, cos, sin, pieces(past), bias, self.world.attention)
-        return dynamics.video_logits(hidden, previous), new.keys, new.values
+        dynamics, layout = self.world.dynamics, self.world.dynamics.layout
+        k = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
+        canvas = dynamics.canvas(actions, previous, state, shown, k)
+        fed, drawn, settled = previous[:, -k:], [], kept.keys.shape[3]
+        own = torch.ones(1, k, dtype=torch.bool)
+        for begin in range(0, layout.num_video, k):
+            here = slice(begin, begin + k)
+            slots = slice(settled + begin, settled + begin + k)
+            # State and earlier passes of this step are committed: everything in them is seen.
+            earlier = F.pad(past.seen, (0, settled + begin), value=True)
+            now = Past([*past.pieces, kept], earlier)
+            x = dynamics.feed(canvas[:, here], fed)
+            hidden, new = dynamics.core(
+                x, cos[slots], sin[slots], now.pieces, pass_bias(now, own), self.world.attention
+            )  # fmt: skip
+            logits = dynamics.video_logits(hidden, previous[:, here])
+            fed, _ = sample(logits, sampling.video_temperature, chance[:, here], sampling.top_p)
+            if given is not None:
+                fed = torch.where(given[:, here] >= 0, given[:, here], fed)
+            drawn.append(fed)
+            kept = join([kept, new])
+        return torch.cat(drawn, 1), kept
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
         """See ``VideoTokenizer.decode_step``."""
         return self.world.tokenizer.decode_step(ids, cache, state, begun)
-
-
-def flat(past: Sequence[KeysValues]) -> list[Tensor]:
-    return [tensor for piece in past for tensor in (piece.keys, piece.values)]
-
-
-def pieces(tensors: Sequence[Tensor]) -> list[KeysValues]:
-    return [KeysValues(keys, values) for keys, values in zip(tensors[::2], tensors[1::2], strict=True)]
 
 
 def make_engine(name: str, world: World) -> Engine:

@@ -113,20 +113,16 @@ class StepCache:
                 self._write(i, KeysValues(anchors.keys[..., i, :, :], anchors.values[..., i, :, :]))
         self._far = self.clock
 
-    def past(self, *, with_video: bool) -> Past:
-        """What the step at ``clock`` may see of everything before it; without video for state passes."""
+    def past(self) -> Past:
+        """What the step at ``clock`` may see of everything before it: state slots' piece, then video slots'."""
         config, layout = self.dynamics.config, self.dynamics.layout
         self._turn_far()
-        age = self.clock - 1 - self.born  # steps since each row's first
-        seen = [age + 1 > config.window + 1 + i for i in range(config.anchor_frames)]
+        age = self.clock - 1 - self.born[:, None]  # steps since each row's first
+        anchors, slots = torch.arange(config.anchor_frames), torch.arange(config.window)
         # How long ago each slot of the ring was written says who may see it.
-        seen += [(self.clock - 1 - slot) % config.window <= age for slot in range(config.window)]
-        kept = torch.stack(seen, 1)
-        parts = [self.header_seen, kept.repeat_interleave(self.count, 1)]
-        if with_video:
-            parts.append(kept.repeat_interleave(layout.num_video, 1))
-        pieces = [self.states, self.video] if with_video else [self.states]
-        return Past(pieces, torch.cat(parts, 1).to(self.dynamics.device))
+        seen = torch.cat([age > config.window + anchors, (self.clock - 1 - slots) % config.window <= age], 1)
+        parts = [self.header_seen, seen.repeat_interleave(self.count, 1), seen.repeat_interleave(layout.num_video, 1)]
+        return Past([self.states, self.video], torch.cat(parts, 1).to(self.dynamics.device))
 
     # -- copies -------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ any step and written before the next one; a rollout can be copied, rewound and b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
-from worldmodel.engine import Engine, flat
-from worldmodel.kv_cache import Past, StepCache, join, pass_bias
+from worldmodel.engine import Engine, Sampling
+from worldmodel.kv_cache import Past, StepCache, pass_bias
 from worldmodel.sampling import sample, uniforms
 from worldmodel.transformer import KeysValues
 
@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from worldmodel.world import World
 
 Action = int | str | Sequence[int] | Sequence[str] | Tensor | np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` None means the default mode."""
-
-    state_temperature: float = 0.0
-    video_temperature: float = 0.0
-    scene_temperature: float = 1.0
-    top_p: float = 1.0
-    tokens_per_pass: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +76,13 @@ class Rollout:
     def __init__(
         self, world: World, beginnings: Sequence[Beginning], sampling: Sampling, *, upsample: bool = False
     ) -> None:
-        self.world, self.sampling = world, sampling
+        self.world = world
         dynamics, batch = world.dynamics, len(beginnings)
-        self.tokens_per_pass = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
-        if self.tokens_per_pass not in dynamics.config.tokens_per_pass:
+        k = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
+        if k not in dynamics.config.tokens_per_pass:
             known = ", ".join(map(str, dynamics.config.tokens_per_pass))
-            raise ValueError(
-                f"this world was not trained for {self.tokens_per_pass} tokens per pass; choose from {known}"
-            )
+            raise ValueError(f"this world was not trained for {k} tokens per pass; choose from {known}")
+        self.sampling = replace(sampling, tokens_per_pass=k)
         self.time = 0
         self.captions = [""] * batch
         self.generators = [torch.Generator() for _ in beginnings]
@@ -127,7 +115,9 @@ class Rollout:
         else:
             action = self.world.actions.batch(action, len(self))
         with torch.inference_mode():  # a step is many small operations, each a little cheaper so
-            upsampled = self._advance(action.to(self.world.device))
+            with self.world.engine.computing():
+                begun = self._advance(action.to(self.world.device))
+            upsampled = self._upsampled(begun)
         self._leave_inference_mode()
         return Step(
             frames=self.frames,
@@ -137,35 +127,21 @@ class Rollout:
             upsampled=None if upsampled is None else upsampled.clone(),
         )
 
-    def _advance(self, actions: Tensor) -> Tensor | None:
-        world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
-        places = dynamics.positions(torch.tensor(self.cache.clock), layout.step_place)
-        count = 1 + layout.num_state
-
-        past = self.cache.past(with_video=dynamics.config.state_sees_video)
-        bias = pass_bias(past, torch.ones(1, count, dtype=torch.bool))
-        cos, sin = (table[:count] for table in places)
-        logits, keys, values = world.engine.state(
-            actions, self._state_ids, self.state, cos, sin, bias, *flat(past.pieces)
-        )
-        if layout.num_state:
-            chance = uniforms(self.generators, layout.num_state, world.device)
-            ids, probabilities = sample(logits, self.sampling.state_temperature, chance)
-            state = world.codec.advance(self.state, ids, probabilities)
-        else:
-            ids, state = self._state_ids, self.state
-
-        past = self.cache.past(with_video=True)
-        video, whole = self._draw(
-            world.engine, actions, past, KeysValues(keys, values), places, self._video, state, self._shown,
-            self.generators,
+    def _advance(self, actions: Tensor) -> Tensor:
+        """Simulates and draws one step. Returns the state that it began from."""
+        world, layout = self.world, self.world.dynamics.layout
+        cos, sin = world.dynamics.positions(torch.tensor(self.cache.clock), layout.step_place)
+        chance = uniforms(self.generators, layout.num_state + layout.num_video, world.device)
+        made = world.engine.step(
+            self.sampling, self.cache.past(), actions, self._state_ids, self.state, self._shown, self._video,
+            cos, sin, chance,
         )  # fmt: skip
-        self.cache.commit(whole)
-        begun, self._shown = self.state, state  # an edited state is begun from, though no picture showed it
-        self.state, self._state_ids, self._video = state.clone(), ids, video
+        self.cache.commit(made.kept)
+        begun, self._shown = self.state, made.state  # an edited state is begun from, though no picture showed it
+        self.state, self._state_ids, self._video = made.state.clone(), made.ids, made.video
         self.time += 1
-        self.frames = world.engine.decode(video.unflatten(1, layout.grid), self.pixels, state, begun)
-        return self._upsampled(begun)
+        self.frames = world.engine.decode(made.video.unflatten(1, layout.grid), self.pixels, made.state, begun)
+        return begun
 
     def _leave_inference_mode(self) -> None:
         """Gives out what may be written into and learned from."""
@@ -263,11 +239,11 @@ class Rollout:
         past = self._header_past(header_kv, seen, born)
         nothing = torch.full((len(rows),), -1, device=world.device)
         state_ids, state_kv = self._first_state(past, born, nothing, values)
-        places = world.dynamics.positions(torch.tensor(born), layout.step_place)
-        first, whole = self._draw(
-            Engine(world), nothing, past, state_kv, places, torch.full_like(video, -1), values, values, generators,
-            given=video,
-        )  # fmt: skip
+        cos, sin = world.dynamics.positions(torch.tensor(born), layout.step_place)
+        chance = uniforms(generators, layout.num_video, world.device)
+        first, whole = Engine(world).draw(
+            self.sampling, past, state_kv, nothing, torch.full_like(video, -1), values, values, cos, sin, chance, video
+        )
         # Nothing is changed before here: a beginning that is refused leaves the rows as they were.
         for row, beginning, generator in zip(rows, beginnings, generators, strict=True):
             self.captions[row], self.generators[row] = beginning.caption, generator
@@ -389,7 +365,7 @@ class Rollout:
         slots = slice(0, 1 + dynamics.layout.num_state)
         fed = F.pad(ids[:, :-1], (1, 0), value=-1) if ids.shape[1] else ids
         x = dynamics.embed_state(nothing, fed, values, torch.zeros_like(nothing, dtype=torch.bool))
-        passes = dynamics.pass_of_slot(self.tokens_per_pass, first=True)[slots]
+        passes = dynamics.pass_of_slot(1, first=True)[slots]
         return self._pass(x, slots, step, past, passes[None] <= passes[:, None])
 
     def _first_state(self, past: Past, step: int, nothing: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
@@ -402,49 +378,6 @@ class Rollout:
         dynamics = self.world.dynamics
         cos, sin = dynamics.positions(torch.tensor(step), dynamics.layout.step_place[slots])
         return dynamics.core(x, cos, sin, past.pieces, pass_bias(past, inside), self.world.attention)
-
-    def _draw(
-        self,
-        engine: Engine,
-        actions: Tensor,
-        past: Past,
-        state_kv: KeysValues,
-        places: tuple[Tensor, Tensor],
-        previous: Tensor,
-        state: Tensor,
-        shown: Tensor,
-        generators: list[torch.Generator],
-        given: Tensor | None = None,
-    ) -> tuple[Tensor, KeysValues]:
-        """The video passes of one step: ids (n, V), and the whole step's keys and values. ``given`` ids (>= 0) are
-        kept; ``places`` are cosines and sines of all the step's slots."""
-        layout, k = self.world.dynamics.layout, self.tokens_per_pass
-        canvas = engine.canvas(actions, previous, state, shown, k)
-        fed, drawn, done = previous[:, -k:], [], state_kv.keys.shape[3]
-        step = state_kv
-        if k < layout.num_video:  # room for the whole step, so that passes differ in what is hidden, not in shape
-            step = KeysValues(*(F.pad(x, (0, 0, 0, layout.num_video)) for x in (state_kv.keys, state_kv.values)))
-        own = torch.ones(1, k, dtype=torch.bool)
-        for begin in range(0, layout.num_video, k):
-            here = slice(begin, begin + k)
-            committed = (torch.arange(step.keys.shape[3]) < done).expand(len(previous), -1).to(previous.device)
-            now = Past([*past.pieces, step], torch.cat([past.seen, committed], 1))
-            cos, sin = (table[layout.step_video][here] for table in places)
-            logits, keys, values = engine.video(
-                canvas[:, here], fed, previous[:, here], cos, sin, pass_bias(now, own), *flat(now.pieces)
-            )
-            chance = uniforms(generators, k, previous.device)
-            fed, _ = sample(logits, self.sampling.video_temperature, chance, self.sampling.top_p)
-            if given is not None:
-                fed = torch.where(given[:, here] >= 0, given[:, here], fed)
-            drawn.append(fed)
-            new = KeysValues(keys, values)
-            if k == layout.num_video:
-                step = join([step, new])
-            else:
-                step.keys[..., done : done + k, :], step.values[..., done : done + k, :] = keys, values
-            done += k
-        return torch.cat(drawn, 1), step
 
     # -- small readings -----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldmodel import engine as engine_file
 from worldmodel import rollout as rollout_file
 from worldmodel.kv_cache import KeysValues, StepCache
 from worldmodel.rollout import Beginning, Rollout, Sampling
@@ -77,7 +78,8 @@ def play(
         logits.append(given.clone())
         return sample(given, *rest)
 
-    monkeypatch.setattr(rollout_file, "sample", recording)
+    for file in (engine_file, rollout_file):
+        monkeypatch.setattr(file, "sample", recording)
     rollout = world.start(CAPTIONS, seed=3, sampling=lively(k))
     played = Played(rollout, logits)
     played.note(torch.full((2,), -1), rollout.state)
@@ -176,7 +178,8 @@ def test_streaming_equals_the_whole_for_a_row_that_was_born_later(monkeypatch):
         return sample(given, *rest)
 
     rollout.reset_rows([1], [Beginning(caption="two bodies", seed=8)])
-    monkeypatch.setattr(rollout_file, "sample", recording)
+    for file in (engine_file, rollout_file):
+        monkeypatch.setattr(file, "sample", recording)
     played = Played(rollout, logits)
     played.note(torch.full((2,), -1), rollout.state)
     for t in range(STEPS):
