@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
@@ -65,6 +64,7 @@ class Engine:
         self,
         sampling: Sampling,
         past: Past,
+        turn: tuple[Tensor, Tensor],
         actions: Tensor,
         ids: Tensor,
         state: Tensor,
@@ -77,7 +77,7 @@ class Engine:
         """Simulates the next state and draws the frame that shows it.
 
         Args:
-            past: what the step may see; the first of its pieces are state slots', the second video slots'.
+            past: what the step may see. turn: cosines and sines (1, head_dim) that move what is far to its place.
             actions: (B,), -1 for none. ids: (B, S), those that led to ``state``.
             state: (B, F), what the step starts from. shown: (B, F), what the last picture shows.
             video: (B, V), the last picture's ids.
@@ -85,9 +85,8 @@ class Engine:
             chance: uniform numbers (B, S + V).
         """
         dynamics, count = self.world.dynamics, 1 + ids.shape[1]
-        seen = past
-        if not dynamics.config.state_sees_video:
-            seen = Past(past.pieces[:1], past.seen[:, : past.pieces[0].keys.shape[3]])
+        past = past.turned(*turn)
+        seen = past if dynamics.config.state_sees_video else past.without_video
         x = dynamics.embed_state(actions, ids, state, torch.ones_like(actions, dtype=torch.bool))
         bias = pass_bias(seen, torch.ones(1, count, dtype=torch.bool))
         hidden, kept = dynamics.core(x, cos[:count], sin[:count], seen.pieces, bias, self.world.attention)
@@ -127,9 +126,7 @@ class Engine:
         for begin in range(0, layout.num_video, k):
             here = slice(begin, begin + k)
             slots = slice(settled + begin, settled + begin + k)
-            # State and earlier passes of this step are committed: everything in them is seen.
-            earlier = F.pad(past.seen, (0, settled + begin), value=True)
-            now = Past([*past.pieces, kept], earlier)
+            now = past.followed_by(kept)  # state and earlier passes of this step are committed
             x = dynamics.feed(canvas[:, here], fed)
             hidden, new = dynamics.core(
                 x, cos[slots], sin[slots], now.pieces, pass_bias(now, own), self.world.attention

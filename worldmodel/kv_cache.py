@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel.rotary import rotate
@@ -19,51 +20,73 @@ from worldmodel.transformer import Dynamics, KeysValues, bias_of
 
 @dataclass(frozen=True)
 class Past:
-    """Pieces of keys and values for one pass, and which of their keys each row may see: bool (B, keys)."""
+    """What one pass attends to: pieces that state slots left, pieces that video slots left, and which of all their
+    keys, in this order, each row may see: bool (B, keys)."""
 
-    pieces: list[KeysValues]
+    states: list[KeysValues]
+    video: list[KeysValues]
     seen: Tensor
+
+    @property
+    def pieces(self) -> list[KeysValues]:
+        return [*self.states, *self.video]
+
+    @property
+    def without_video(self) -> Past:
+        return Past(self.states, [], self.seen[:, : sum(piece.keys.shape[3] for piece in self.states)])
+
+    def followed_by(self, kept: KeysValues) -> Past:
+        """With keys after it that every row may see."""
+        return Past(self.states, [*self.video, kept], F.pad(self.seen, (0, kept.keys.shape[3]), value=True))
+
+    def turned(self, cos: Tensor, sin: Tensor) -> Past:
+        """With the keys of each part's first piece moved to another step."""
+        states, video = ([turn(part[0], cos, sin), *part[1:]] for part in (self.states, self.video))
+        return Past(states, video, self.seen)
+
+
+def turn(kept: KeysValues, cos: Tensor, sin: Tensor) -> KeysValues:
+    return KeysValues(rotate(kept.keys, cos, sin), kept.values)
 
 
 class StepCache:
     """The memory of ``batch`` streams. ``clock`` is the step that comes next; it never wraps.
 
-    It lies in two pieces, so that passes take it as it is: what state slots left (after the header, and anchors
-    before the ring), and what video slots left. ``header`` and ``anchors`` keep theirs as if at step 0.
+    ``far`` holds header and anchors as if at step 0, ``near`` the ring, each in two pieces: what state slots left and
+    what video slots left, for state passes need not look at video.
     """
 
     def __init__(self, dynamics: Dynamics, batch: int, clock: int = 0) -> None:
         config, layout = dynamics.config, dynamics.layout
         self.dynamics, self.clock = dynamics, clock
         self.count = 1 + layout.num_state
-        self.steps = config.anchor_frames + config.window
+        self.start = layout.header_length
         shape = (config.depth, batch, config.heads)
 
-        def room(*size: int) -> KeysValues:
-            empty = torch.zeros(*shape, *size, config.head_dim, device=dynamics.device, dtype=dynamics.dtype)
+        def room(size: int) -> KeysValues:
+            empty = torch.zeros(*shape, size, config.head_dim, device=dynamics.device, dtype=dynamics.dtype)
             return KeysValues(empty, empty.clone())
 
-        self.states = room(layout.header_length + self.steps * self.count)
-        self.video = room(self.steps * layout.num_video)
-        self.header = room(layout.header_length)
-        self.anchors = room(config.anchor_frames, layout.step_length)
+        anchors, window = config.anchor_frames, config.window
+        self.far = room(self.start + anchors * self.count), room(anchors * layout.num_video)
+        self.near = room(window * self.count), room(window * layout.num_video)
         self.born = torch.full((batch,), clock)
-        self.header_seen = torch.zeros(batch, layout.header_length, dtype=torch.bool)
-        self._far: int | None = None  # the clock for which header and anchors lie turned in the pieces
+        self.header_seen = torch.zeros(batch, self.start, dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self.born)
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def _places(self, at: int) -> tuple[slice, slice]:
-        """Where the ``at``-th kept step, anchors first, has its slots in both pieces."""
-        start, count, ids = self.dynamics.layout.header_length, self.count, self.dynamics.layout.num_video
-        return slice(start + at * count, start + (at + 1) * count), slice(at * ids, (at + 1) * ids)
-
-    def _write(self, at: int, step: KeysValues, rows: Tensor | slice = slice(None)) -> None:
-        for piece, here, slots in zip(
-            (self.states, self.video), self._places(at), (slice(self.count), slice(self.count, None)), strict=True
+    def _write(
+        self, part: tuple[KeysValues, KeysValues], at: int, step: KeysValues, rows: Tensor | slice = slice(None)
+    ) -> None:
+        """Puts a step's slots in their ``at``-th place."""
+        count, ids = self.count, self.dynamics.layout.num_video
+        start = at * count + (self.start if part is self.far else 0)
+        for piece, here, slots in (
+            (part[0], slice(start, start + count), slice(count)),
+            (part[1], slice(at * ids, (at + 1) * ids), slice(count, None)),
         ):
             piece.keys[:, rows, :, here] = step.keys[..., slots, :]
             piece.values[:, rows, :, here] = step.values[..., slots, :]
@@ -73,56 +96,45 @@ class StepCache:
         assert self.clock > 0
         self.born[rows.cpu()] = self.clock - 1
         self.replace_header(rows, header, header_seen)
-        config = self.dynamics.config
-        self._write(config.anchor_frames + (self.clock - 1) % config.window, first, rows)
+        self._write(self.near, (self.clock - 1) % self.dynamics.config.window, first, rows)
 
     def replace_header(self, rows: Tensor, header: KeysValues, header_seen: Tensor) -> None:
         """Puts another header in its place, for rows whose scene was edited."""
         self.header_seen[rows.cpu()] = header_seen.cpu()
-        self.header.keys[:, rows], self.header.values[:, rows] = header.keys, header.values
-        self._far = None
+        far = self.far[0]
+        far.keys[:, rows, :, : self.start], far.values[:, rows, :, : self.start] = header.keys, header.values
 
     def commit(self, step: KeysValues) -> None:
         """Appends one whole step for all rows and moves the clock. Positions count steps, not frames."""
         config = self.dynamics.config
-        self._write(config.anchor_frames + self.clock % config.window, step)
+        self._write(self.near, self.clock % config.window, step)
         for i in range(config.anchor_frames):
             rows = (self.born + 1 + i == self.clock).nonzero()[:, 0]
             if len(rows):
                 cos, sin = self.dynamics.turn(torch.tensor([-self.clock]))
-                home = rotate(step.keys[:, rows], cos[0], sin[0])
-                self.anchors.keys[:, rows, :, i], self.anchors.values[:, rows, :, i] = home, step.values[:, rows]
+                home = turn(KeysValues(step.keys[:, rows], step.values[:, rows]), cos[0], sin[0])
+                self._write(self.far, i, home, rows)
         self.clock += 1
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def place_far(self, kept: KeysValues, step: int) -> KeysValues:
-        """Keys kept as if at step 0, turned to just beyond the window of ``step``."""
+    def turn(self, step: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (1, head_dim) that turn what is far to just beyond the window of ``step``."""
         cos, sin = self.dynamics.turn(torch.tensor([step - self.dynamics.config.window - 1]))
-        return KeysValues(rotate(kept.keys, cos[0], sin[0]), kept.values)
-
-    def _turn_far(self) -> None:
-        """Header and anchors to their distance from ``clock``, once a step."""
-        if self._far == self.clock:
-            return
-        header, length = self.place_far(self.header, self.clock), self.dynamics.layout.header_length
-        self.states.keys[..., :length, :], self.states.values[..., :length, :] = header.keys, header.values
-        if self.dynamics.config.anchor_frames:
-            anchors = self.place_far(self.anchors, self.clock)
-            for i in range(self.dynamics.config.anchor_frames):
-                self._write(i, KeysValues(anchors.keys[..., i, :, :], anchors.values[..., i, :, :]))
-        self._far = self.clock
+        return cos[0, 0], sin[0, 0]
 
     def past(self) -> Past:
-        """What the step at ``clock`` may see of everything before it: state slots' piece, then video slots'."""
+        """What the step at ``clock`` may see of everything before it, the far pieces yet to be turned."""
         config, layout = self.dynamics.config, self.dynamics.layout
-        self._turn_far()
         age = self.clock - 1 - self.born[:, None]  # steps since each row's first
-        anchors, slots = torch.arange(config.anchor_frames), torch.arange(config.window)
+        anchored = age > config.window + torch.arange(config.anchor_frames)
         # How long ago each slot of the ring was written says who may see it.
-        seen = torch.cat([age > config.window + anchors, (self.clock - 1 - slots) % config.window <= age], 1)
-        parts = [self.header_seen, seen.repeat_interleave(self.count, 1), seen.repeat_interleave(layout.num_video, 1)]
-        return Past([self.states, self.video], torch.cat(parts, 1).to(self.dynamics.device))
+        recent = (self.clock - 1 - torch.arange(config.window)) % config.window <= age
+        seen = [self.header_seen]
+        for size in (self.count, layout.num_video):
+            seen += [anchored.repeat_interleave(size, 1), recent.repeat_interleave(size, 1)]
+        states, video = zip(self.far, self.near, strict=True)
+        return Past(list(states), list(video), torch.cat(seen, 1).to(self.dynamics.device))
 
     # -- copies -------------------------------------------------------------------------------------
 
@@ -130,9 +142,9 @@ class StepCache:
         """An independent copy of all rows."""
         twin = object.__new__(StepCache)
         twin.__dict__.update(self.__dict__)
-        for name in ("states", "video", "header", "anchors"):
-            kept: KeysValues = getattr(self, name)
-            setattr(twin, name, KeysValues(kept.keys.clone(), kept.values.clone()))
+        for name in ("far", "near"):
+            pieces = tuple(KeysValues(kept.keys.clone(), kept.values.clone()) for kept in getattr(self, name))
+            setattr(twin, name, pieces)
         twin.born, twin.header_seen = self.born.clone(), self.header_seen.clone()
         return twin
 

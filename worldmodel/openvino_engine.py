@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,14 +63,22 @@ class OpenVINOEngine(Engine):
 
     # -- the step -----------------------------------------------------------------------------------
 
-    def step(self, sampling: Sampling, past: Past, *given: Tensor) -> Stepped:  # type: ignore[override]
-        def stepped(seen: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            pieces = [KeysValues(*tensors[:2]), KeysValues(*tensors[2:4])]
-            made = Engine.step(self, sampling, Past(pieces, seen), *tensors[4:])
+    def step(  # type: ignore[override]
+        self, sampling: Sampling, past: Past, turn: tuple[Tensor, Tensor], *given: Tensor
+    ) -> Stepped:
+        held = [tensor for piece in past.pieces for tensor in (piece.keys, piece.values)]
+        empty = [not tensor.numel() for tensor in held]  # a graph takes no tensor without numbers in it
+
+        def stepped(seen: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            rest = iter(tensors)
+            flat = [held[i] if nothing else next(rest) for i, nothing in enumerate(empty)]
+            pieces = [KeysValues(keys, values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
+            half = len(past.states)
+            made = Engine.step(self, sampling, Past(pieces[:half], pieces[half:], seen), (cos, sin), *rest)
             return made.ids, made.state, made.video, made.kept.keys, made.kept.values
 
-        flat = [tensor for piece in past.pieces for tensor in (piece.keys, piece.values)]
-        ids, state, video, keys, values = self._run(f"step {sampling}", stepped, (past.seen, *flat, *given))
+        full = [tensor for tensor, nothing in zip(held, empty, strict=True) if not nothing]
+        ids, state, video, keys, values = self._run(f"step {sampling}", stepped, (past.seen, *turn, *full, *given), (3, 4))
         return Stepped(ids, state, video, KeysValues(keys, values))
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
@@ -91,7 +99,10 @@ class OpenVINOEngine(Engine):
 
     # -- the runtime --------------------------------------------------------------------------------
 
-    def _run(self, name: str, call: Function, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _run(
+        self, name: str, call: Function, given: Sequence[Tensor], lent: Container[int] = ()
+    ) -> tuple[Tensor, ...]:
+        """What ``call`` makes of the given tensors. Those results that are only ``lent`` hold until the next call."""
         key = (name, self.threads, *(tuple(tensor.shape) for tensor in given))
         request = self.requests.get(key)
         if request is None:
@@ -100,7 +111,8 @@ class OpenVINOEngine(Engine):
         for i, array in enumerate(arrays):
             request.set_input_tensor(i, self.openvino.Tensor(array, shared_memory=True))
         request.infer()
-        return tuple(torch.from_numpy(out.data).clone() for out in request.output_tensors)
+        made = [torch.from_numpy(out.data) for out in request.output_tensors]
+        return tuple(tensor if i in lent else tensor.clone() for i, tensor in enumerate(made))
 
     def _compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Any:
         """An inference request of its own for a function with inputs of these shapes."""

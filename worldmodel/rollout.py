@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
 from worldmodel.engine import Engine, Sampling
-from worldmodel.kv_cache import Past, StepCache, pass_bias
+from worldmodel.kv_cache import Past, StepCache, pass_bias, turn
 from worldmodel.sampling import sample, uniforms
 from worldmodel.transformer import KeysValues
 
@@ -133,8 +133,8 @@ class Rollout:
         cos, sin = world.dynamics.positions(torch.tensor(self.cache.clock), layout.step_place)
         chance = uniforms(self.generators, layout.num_state + layout.num_video, world.device)
         made = world.engine.step(
-            self.sampling, self.cache.past(), actions, self._state_ids, self.state, self._shown, self._video,
-            cos, sin, chance,
+            self.sampling, self.cache.past(), self.cache.turn(self.cache.clock), actions, self._state_ids, self.state,
+            self._shown, self._video, cos, sin, chance,
         )  # fmt: skip
         self.cache.commit(made.kept)
         begun, self._shown = self.state, made.state  # an edited state is begun from, though no picture showed it
@@ -298,7 +298,7 @@ class Rollout:
         return ids, kept
 
     def _header_past(self, header: KeysValues, seen: Tensor, step: int) -> Past:
-        return Past([self.cache.place_far(header, step)], seen)
+        return Past([turn(header, *self.cache.turn(step))], [], seen)
 
     @torch.inference_mode()
     def _rewrite_header(self, rows: list[int]) -> None:

@@ -213,13 +213,13 @@ def test_a_clock_that_has_run_for_long_changes_nothing(monkeypatch, clock: int):
 def test_garbage_where_nothing_was_written_yet_changes_nothing():
     clean, dirty = (WORLD.start("a red ball", seed=5, sampling=lively(4)) for _ in range(2))
     cache, config = dirty.cache, WORLD.dynamics.config
-    written = config.anchor_frames + (cache.clock - 1) % config.window
-    pieces = zip((cache.states, cache.video, cache.anchors), (*cache._places(written), None))
-    for kept, here in pieces:
+    written = (cache.clock - 1) % config.window
+    states, ids = slice(written * cache.count, (written + 1) * cache.count), WORLD.dynamics.layout.num_video
+    used = (slice(cache.start), slice(0), states, slice(written * ids, (written + 1) * ids))
+    for kept, here in zip((*cache.far, *cache.near), used):
         for part in (kept.keys, kept.values):
             rubbish = 1e3 * torch.randn(part.shape)
-            if here is not None:
-                rubbish[..., here, :] = part[..., here, :]
+            rubbish[..., here, :] = part[..., here, :]
             part.copy_(rubbish)
     for t in range(STEPS):
         ours, theirs = clean.step(t % 3), dirty.step(t % 3)
@@ -340,7 +340,7 @@ def test_an_edit_of_what_does_not_change_rewrites_the_header():
     untouched = WORLD.start(CAPTIONS, seed=2)
 
     def header(rollout: Rollout, row: int) -> Tensor:
-        return rollout.cache.header.keys[:, row]
+        return rollout.cache.far[0].keys[:, row, :, : rollout.cache.start]
 
     torch.testing.assert_close(header(edited, 1), header(written, 1))  # row 1 has no caption
     torch.testing.assert_close(header(edited, 0), header(untouched, 0))
@@ -428,7 +428,7 @@ def test_the_cache_holds_the_same_memory_after_any_number_of_steps():
     def memory() -> list[Any]:
         cache = rollout.cache
         past = sorted(tuple(t.shape) for t in rollout.pixels.past.values())
-        return [tensors(kept) for kept in (cache.states, cache.video, cache.anchors, cache.header)] + past
+        return [tensors(kept) for kept in (*cache.far, *cache.near)] + past
 
     before = memory()
     frames_of(rollout, 40)
