@@ -6,6 +6,7 @@ package; it takes no bias, so calls with one (a ring that is still filling, padd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BACKENDS = ("auto", "sdpa", "flash_attention_2")
+FEW = 32  # queries times pieces
 
 
 @cache
@@ -50,13 +52,24 @@ def choose_backend(name: str, device: torch.device | str, dtype: torch.dtype) ->
     return "sdpa", obstacle
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, backend: str = "sdpa") -> Tensor:
-    """Softmax attention, (N, heads, Q, d) over (N, heads, K, d); ``bias`` broadcasts to (N, heads, Q, K)."""
+def attend(
+    query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], bias: Tensor | None, backend: str = "sdpa"
+) -> Tensor:
+    """Softmax attention, (N, heads, Q, d) over pieces (N, heads, K_i, d) that count as one, in this order.
+
+    ``bias`` broadcasts to (N, heads, Q, sum K_i).
+    """
+    if query.device.type == "cpu" and (query.requires_grad or query.shape[2] * len(keys) <= FEW):
+        # In training the fused kernel and its backward pass are the slower way on a CPU; for few queries it is slower
+        # to lay the pieces together than to go through them.
+        query = query * query.shape[-1] ** -0.5
+        scores = torch.cat([query @ key.transpose(-2, -1) for key in keys], -1)
+        shares = (scores if bias is None else scores + bias).softmax(-1).split([key.shape[2] for key in keys], -1)
+        return sum((share @ value for share, value in zip(shares, values, strict=True)), torch.zeros(()))
+    key, value = torch.cat(list(keys), 2), torch.cat(list(values), 2)
     if backend == "flash_attention_2" and bias is None:
         function, _ = _flash_attention()
         return function(*(x.transpose(1, 2) for x in (query, key, value))).transpose(1, 2)
-    if query.device.type == "cpu" and query.requires_grad:
-        # In training on a CPU the fused kernel and its backward pass are the slower way.
-        scores = (query * query.shape[-1] ** -0.5) @ key.mT
-        return (scores if bias is None else scores + bias).softmax(-1) @ value
+    if bias is not None:
+        bias = bias.expand(-1, -1, query.shape[2], -1)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)

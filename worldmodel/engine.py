@@ -84,21 +84,35 @@ class Engine:
             cos, sin: (Q, head_dim) of the step's slots.
             chance: uniform numbers (B, S + V).
         """
-        dynamics, count = self.world.dynamics, 1 + ids.shape[1]
-        past = past.turned(*turn)
+        past, slots = past.turned(*turn), ids.shape[1]
+        count = 1 + slots
+        begun = state
+        ids, state, kept = self.simulate(sampling, past, actions, ids, begun, cos[:count], sin[:count], chance[:, :slots])
+        drawn, kept = self.draw(sampling, past, kept, actions, video, state, shown, cos, sin, chance[:, slots:])
+        return Stepped(ids, state, drawn, kept)
+
+    def simulate(
+        self,
+        sampling: Sampling,
+        past: Past,
+        actions: Tensor,
+        ids: Tensor,
+        state: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        chance: Tensor,
+    ) -> tuple[Tensor, Tensor, KeysValues]:
+        """The state's pass: next ids and state, and keys and values of action and state slots."""
+        dynamics = self.world.dynamics
         seen = past if dynamics.config.state_sees_video else past.without_video
         x = dynamics.embed_state(actions, ids, state, torch.ones_like(actions, dtype=torch.bool))
-        bias = pass_bias(seen, torch.ones(1, count, dtype=torch.bool))
-        hidden, kept = dynamics.core(x, cos[:count], sin[:count], seen.pieces, bias, self.world.attention)
-        begun, uniform = state, chance[:, : count - 1]
-        if count > 1:
-            logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
-            ids, probabilities = sample(logits, sampling.state_temperature, uniform)
-            state = self.world.codec.advance(begun, ids, probabilities)
-        drawn, kept = self.draw(
-            sampling, past, kept, actions, video, state, shown, cos, sin, chance[:, count - 1 :]
-        )  # fmt: skip
-        return Stepped(ids, state, drawn, kept)
+        bias = pass_bias(seen, torch.ones(1, x.shape[1], dtype=torch.bool))
+        hidden, kept = dynamics.core(x, cos, sin, seen.pieces, bias, self.world.attention)
+        if not ids.shape[1]:
+            return ids, state, kept
+        logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
+        ids, probabilities = sample(logits, sampling.state_temperature, chance)
+        return ids, self.world.codec.advance(state, ids, probabilities), kept
 
     def draw(
         self,
@@ -118,26 +132,50 @@ class Engine:
 
         ``given`` ids (B, V) are taken as they are where they are not below 0.
         """
-        dynamics, layout = self.world.dynamics, self.world.dynamics.layout
-        k = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
-        canvas = dynamics.canvas(actions, previous, state, shown, k)
-        fed, drawn, settled = previous[:, -k:], [], kept.keys.shape[3]
-        own = torch.ones(1, k, dtype=torch.bool)
-        for begin in range(0, layout.num_video, k):
-            here = slice(begin, begin + k)
-            slots = slice(settled + begin, settled + begin + k)
-            now = past.followed_by(kept)  # state and earlier passes of this step are committed
-            x = dynamics.feed(canvas[:, here], fed)
-            hidden, new = dynamics.core(
-                x, cos[slots], sin[slots], now.pieces, pass_bias(now, own), self.world.attention
-            )  # fmt: skip
-            logits = dynamics.video_logits(hidden, previous[:, here])
-            fed, _ = sample(logits, sampling.video_temperature, chance[:, here], sampling.top_p)
+        num_video, settled = previous.shape[1], kept.keys.shape[3]
+        k = sampling.tokens_per_pass or self.world.dynamics.config.tokens_per_pass[0]
+        canvas = self.canvas(actions, previous, state, shown, k)
+        if k < num_video:  # laid together once, with room for the whole step: passes differ in what is hidden alone
+            past, kept = past.followed_by(kept).with_room(num_video), kept.with_room(num_video)
+        else:
+            past = past.followed_by(kept)
+        fed, drawn = previous[:, -k:], []
+        for begin in range(0, num_video, k):
+            here, slots = slice(begin, begin + k), slice(settled + begin, settled + begin + k)
+            fed, new = self.video_pass(
+                sampling, past, canvas[:, here], fed, previous[:, here], cos[slots], sin[slots], chance[:, here]
+            )
             if given is not None:
                 fed = torch.where(given[:, here] >= 0, given[:, here], fed)
             drawn.append(fed)
-            kept = join([kept, new])
+            if k == num_video:
+                return fed, join([kept, new])
+            kept.fill(slots, new)
+            past.fill(num_video - begin, new)
         return torch.cat(drawn, 1), kept
+
+    def canvas(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
+        """See ``Dynamics.canvas``."""
+        return self.world.dynamics.canvas(actions, previous, state, shown, k)
+
+    def video_pass(
+        self,
+        sampling: Sampling,
+        past: Past,
+        canvas: Tensor,
+        fed: Tensor,
+        previous: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        chance: Tensor,
+    ) -> tuple[Tensor, KeysValues]:
+        """k ids (B, k) of a picture, and their slots' keys and values. ``fed`` (B, k) are those k places earlier,
+        ``previous`` (B, k) the last picture's at the same places."""
+        dynamics, own = self.world.dynamics, torch.ones(1, canvas.shape[1], dtype=torch.bool)
+        x = dynamics.feed(canvas, fed)
+        hidden, new = dynamics.core(x, cos, sin, past.pieces, pass_bias(past, own), self.world.attention)
+        logits = dynamics.video_logits(hidden, previous)
+        return sample(logits, sampling.video_temperature, chance, sampling.top_p)[0], new
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
         """See ``VideoTokenizer.decode_step``."""

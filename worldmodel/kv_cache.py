@@ -39,6 +39,18 @@ class Past:
         """With keys after it that every row may see."""
         return Past(self.states, [*self.video, kept], F.pad(self.seen, (0, kept.keys.shape[3]), value=True))
 
+    def with_room(self, size: int) -> Past:
+        """All in one piece, with room at its end that nobody sees before it is filled."""
+        whole = join(self.pieces).with_room(size)
+        return Past([], [whole], F.pad(self.seen, (0, size)))
+
+    def fill(self, left: int, new: KeysValues) -> None:
+        """Writes keys and values where ``left`` places of the room are left, and shows them."""
+        end = self.seen.shape[1]
+        slots = slice(end - left, end - left + new.keys.shape[3])
+        self.video[-1].fill(slots, new)
+        self.seen[:, slots] = True
+
     def turned(self, cos: Tensor, sin: Tensor) -> Past:
         """With the keys of each part's first piece moved to another step."""
         states, video = ([turn(part[0], cos, sin), *part[1:]] for part in (self.states, self.video))

@@ -151,6 +151,13 @@ class KeysValues:
     keys: Tensor
     values: Tensor
 
+    def with_room(self, size: int) -> KeysValues:
+        """A copy with so many empty places at its end."""
+        return KeysValues(F.pad(self.keys, (0, 0, 0, size)), F.pad(self.values, (0, 0, 0, size)))
+
+    def fill(self, slots: slice, new: KeysValues) -> None:
+        self.keys[..., slots, :], self.values[..., slots, :] = new.keys, new.values
+
 
 @dataclass(frozen=True)
 class Logits:
@@ -307,14 +314,12 @@ class Dynamics(nn.Module):
         values, (depth, B, heads, Q, head_dim).
         """
         new_keys, new_values = [], []
-        if bias is not None:
-            bias = bias.expand(-1, -1, x.shape[1], -1)
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(x, cos, sin)  # type: ignore[operator]
             new_keys.append(key)
             new_values.append(value)
-            keys = torch.cat([*(piece.keys[layer] for piece in past), key], 2)
-            values = torch.cat([*(piece.values[layer] for piece in past), value], 2)
+            keys = [*(piece.keys[layer] for piece in past), key]
+            values = [*(piece.values[layer] for piece in past), value]
             x = block.finish(x, attend(query, keys, values, bias, backend))  # type: ignore[operator]
         return self.norm(x), KeysValues(torch.stack(new_keys), torch.stack(new_values))
 
@@ -345,7 +350,7 @@ class Dynamics(nn.Module):
         cos, sin = cos_sin(position, self.config.head_dim, self.device, self.attention_dtype)
         for block in self.blocks:
             query, key, value = block.project(x, cos, sin)  # type: ignore[operator]
-            x = block.finish(x, attend(query, key, value, None))  # type: ignore[operator]
+            x = block.finish(x, attend(query, [key], [value], None))  # type: ignore[operator]
         legal = torch.cat([self.static_range, self.absolute_range])
         return self.state_logits(self.norm(x)[:, :count], legal)
 
@@ -415,7 +420,7 @@ class Dynamics(nn.Module):
 
         for block in self.blocks:
             query, key, value = block.project(header, origin_cos, origin_sin)  # type: ignore[operator]
-            header = block.finish(header, attend(query, key, value, header_bias))  # type: ignore[operator]
+            header = block.finish(header, attend(query, [key], [value], header_bias))  # type: ignore[operator]
             q, keys, values = block.project(x, cos, sin)  # type: ignore[operator]  # (B, T, heads, Q, d)
             far_keys, far_values = [], []
             for i in range(1, min(config.anchor_frames, steps - 1) + 1):
@@ -430,7 +435,7 @@ class Dynamics(nn.Module):
                 near_key, near_value = _windows(keys[..., :reach, :], window), _windows(values[..., :reach, :], window)
                 all_keys = torch.cat([far_key, near_key], 3).flatten(0, 1)
                 all_values = torch.cat([far_value, near_value], 3).flatten(0, 1)
-                parts.append(attend(q[:, :, rows], all_keys, all_values, bias))
+                parts.append(attend(q[:, :, rows], [all_keys], [all_values], bias))
             attended = torch.cat(parts, 2).unflatten(0, (batch_size, steps))
             x = block.finish(x, attended)  # type: ignore[operator]
 
