@@ -321,7 +321,7 @@ class StateLayer(nn.Module):
 
 def _general() -> bool:
     """Whether what is computed must not depend on what happens to be shown: for gradients, and in exported graphs."""
-    return torch.is_grad_enabled() or torch.jit.is_tracing()
+    return torch.is_grad_enabled() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def composite(picture: Tensor, layer: Tensor) -> Tensor:

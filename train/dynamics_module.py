@@ -44,8 +44,11 @@ class DynamicsModule(ScheduledModule):
         read_pairs: pairs of latent frames of every window from which the state is read in training.
         caption_dropout: share of scenes shown without their caption.
         start_from: a checkpoint of this module whose weights to start from.
+        only_outcome: trains nothing but the reader of reward and end, which needs no transformer and little time.
         tokenizer_path: folder of the video tokenizer; with it, sample videos can be drawn.
     """
+
+    slot_weight: Tensor
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class DynamicsModule(ScheduledModule):
         mode_shares: list[float] | None = None,
         caption_dropout: float = 0.15,
         start_from: str | None = None,
+        only_outcome: bool = False,
         tokenizer_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -85,6 +89,14 @@ class DynamicsModule(ScheduledModule):
         self.register_buffer("slot_weight", 1 + (event_weight - 1) * torch.tensor(events).float(), persistent=False)
         if start_from:
             load_trained(self, start_from, "dynamics.")
+        self.only_outcome = only_outcome
+        if only_outcome:
+            if self.dynamics.outcome is None:
+                raise ValueError(
+                    "there is no outcome to read: set config.read_outcome, for a schema with a reward or an end"
+                )
+            self.dynamics.requires_grad_(False)
+            self.dynamics.outcome.requires_grad_(True)
 
     def prepare(self, batch: dict[str, Tensor], *, disturb: bool) -> tuple[DynamicsBatch, Any]:
         """What the network is fed and which state ids it should say, from token windows."""
@@ -122,6 +134,8 @@ class DynamicsModule(ScheduledModule):
     def losses(self, batch: dict[str, Tensor], k: int, *, disturb: bool) -> dict[str, Tensor]:
         """Nats an id, by modality, and their weighted sum as ``loss``."""
         prepared, targets = self.prepare(batch, disturb=disturb)
+        if self.only_outcome:
+            return {"loss": self._outcome_loss(prepared)}
         with_video = "video" in batch
         logits = self.dynamics(prepared, k, with_video=with_video)
 
@@ -149,6 +163,13 @@ class DynamicsModule(ScheduledModule):
             out["read"] = self._reading_loss(prepared, hide=disturb)
             total = total + self.read_weight * out["read"]
         return {"loss": total} | out
+
+    def _outcome_loss(self, batch: DynamicsBatch) -> Tensor:
+        outcome = self.dynamics.outcome
+        assert outcome is not None
+        logits = self.dynamics.outcome_logits(batch.states[:, 1:], batch.input_states[:, 1:])
+        ids = batch.state_ids[:, 1:, outcome.slots]
+        return F.cross_entropy(logits.flatten(0, 2), ids.flatten())
 
     def _reading_loss(self, batch: DynamicsBatch, *, hide: bool) -> Tensor:
         """Nats an id of the scene and the state read from ``read_pairs`` pairs of latent frames of every window."""
@@ -191,4 +212,5 @@ class DynamicsModule(ScheduledModule):
     def hidden_matrices(self) -> list[nn.Parameter]:
         dynamics = self.dynamics
         blocks = [p for p in dynamics.blocks.parameters() if p.dim() == 2]
-        return blocks + ([] if dynamics.state_painter is None else dynamics.state_painter.matrices())
+        matrices = blocks + ([] if dynamics.state_painter is None else dynamics.state_painter.matrices())
+        return [matrix for matrix in matrices if matrix.requires_grad]

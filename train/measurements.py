@@ -7,9 +7,7 @@ Distances are shares of the table's width. Lists "by step" begin with step 1.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import degrees, log2
 from typing import Any
@@ -43,6 +41,7 @@ from train.metrics import (
     surroundings,
     typical_colours,
 )
+from worldmodel.bench import timed
 from worldmodel.rollout import Rollout, Sampling
 from worldmodel.world import World
 
@@ -473,31 +472,6 @@ def measure_read(
 
 
 # -- speed ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def timed(owner: Any, method: str, spent: list[float], device: torch.device) -> Iterator[None]:
-    """Within the block, every call of ``owner.method`` appends its milliseconds."""
-    original: Callable[..., Any] = getattr(owner, method)
-
-    def call(*args: Any, **named: Any) -> Any:
-        begin = now(device)
-        try:
-            return original(*args, **named)
-        finally:
-            spent.append(1000 * (now(device) - begin))
-
-    setattr(owner, method, call)
-    try:
-        yield
-    finally:
-        delattr(owner, method)
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: Sampling) -> Measured:

@@ -87,7 +87,9 @@ class Engine:
         past, slots = past.turned(*turn), ids.shape[1]
         count = 1 + slots
         begun = state
-        ids, state, kept = self.simulate(sampling, past, actions, ids, begun, cos[:count], sin[:count], chance[:, :slots])
+        ids, state, kept = self.simulate(
+            sampling, past, actions, ids, begun, cos[:count], sin[:count], chance[:, :slots]
+        )
         drawn, kept = self.draw(sampling, past, kept, actions, video, state, shown, cos, sin, chance[:, slots:])
         return Stepped(ids, state, drawn, kept)
 
@@ -112,7 +114,14 @@ class Engine:
             return ids, state, kept
         logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
         ids, probabilities = sample(logits, sampling.state_temperature, chance)
-        return ids, self.world.codec.advance(state, ids, probabilities), kept
+        led = self.world.codec.advance(state, ids, probabilities)
+        if dynamics.outcome is not None:
+            slots = dynamics.outcome.slots
+            logits = dynamics.outcome_logits(led, state)
+            ids = ids.clone()
+            ids[:, slots] = sample(logits, sampling.state_temperature, chance[:, slots])[0]
+            led = self.world.codec.set_absolute(led, ids)
+        return ids, led, kept
 
     def draw(
         self,

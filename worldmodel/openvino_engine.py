@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,20 +66,40 @@ class OpenVINOEngine(Engine):
     def step(  # type: ignore[override]
         self, sampling: Sampling, past: Past, turn: tuple[Tensor, Tensor], *given: Tensor
     ) -> Stepped:
-        held = [tensor for piece in past.pieces for tensor in (piece.keys, piece.values)]
-        empty = [not tensor.numel() for tensor in held]  # a graph takes no tensor without numbers in it
+        layout = self.world.dynamics.layout
+        if sampling.tokens_per_pass != layout.num_video:  # many passes: a graph for each kind of them
+            return super().step(sampling, past, turn, *given)
 
-        def stepped(seen: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            rest = iter(tensors)
-            flat = [held[i] if nothing else next(rest) for i, nothing in enumerate(empty)]
-            pieces = [KeysValues(keys, values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
-            half = len(past.states)
-            made = Engine.step(self, sampling, Past(pieces[:half], pieces[half:], seen), (cos, sin), *rest)
+        def stepped(past: Past, cos: Tensor, sin: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            made = Engine(self.world).step(sampling, past, (cos, sin), *tensors)  # pyright: ignore[reportCallIssue]
             return made.ids, made.state, made.video, made.kept.keys, made.kept.values
 
-        full = [tensor for tensor, nothing in zip(held, empty, strict=True) if not nothing]
-        ids, state, video, keys, values = self._run(f"step {sampling}", stepped, (past.seen, *turn, *full, *given), (3, 4))
-        return Stepped(ids, state, video, KeysValues(keys, values))
+        ids, state, video, *kept = self._run(f"step {sampling}", stepped, (*turn, *given), past, lent=2)
+        return Stepped(ids, state, video, KeysValues(*kept))
+
+    def simulate(  # type: ignore[override]
+        self, sampling: Sampling, past: Past, *given: Tensor
+    ) -> tuple[Tensor, Tensor, KeysValues]:
+        def simulated(past: Past, *tensors: Tensor) -> tuple[Tensor, ...]:
+            ids, state, kept = Engine.simulate(self, sampling, past, *tensors)
+            return ids, state, kept.keys, kept.values
+
+        ids, state, *kept = self._run(f"simulate {sampling}", simulated, given, past)
+        return ids, state, KeysValues(*kept)
+
+    def canvas(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
+        def painted(*tensors: Tensor) -> tuple[Tensor]:
+            return (Engine.canvas(self, *tensors, k=k),)
+
+        return self._run(f"canvas {k}", painted, (actions, previous, state, shown))[0]
+
+    def video_pass(self, sampling: Sampling, past: Past, *given: Tensor) -> tuple[Tensor, KeysValues]:  # type: ignore[override]
+        def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, ...]:
+            ids, new = Engine.video_pass(self, sampling, past, *tensors)
+            return ids, new.keys, new.values
+
+        ids, *kept = self._run(f"video {sampling}", drawn, given, past, lent=2)
+        return ids, KeysValues(*kept)
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
         if not cache.past or bool(cache.fresh.any()):  # a stream's first frame, which is not worth a graph of its own
@@ -100,9 +120,12 @@ class OpenVINOEngine(Engine):
     # -- the runtime --------------------------------------------------------------------------------
 
     def _run(
-        self, name: str, call: Function, given: Sequence[Tensor], lent: Container[int] = ()
+        self, name: str, call: Function, given: Sequence[Tensor], past: Past | None = None, lent: int = 0
     ) -> tuple[Tensor, ...]:
-        """What ``call`` makes of the given tensors. Those results that are only ``lent`` hold until the next call."""
+        """What ``call`` makes of the past, if there is one, and of tensors. The last ``lent`` results hold until it is
+        called again."""
+        if past is not None:
+            given, call = _flattened(past, given, call)
         key = (name, self.threads, *(tuple(tensor.shape) for tensor in given))
         request = self.requests.get(key)
         if request is None:
@@ -112,7 +135,7 @@ class OpenVINOEngine(Engine):
             request.set_input_tensor(i, self.openvino.Tensor(array, shared_memory=True))
         request.infer()
         made = [torch.from_numpy(out.data) for out in request.output_tensors]
-        return tuple(tensor if i in lent else tensor.clone() for i, tensor in enumerate(made))
+        return tuple(tensor if i >= len(made) - lent else tensor.clone() for i, tensor in enumerate(made))
 
     def _compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Any:
         """An inference request of its own for a function with inputs of these shapes."""
@@ -162,6 +185,21 @@ class OpenVINOEngine(Engine):
                     sha.update(weights.detach().contiguous().numpy().tobytes())
             self._fingerprint = sha.hexdigest()
         return self._fingerprint
+
+
+def _flattened(past: Past, given: Sequence[Tensor], call: Function) -> tuple[list[Tensor], Function]:
+    """The tensors of a past before the others, and ``call`` as a function of them all. Empty ones are left out, for
+    a graph takes none."""
+    held = [tensor for piece in past.pieces for tensor in (piece.keys, piece.values)]
+    full, split = [tensor for tensor in held if tensor.numel()], len(past.states)
+
+    def called(seen: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors)
+        flat = [next(rest) if tensor.numel() else tensor for tensor in held]
+        pieces = [KeysValues(keys, values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
+        return call(Past(pieces[:split], pieces[split:], seen), *rest)
+
+    return [past.seen, *full, *given], called
 
 
 class _Traced(nn.Module):

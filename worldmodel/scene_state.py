@@ -145,7 +145,11 @@ class StateCodec(nn.Module):
         change = (mass * self.centres[around]).sum(-1) / mass.sum(-1).clamp_min(1e-9)
         out = previous.clone()
         out[:, self.column] = previous[:, self.column] + change
-        out = self.legal(out)
+        return self.set_absolute(self.legal(out), ids)
+
+    def set_absolute(self, values: Tensor, ids: Tensor) -> Tensor:
+        """States (B, F) in which the fields that do not go by changes are what ids (B, S) say."""
+        out = values.clone()
         for i, slot in self.rest:
             local = ids[:, i : i + 1] - slot.offset
             if slot.field.kind == "bits":

@@ -28,6 +28,7 @@ from tokenizer.painting import ScenePainter, StatePainter
 from tokenizer.scene_schema import SceneSchema
 from tokenizer.stream import Layout
 from worldmodel.attention import attend
+from worldmodel.outcome import OutcomeReader
 from worldmodel.rotary import cos_sin, rotate
 
 _HIDDEN = -1e4  # a bias that hides a key; finite, so that a row without keys cannot become NaN
@@ -40,6 +41,7 @@ class DynamicsConfig:
     ``window`` steps are remembered besides the header and the first ``anchor_frames`` latent frames.
     ``tokens_per_pass`` are the video modes the weights are trained for; the first is the default.
     ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
+    With ``read_outcome``, reward and end are read from the state that a step led to (`outcome.py`), not foreseen.
     """
 
     width: int = 192
@@ -51,6 +53,7 @@ class DynamicsConfig:
     tokens_per_pass: tuple[int, ...] = (64,)
     state_sees_video: bool = False
     code_levels: tuple[int, ...] = ()
+    read_outcome: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
@@ -199,6 +202,8 @@ class Dynamics(nn.Module):
         self.state_head = nn.Linear(width, max(1, vocabulary.size("state")))
         self.video_head = nn.Linear(width, vocabulary.size("video"))
         self.copy = nn.Linear(width, 1)
+        outcome = OutcomeReader(schema, vocabulary.size("state")) if config.read_outcome and has_state else None
+        self.outcome = outcome if outcome is not None and outcome.slots else None
         self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
         self.register_buffer("static_range", schema.legal_ranges("static"), persistent=False)
         self.register_buffer("absolute_range", schema.legal_ranges("absolute"), persistent=False)
@@ -284,9 +289,13 @@ class Dynamics(nn.Module):
 
     def state_logits(self, hidden: Tensor, legal: Tensor) -> Tensor:
         """(..., S, width) to logits over local state ids, in which only each slot's ``legal`` ones (S, 2) count."""
-        ids = torch.arange(self.layout.vocabulary.size("state"), device=hidden.device)
-        allowed = (ids >= legal[:, :1]) & (ids < legal[:, 1:])
-        return self.state_head(hidden).float().masked_fill(~allowed, -torch.inf)
+        return _only(self.state_head(hidden), legal)
+
+    def outcome_logits(self, state: Tensor, previous: Tensor) -> Tensor:
+        """States (..., F) at a step's end and beginning to logits (..., O, local state ids) of its outcome's slots."""
+        assert self.outcome is not None
+        logits = self.outcome(state.flatten(0, -2), previous.flatten(0, -2)).unflatten(0, state.shape[:-1])
+        return _only(logits, self.absolute_range[self.outcome.slots])
 
     def video_logits(self, hidden: Tensor, previous_ids: Tensor) -> Tensor:
         """(..., V, width) to logits over codes; a learned gate favours the previous id at the same place."""
@@ -448,6 +457,9 @@ class Dynamics(nn.Module):
             ],
             1,
         )
+        if self.outcome is not None and steps > 1:
+            state = state.clone()
+            state[:, 1:, self.outcome.slots] = self.outcome_logits(batch.states[:, 1:], batch.input_states[:, 1:])
         video = None
         if with_video:
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1)
@@ -487,6 +499,12 @@ class Dynamics(nn.Module):
         """What attention runs in: autocast's type while it is on, else the weights'."""
         kind = self.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
+
+
+def _only(logits: Tensor, legal: Tensor) -> Tensor:
+    """Logits (..., n, ids) in which only each slot's ``legal`` ids (n, 2), from and to, count."""
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.float().masked_fill((ids < legal[:, :1]) | (ids >= legal[:, 1:]), -torch.inf)
 
 
 def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:

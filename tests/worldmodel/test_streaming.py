@@ -21,6 +21,7 @@ from worldmodel.world import World
 from .tiny_world import LIVELY, PLANE, STATELESS, UNSTEERED, tiny_world
 
 WORLD = tiny_world()
+OUTCOME = [i for i, slot in enumerate(WORLD.schema.slots) if slot.field.role in ("reward", "terminated")]
 STEPS = 14  # the window of 3 wraps four times, both anchors are used
 CAPTIONS = ["a red ball", ""]
 
@@ -103,14 +104,16 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 def split(played: Played, k: int) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Recorded logits as (static slots, first state's slots, later states, video of each step)."""
-    layout = played.rollout.world.dynamics.layout
+    layout, outcome = played.rollout.world.dynamics.layout, played.rollout.world.dynamics.outcome
     rest = iter(played.logits)
     static = [next(rest)[:, 0] for _ in range(layout.num_static)]
     first = [next(rest)[:, 0] for _ in range(layout.num_state)]
     states, video = [], []
     for t in range(len(played.video)):
         if t and layout.num_state:
-            states.append(next(rest))
+            states.append(next(rest).clone())
+            if outcome is not None:
+                states[-1][:, outcome.slots] = next(rest)
         video.append(torch.cat([next(rest) for _ in range(layout.num_video // k)], 1))
     assert next(rest, None) is None
     return static, first, states, video
@@ -191,7 +194,9 @@ def test_streaming_equals_the_whole_for_a_row_that_was_born_later(monkeypatch):
         whole = world.dynamics(DynamicsBatch(**{f.name: getattr(batch, f.name)[1:] for f in fields(batch)}), k)
     rest = iter(logits)
     for t in range(1, STEPS + 1):
-        assert difference(next(rest)[1:], whole.state[:, t]) <= 1e-5
+        foreseen, read = next(rest)[1:].clone(), next(rest)[1:]
+        foreseen[:, OUTCOME] = read
+        assert difference(foreseen, whole.state[:, t]) <= 1e-5
         assert difference(torch.cat([next(rest) for _ in range(16 // k)], 1)[1:], whole.video[:, t]) <= 1e-5
 
 
@@ -264,7 +269,9 @@ def test_a_state_changes_nothing_before_it_is_committed(monkeypatch):
             states = batch.states.clone()
             states[:, t] += 0.01
             after = WORLD.dynamics(replace(batch, states=states), 4)
-            assert torch.equal(before.state, after.state)
+            foreseen = [i for i in range(ids.shape[2]) if i not in OUTCOME]
+            assert torch.equal(before.state[:, :, foreseen], after.state[:, :, foreseen])
+            assert not torch.equal(before.state, after.state)  # what is read of them does change
             assert torch.equal(before.video[:, :t], after.video[:, :t])
             assert not torch.equal(before.video[:, t], after.video[:, t])
 

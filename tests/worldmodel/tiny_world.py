@@ -62,7 +62,16 @@ TOKENIZER = VideoTokenizerConfig(
     detail_blocks=1,
     quantizer=QuantizerConfig(levels=(4, 4, 3)),
 )
-DYNAMICS = DynamicsConfig(width=48, depth=2, heads=2, window=3, anchor_frames=2, max_text=6, tokens_per_pass=(16, 4, 1))
+DYNAMICS = DynamicsConfig(
+    width=48,
+    depth=2,
+    heads=2,
+    window=3,
+    anchor_frames=2,
+    max_text=6,
+    tokens_per_pass=(16, 4, 1),
+    read_outcome=True,
+)
 LIVELY = Sampling(state_temperature=1.0, video_temperature=1.0)  # every id is a dice throw, not only the likeliest
 
 
@@ -100,7 +109,8 @@ def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, end:
         dynamics.copy.bias.zero_()
         for slot in schema.slots:
             if slot.field.role == "terminated":
-                dynamics.state_head.weight[slot.offset : slot.offset + 2] = 0
                 odds = torch.tensor([1 - end, end]).clamp_min(1e-30)
-                dynamics.state_head.bias[slot.offset : slot.offset + 2] = odds.log()
+                for head in (dynamics.state_head, dynamics.outcome.head):
+                    head.weight[slot.offset : slot.offset + 2] = 0
+                    head.bias[slot.offset : slot.offset + 2] = odds.log()
     return World(schema=schema, text=text, tokenizer=tokenizer, dynamics=dynamics, sampling=sampling)

@@ -1,0 +1,115 @@
+"""Whoever computes a step, the same comes of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldmodel import bench
+from worldmodel.rollout import Beginning, Rollout, Sampling
+from worldmodel.world import World
+
+from .tiny_world import LIVELY, STATELESS, tiny_world
+
+
+@pytest.fixture
+def _graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def fast(world: World) -> World:
+    return World(
+        schema=world.schema, text=world.text, tokenizer=world.tokenizer, dynamics=world.dynamics, engine="openvino"
+    )
+
+
+def assert_same(ours: Rollout, theirs: Rollout, steps: int) -> None:
+    for t in range(steps):
+        a, b = ours.step(t % 3), theirs.step(t % 3)
+        assert torch.equal(ours._video, theirs._video)
+        assert torch.equal(ours._state_ids, theirs._state_ids)
+        torch.testing.assert_close(a.state, b.state, atol=1e-5, rtol=0)
+        assert (a.frames.int() - b.frames.int()).abs().max() <= 1
+        assert torch.equal(a.terminated, b.terminated)
+
+
+@pytest.mark.usefixtures("_graphs")
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        replace(LIVELY, tokens_per_pass=16),
+        pytest.param(replace(LIVELY, tokens_per_pass=4), marks=pytest.mark.slow),
+        pytest.param(Sampling(), marks=pytest.mark.slow),
+    ],
+)
+def test_openvino_agrees_with_torch_through_edits_and_resets(sampling: Sampling):
+    world = tiny_world()
+    rollouts = [each.start(["a red ball", ""], seed=3, sampling=sampling) for each in (world, fast(world))]
+    assert_same(*rollouts, steps=6)  # type: ignore[misc]
+    for rollout in rollouts:
+        rollout.edit({"player": {"position": (0.3, -0.3), "colour": "green"}}, row=1)
+        rollout.reset_rows([0], [Beginning(seed=9)])
+    assert_same(*rollouts, steps=6)  # type: ignore[misc]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_graphs")
+def test_openvino_takes_worlds_without_a_state_or_anchors():
+    for world in (tiny_world(STATELESS), tiny_world(anchor_frames=0), tiny_world(state_sees_video=True)):
+        assert_same(*(each.start(seed=3, sampling=LIVELY) for each in (world, fast(world))), steps=5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_graphs")
+def test_graphs_are_kept_for_the_next_time_and_made_anew_for_other_weights(monkeypatch):
+    from worldmodel.openvino_engine import OpenVINOEngine, cache_folder
+
+    world, exported = tiny_world(), []
+    export = OpenVINOEngine._export
+    monkeypatch.setattr(OpenVINOEngine, "_export", lambda *given: exported.append(1) or export(*given))
+
+    def play(world: World) -> int:
+        exported.clear()
+        fast(world).start(seed=1).step(0)
+        return len(exported)
+
+    made = play(world)
+    assert made == len(list(cache_folder().glob("*.xml"))) > 0
+    assert play(world) == 0
+    with torch.no_grad():
+        world.dynamics.norm.weight.mul_(1.1)
+    assert play(world) == made
+
+
+def test_an_engine_that_cannot_be_had_says_what_to_do(monkeypatch):
+    world = tiny_world()
+    with pytest.raises(ValueError, match="unknown engine 'warp'; choose from torch, openvino"):
+        World.from_pretrained("tabletop", engine="warp")
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(ValueError, match=r"pip install 'worldmodel-stream\[fast\]'"):
+        fast(world)
+
+
+def test_the_benchmark_measures_every_part(tmp_path: Path, monkeypatch, capsys):
+    world = tiny_world()
+    monkeypatch.setattr(bench.World, "from_pretrained", lambda *_, engine, **__: world if engine == "torch" else None)
+    monkeypatch.setattr(bench, "ENGINES", ("torch",))
+    monkeypatch.setattr(bench, "bandwidth", lambda _: 10.0)
+    monkeypatch.setattr(bench, "hugging_face_ms", lambda _: 5.0)
+    out = tmp_path / "bench.json"
+    assert (
+        bench.main(["--steps", "10", "--batch", "2", "--threads", "1", "--raster-steps", "1", "--json", str(out)]) == 0
+    )
+    numbers = json.loads(out.read_text())
+    assert {"simulate", "draw", "sample", "commit", "decode"} == set(numbers["parts_ms"])
+    assert sum(numbers["parts_ms"].values()) <= 2 * numbers["step_ms"]["p50"]
+    assert numbers["batch_2"]["step_ms"]["p50"] > 0
+    assert set(numbers["modes"]) == {"16", "4", "1"}
+    assert numbers["modes"]["1"]["parts_ms"]["draw"] > numbers["modes"]["16"]["parts_ms"]["draw"]
+    assert numbers["raster"]["vs_hugging_face"] == pytest.approx(5 / numbers["raster"]["ms_per_id"], rel=0.01)
+    assert "vs_hugging_face" in capsys.readouterr().out

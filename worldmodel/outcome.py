@@ -1,0 +1,63 @@
+"""Reward and end of an episode, read from the two states of a step.
+
+Whether something was reached or lost follows from where everything is *after* the step, often by a sharp threshold.
+A pass that foresees all slots at once would have to simulate within itself to know; so these slots are read when the
+others are settled, by a small network over pairs of bodies (a relation network, arXiv:1706.01427).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_reader import Seen, StateReader
+
+ROLES = ("reward", "terminated")
+
+
+class OutcomeReader(nn.Module):
+    """States (N, num_values) at a step's end and its beginning to logits of its outcome, (N, O, local state ids).
+
+    ``slots`` are the O slots of the state that are read so: those of reward and end.
+    """
+
+    PAIR = 13
+
+    def __init__(self, schema: SceneSchema, num_ids: int, hidden: int = 96) -> None:
+        super().__init__()
+        self.read = StateReader(schema)
+        self.slots = [i for i, s in enumerate(schema.slots) if s.field.role in ROLES and s.field.change is None]
+        self.first = nn.Linear(self.read.num_kind, hidden)
+        self.second = nn.Linear(self.read.num_kind, hidden, bias=False)
+        self.pair = nn.Linear(self.PAIR, hidden, bias=False)
+        self.mix = nn.Linear(hidden, hidden)
+        self.rest = nn.Linear(2 * self.read.num_scene, hidden)
+        self.slot = nn.Embedding(max(1, len(self.slots)), hidden)
+        self.join = nn.Linear(hidden, hidden)
+        self.head = nn.Linear(hidden, num_ids)
+
+    def _pairs(self, seen: Seen) -> Tensor:
+        """(N, bodies, bodies, PAIR) of how each body lies and moves relative to each."""
+        position, velocity, size = seen.position[..., :2], seen.velocity[..., :2], seen.size
+        offset = position[:, None] - position[:, :, None]
+        closing = velocity[:, None] - velocity[:, :, None]
+        distance = (offset.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        speed = (closing.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        gap = distance - (size[:, None] + size[:, :, None])[..., None]
+        scales = [torch.tanh(x * scale) for x in (distance, gap, speed) for scale in (5, 20)]
+        return torch.cat([2 * offset, closing, *scales, distance, gap, speed], -1)
+
+    def forward(self, state: Tensor, previous: Tensor) -> Tensor:
+        seen, dtype = self.read(state), self.head.weight.dtype
+        rest = torch.cat([seen.scene, self.read.scene(previous)], -1)
+        hidden = self.rest(rest.to(dtype))
+        if self.read.bodies:
+            kind = seen.kind.to(dtype)
+            pair = self.pair(self._pairs(seen).to(dtype)) + self.first(kind)[:, :, None] + self.second(kind)[:, None]
+            met = F.gelu(self.mix(F.gelu(pair)))
+            there = seen.present[:, None] * seen.present[:, :, None]
+            hidden = hidden + (met * there[..., None].to(dtype)).sum((1, 2))
+        hidden = hidden[:, None] + self.slot.weight[: len(self.slots)]
+        return self.head(F.gelu(self.join(F.gelu(hidden))))
