@@ -25,6 +25,7 @@ from tokenizer.clip import Episode, shrink
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episodes import SPLITS, EpisodeStore
 from train.edit_obedience import EditResult, draw_cases, measure_edits
+from train.endless import measure_endless
 from train.export import read_tokenizer, read_upsampler
 from train.held_out import held_out
 from train.measurements import (
@@ -34,6 +35,8 @@ from train.measurements import (
     measure_speed,
     measure_tokenizer,
 )
+from train.modes import measure_modes
+from train.text_obedience import measure_text
 from train.upsampler_quality import measure_upsampler
 from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.upsampler import Upsampler
@@ -51,10 +54,21 @@ class Effort:
     upsampled_episodes: int = 4
     upsampled_steps: int = 16
     timed_steps: int = 80
+    mode_episodes: int = 6
+    endless_episodes: int = 4
+    endless_steps: int = 1024
 
 
 QUICK = Effort(
-    episodes=12, edits_per_episode=1, reads_per_episode=2, upsampled_episodes=2, upsampled_steps=12, timed_steps=40
+    episodes=12,
+    edits_per_episode=1,
+    reads_per_episode=2,
+    upsampled_episodes=2,
+    upsampled_steps=12,
+    timed_steps=40,
+    mode_episodes=0,
+    endless_episodes=2,
+    endless_steps=64,
 )
 
 
@@ -84,8 +98,20 @@ BARS = (
     Bar("rollout.player_error_16", "≤", 0.05),
     Bar("rollout.player_error_16_of_copy_last", "≤", 0.5),
     Bar("rollout.delta_psnr_8_db", "≥", 1),
-    Bar("edit.obeyed", "≥", 0.85),
-    Bar("edit.others_undisturbed", "≥", 0.9),
+    Bar("rollout.player_error_64", "≤", 0.1),
+    Bar("rollout.others_error_64", "≤", 0.12),
+    Bar("rollout.reward_f1", "≥", 0.9),
+    Bar("rollout.terminated_f1", "≥", 0.9),
+    Bar("edit.obeyed", "≥", 0.95),
+    Bar("edit.obeyed_first_step", "≥", 0.8),
+    Bar("edit.others_undisturbed", "≥", 0.97),
+    Bar("text.attributes_obeyed", "≥", 0.9),
+    Bar("endless.idle_sharpness_1024", "≥", 0.9),
+    Bar("endless.idle_palette_1024", "≥", 0.9),
+    Bar("endless.idle_bodies_constant_1024", "≥", 0.95),
+    Bar("endless.moving_sharpness_1024", "≥", 0.9),
+    Bar("endless.moving_palette_1024", "≥", 0.9),
+    Bar("endless.moving_bodies_constant_1024", "≥", 0.95),
     Bar("upsampler.high_band_ratio", "≥", 0.8),
     Bar("upsampler.temporal_variance", "≤", 0.012),
     Bar("speed.decode_ms_per_frame", "≤", 1.5),
@@ -151,6 +177,15 @@ def evaluate(
         "speed",
         measure_speed(world, episodes[0].window(0, 0), steps=effort.timed_steps, seed=seed, sampling=sampling).numbers,
     )
+    if acted and effort.mode_episodes:
+        some = acted[: effort.mode_episodes]
+        done("modes", measure_modes(world, some, seed=seed, sampling=sampling, steps=effort.timed_steps // 4))
+    if acted:
+        some = acted[: effort.endless_episodes]
+        done("endless", measure_endless(world, some, steps=effort.endless_steps, seed=seed, sampling=sampling))
+    if world.schema.name == "tabletop":
+        told = [e.caption for e in episodes if e.caption]
+        done("text", measure_text(world, told, seed=seed, sampling=sampling))
     upsampled = None
     fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1] == world.upsampler.config.size]
     if fitting:

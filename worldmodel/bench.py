@@ -87,7 +87,7 @@ def time_steps(
             rollout.step(i // 4 % len(world.actions) if len(world.actions) else None)
             spent["step"].append(1000 * (now(device) - begin))
     sums = {
-        name: np.add.reduceat(times, range(0, len(times), len(times) // steps))
+        name: np.add.reduceat(times, range(0, len(times), max(1, len(times) // steps)))
         for name, times in spent.items()
         if times
     }

@@ -26,12 +26,17 @@ ENGINES = ("torch", "openvino")
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` None means the default mode."""
+    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` None means the default mode.
+
+    ``guidance`` is by how much more than with no caption a scene keeps to its caption: 1 as it was learned, 0 not at
+    all (classifier-free guidance, arXiv:2207.12598).
+    """
 
     state_temperature: float = 0.0
     video_temperature: float = 0.0
     scene_temperature: float = 1.0
     top_p: float = 1.0
+    guidance: float = 1.0
     tokens_per_pass: int | None = None
 
 

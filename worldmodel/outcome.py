@@ -23,7 +23,7 @@ class OutcomeReader(nn.Module):
     ``slots`` are the O slots of the state that are read so: those of reward and end.
     """
 
-    PAIR = 13
+    PAIR = 10
 
     def __init__(self, schema: SceneSchema, num_ids: int, hidden: int = 96) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class OutcomeReader(nn.Module):
         distance = (offset.square().sum(-1, keepdim=True) + 1e-8).sqrt()
         speed = (closing.square().sum(-1, keepdim=True) + 1e-8).sqrt()
         gap = distance - (size[:, None] + size[:, :, None])[..., None]
-        scales = [torch.tanh(x * scale) for x in (distance, gap, speed) for scale in (5, 20)]
-        return torch.cat([2 * offset, closing, *scales, distance, gap, speed], -1)
+        fine = [torch.log(x + 0.01) for x in (distance, speed, gap.clamp_min(0))]  # thresholds may lie close to zero
+        return torch.cat([2 * offset, closing, distance, speed, gap, *fine], -1)
 
     def forward(self, state: Tensor, previous: Tensor) -> Tensor:
         seen, dtype = self.read(state), self.head.weight.dtype

@@ -317,11 +317,12 @@ class Rollout:
         static = dynamics.static_range[:, 0].expand(len(text), -1).clone()
         cos, sin = dynamics.positions(torch.tensor(0), layout.header_place)
         start = layout.vocabulary.span("state").start
+        texts = self._guiding(text)
         for i, (low, high) in enumerate(dynamics.static_range.tolist()):
-            ids = layout.pack_header(text, static)
+            ids = layout.pack_header(texts, static.repeat(len(texts) // len(text), 1))
             hidden, _ = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
             logits = dynamics.header_head(hidden[:, layout.header_static][:, i : i + 1]).float()
-            logits = logits[..., start + low : start + high]
+            logits = self._guided(logits[..., start + low : start + high], len(text))
             static[:, i] = low + sample(logits, temperature, uniforms(generators, 1, world.device))[0][:, 0]
         values = schema.decode(static, "static", values)
         open_rows = list(range(len(text)))
@@ -336,16 +337,32 @@ class Rollout:
     def _sample_state(self, text: Tensor, values: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Draws where everything is at first, for scenes whose static values (n, num_values) are given."""
         world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
-        header_ids, header_kv = self._header(text, values)
+        texts = self._guiding(text)
+        twice = len(texts) // len(text)
+        header_ids, header_kv = self._header(texts, values.repeat(twice, 1))
         past = self._header_past(header_kv, header_ids != layout.vocabulary.special("pad"), 0)
-        nothing = torch.full((len(text),), -1, device=world.device)
+        nothing = torch.full((len(texts),), -1, device=world.device)
         ids = dynamics.absolute_range[:, 0].expand(len(text), -1).clone()
         for i in range(layout.num_state):
-            hidden, _ = self._state_pass(past, 0, nothing, ids, values)
-            logits = dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range)
+            hidden, _ = self._state_pass(past, 0, nothing, ids.repeat(twice, 1), values.repeat(twice, 1))
+            logits = self._guided(
+                dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range), len(text)
+            )
             chance = uniforms(generators, 1, world.device)
             ids[:, i] = sample(logits[:, i : i + 1], self.sampling.scene_temperature, chance)[0][:, 0]
         return world.codec.settled(world.schema.decode(ids, "absolute", values))
+
+    def _guiding(self, text: Tensor) -> Tensor:
+        """Captions, and where they are to guide more or less than they do, as many empty ones after them."""
+        return text if self.sampling.guidance == 1 else torch.cat([text, torch.full_like(text, -1)])
+
+    def _guided(self, logits: Tensor, rows: int) -> Tensor:
+        """Logits of ``_guiding``'s rows to those of the first ``rows``."""
+        if len(logits) == rows:
+            return logits
+        told, untold = logits[:rows], logits[rows:]
+        guided = torch.lerp(untold, told, self.sampling.guidance)
+        return torch.where(told.isfinite() & untold.isfinite(), guided, told)
 
     def _overlapping(self, values: Tensor) -> bool:
         """Whether bodies stand in one another, which no scene begins with."""

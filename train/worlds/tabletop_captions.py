@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,3 +124,22 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         if len(f"{text} {addition}".split()) <= 45:
             text += pick(", ", ". ", "; ") + addition
     return text
+
+
+_WORDS = {"shape": _SHAPES, "material": _MATERIALS}
+_MOTION = "slides|moves|drifts|shoots|races"
+
+
+def claims(text: str, colours: tuple[str, ...]) -> list[dict[str, str]]:
+    """What a caption says its bodies are, the player's first: ``colour`` and ``shape``, and ``material`` if it does.
+
+    A caption that names more than one body names them all.
+    """
+    said = {field: {word: name for name, words in kinds.items() for word in words} for field, kinds in _WORDS.items()}
+    materials, shapes = ("|".join(said[field]) for field in ("material", "shape"))
+    noun = rf"\b({'|'.join(colours)}) (?:({materials}) )?({shapes})\b(?! (?:{_MOTION}))"
+    found = [
+        {"colour": colour, "material": said["material"].get(material, ""), "shape": said["shape"][shape]}
+        for colour, material, shape in re.findall(noun, text)
+    ]
+    return [{field: name for field, name in body.items() if name} for body in found]
