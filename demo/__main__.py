@@ -19,10 +19,10 @@ from typing import Any
 from demo.server import listen, serve, served, url_of
 
 
-def load_world(name: str, device: str | None) -> Any:
+def load_world(name: str, device: str | None, engine: str) -> Any:
     from worldmodel.world import World
 
-    return World.from_pretrained(name, device=device) if device else World.from_pretrained(name)
+    return World.from_pretrained(name, device=device, engine=engine)
 
 
 def settle_threads(world: Any) -> None:
@@ -36,8 +36,8 @@ def settle_threads(world: Any) -> None:
         torch.set_num_threads(choose_threads().count)
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], Any] = load_world) -> int:
-    """Returns the exit status. ``load`` makes a world of its name and device."""
+def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None, str], Any] = load_world) -> int:
+    """Returns the exit status. ``load`` makes a world of its name, device and engine."""
     begun = perf_counter()
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -48,11 +48,13 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None], An
             print(f"Loading {options.world}; soon at {url}", flush=True)
         # The world loads while Gradio is imported; each takes seconds.
         with ThreadPoolExecutor(1) as beside:
-            loading = beside.submit(load, options.world, options.device)
+            loading = beside.submit(load, options.world, options.device, options.engine)
             from demo.app import build_app
 
             world = loading.result()
         settle_threads(world)
+        if options.engine != "torch":  # which compiles: now, not when the first player waits for a picture
+            world.start().step(0 if len(world.actions) else None)
         app = build_app(world, seats=options.seats)
         if options.smoke:
             return _smoke(app, listener, begun, options.json)
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo", description="Play a world model in the browser.")
     parser.add_argument("--world", default="tabletop", help="a bundled world's name, a folder or a hub id")
     parser.add_argument("--device", help="where the model runs: cpu, cuda, …; default: as the world chooses")
+    parser.add_argument("--engine", default="torch", help="torch, or openvino (faster on CPUs; the extra `fast`)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines play, too")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--seats", type=int, default=4, help="players at once")

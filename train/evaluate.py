@@ -30,6 +30,7 @@ from train.export import read_tokenizer, read_upsampler
 from train.held_out import held_out
 from train.measurements import (
     Numbers,
+    captions,
     measure_read,
     measure_rollout,
     measure_speed,
@@ -184,7 +185,7 @@ def evaluate(
         some = acted[: effort.endless_episodes]
         done("endless", measure_endless(world, some, steps=effort.endless_steps, seed=seed, sampling=sampling))
     if world.schema.name == "tabletop":
-        told = [e.caption for e in episodes if e.caption]
+        told = [caption for caption in captions(world, episodes) if caption]
         done("text", measure_text(world, told, seed=seed, sampling=sampling))
     upsampled = None
     fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1] == world.upsampler.config.size]

@@ -31,21 +31,22 @@ class Size:
     tokenizer_steps: int
     state_steps: int
     video_steps: int
+    outcome_steps: int
     upsampler_steps: int
 
 
 SIZES = {
     "tiny": Size(
         episodes=24, episode_steps=12, simulated=32, trainer="cpu",
-        tokenizer_steps=20, state_steps=5, video_steps=5, upsampler_steps=5,
+        tokenizer_steps=20, state_steps=5, video_steps=5, outcome_steps=5, upsampler_steps=5,
     ),
     "cpu": Size(
         episodes=2400, episode_steps=24, simulated=6000, trainer="cpu_bf16",
-        tokenizer_steps=7000, state_steps=1500, video_steps=3000, upsampler_steps=1500,
+        tokenizer_steps=7000, state_steps=1500, video_steps=3000, outcome_steps=4000, upsampler_steps=1500,
     ),
     "gpu": Size(
         episodes=12000, episode_steps=24, simulated=20000, trainer="gpu",
-        tokenizer_steps=40000, state_steps=8000, video_steps=30000, upsampler_steps=20000,
+        tokenizer_steps=40000, state_steps=8000, video_steps=30000, outcome_steps=4000, upsampler_steps=20000,
     ),
 }  # fmt: skip
 
@@ -103,6 +104,10 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
             model__tokenizer_path=tokenizer,
         ),
         fit(
+            "outcome", "dynamics/outcome.yaml", size.outcome_steps, model__tokens=simulated, data__tokens=simulated,
+            model__start_from=work / "runs/video/last.ckpt",
+        ),
+        fit(
             "upsampler", "upsampler/small.yaml", size.upsampler_steps,
             model__schema=recording, model__tokenizer_path=tokenizer, data__recording=recording,
         ),
@@ -111,7 +116,7 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
             world / "world.json",
             [
                 "train.export", "--half", "--tokenizer", str(tokenizer), "--tokens", str(tokens), "--out", str(world),
-                "--dynamics", str(work / "runs/video/last.ckpt"), "--upsampler", str(work / "runs/upsampler/last.ckpt"),
+                "--dynamics", str(work / "runs/outcome/last.ckpt"), "--upsampler", str(work / "runs/upsampler/last.ckpt"),
             ],
         ),
         (
@@ -158,6 +163,7 @@ def model_card(size_name: str, work: Path, seed: int) -> str:
         f"* tokenizer {size.tokenizer_steps} steps, {hours(work, 'tokenizer'):.2f} h;",
         f"* dynamics on states alone {size.state_steps} steps, {hours(work, 'state'):.2f} h;",
         f"* dynamics on the whole stream {size.video_steps} steps, {hours(work, 'video'):.2f} h;",
+        f"* what reads reward and end from states {size.outcome_steps} steps, {hours(work, 'outcome'):.2f} h;",
         f"* upsampler {size.upsampler_steps} steps, {hours(work, 'upsampler'):.2f} h.",
         "",
         "## Held-out figures",

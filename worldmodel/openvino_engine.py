@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,18 +49,20 @@ class OpenVINOEngine(Engine):
             ) from None
         self.openvino, self.runtime = openvino, openvino.Core()
         self.requests: dict[tuple[Any, ...], Any] = {}
-        self.threads = torch.get_num_threads()
+        self.threads, self.alone = torch.get_num_threads(), Lock()
         self._fingerprint: str | None = None
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """All of PyTorch's threads become OpenVINO's: two pools wait for work by keeping each other's cores busy."""
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(self.threads)
+        """One step at a time. All of PyTorch's threads become OpenVINO's, for two pools wait for work by keeping each
+        other's cores busy."""
+        with self.alone:
+            self.threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(self.threads)
 
     # -- the step -----------------------------------------------------------------------------------
 

@@ -278,7 +278,7 @@ def same_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("same_threads")
 def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys):
     file = tmp_path / "smoke.json"
-    assert main(["--smoke", "--json", str(file)], load=lambda name, device: FakeWorld()) == 0
+    assert main(["--smoke", "--json", str(file)], load=lambda name, device, engine: FakeWorld()) == 0
     figures = json.loads(file.read_text())
     assert figures["frames_per_s"] == pytest.approx(4 * figures["steps_per_s"], rel=0.01)
     assert figures["steps_per_s"] > 15
@@ -291,7 +291,7 @@ def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys)
 def test_smoke_fails_with_a_sentence_when_nothing_moves(capsys):
     world = FakeWorld()
     world.start = lambda **options: still(FakeWorld().start(seed=1))  # type: ignore[method-assign]
-    assert main(["--smoke"], load=lambda name, device: world) == 1
+    assert main(["--smoke"], load=lambda name, device, engine: world) == 1
     assert "The picture changed in only 0 of 40 steps" in capsys.readouterr().err
 
 
@@ -305,7 +305,7 @@ def still(rollout: Any) -> Any:
     [(["--port", "99999"], "choose another --port"), (["--port", "0"], "no world called")],
 )
 def test_what_prevents_the_demo_is_said_in_a_sentence(options, sentence, capsys):
-    def load(name: str, device: str | None) -> Any:
+    def load(name: str, device: str | None, engine: str) -> Any:
         raise ValueError(f"there is no world called {name!r}")
 
     assert main([*options, "--no-browser"], load=load) == 1

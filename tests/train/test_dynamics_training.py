@@ -217,3 +217,14 @@ def test_a_grown_model_starts_as_the_one_it_grew_from(tmp_path: Path) -> None:
         load_trained(torch.nn.ModuleDict({"net": taller}), str(path), "net.")
     with pytest.raises(ValueError, match="holds no weights for this model: start from a run of the same configuration"):
         load_trained(torch.nn.ModuleDict({"net": torch.nn.Sequential(torch.nn.Linear(3, 4))}), str(path), "net.")
+
+
+def test_further_experts_start_as_the_first(tmp_path: Path) -> None:
+    def network(experts: int) -> torch.nn.ModuleDict:
+        return torch.nn.ModuleDict({"experts": torch.nn.ModuleList(torch.nn.Linear(3, 2) for _ in range(experts))})
+
+    one, three = network(1), network(3)
+    torch.save({"state_dict": one.state_dict()}, tmp_path / "last.ckpt")
+    load_trained(three, str(tmp_path / "last.ckpt"), "")
+    for expert in three["experts"]:  # type: ignore[attr-defined]
+        torch.testing.assert_close(expert.weight, one["experts"][0].weight)  # type: ignore[index]

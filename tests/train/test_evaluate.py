@@ -39,13 +39,25 @@ CONTRACT = {
     "read": "position_error colour_accuracy shape_accuracy material_accuracy",
     "edit": "obeyed obeyed_first_step others_undisturbed",
     "speed": "state_ms video_ms decode_ms upsample_ms whole_ms threads decode_ms_per_frame upsample_ms_per_frame",
+    "modes": "64 raster_step_ms",
+    "endless": (
+        "idle_sharpness_16 idle_palette_16 idle_bodies_drawn_16 idle_bodies_constant_16 "
+        "moving_sharpness_16 moving_palette_16 moving_bodies_drawn_16 moving_bodies_constant_16"
+    ),
+    "text": "attributes_obeyed attributes_obeyed_0 attributes_obeyed_2 count_obeyed colour_obeyed shape_obeyed",
     "upsampler": (
         "psnr_db bicubic_psnr_db regressor_psnr_db one_step_psnr_db two_step_psnr_db four_step_psnr_db "
         "high_band_ratio laplacian_ratio temporal_variance seam_ratio naive_seam_ratio blended_seam_ratio"
     ),
 }
 TINY = Effort(
-    episodes=2, edits_per_episode=1, reads_per_episode=1, upsampled_episodes=1, upsampled_steps=5, timed_steps=2
+    episodes=2,
+    edits_per_episode=1,
+    reads_per_episode=1,
+    upsampled_episodes=1,
+    upsampled_steps=5,
+    timed_steps=8,
+    endless_steps=16,
 )
 SCHEMA = tabletop_schema()
 

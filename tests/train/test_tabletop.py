@@ -199,3 +199,21 @@ def test_captions_are_short_lower_case_and_varied(simulator: Tabletop) -> None:
     assert min(len(text.split()) for text in captions) <= 10
     scene = tabletop_schema().to_dict(torch.from_numpy(simulator.state))
     assert caption(scene, np.random.default_rng(1)) == caption(scene, np.random.default_rng(1))
+
+
+def test_what_a_caption_claims_is_what_its_scene_has():
+    from train.worlds.tabletop_captions import caption, claims
+
+    env, rng, several = Tabletop(physics_only=True), np.random.default_rng(0), 0
+    colours = next(f.names for f in env.schema.entities[0].fields if f.role == "colour")
+    for seed in range(60):
+        _, info = env.reset(seed=seed)
+        scene = env.schema.to_dict(torch.from_numpy(info["state"]))
+        there = [scene[name] for name in ("player", "body_1", "body_2", "body_3") if scene[name]["present"]]
+        for _ in range(4):
+            said = claims(caption(scene, rng), colours)
+            assert len(said) in (1, len(there))
+            several += len(said) > 1
+            for body, claimed in zip(there, said):
+                assert claimed.items() <= body.items()
+    assert several > 100

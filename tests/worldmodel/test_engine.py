@@ -113,3 +113,16 @@ def test_the_benchmark_measures_every_part(tmp_path: Path, monkeypatch, capsys):
     assert numbers["modes"]["1"]["parts_ms"]["draw"] > numbers["modes"]["16"]["parts_ms"]["draw"]
     assert numbers["raster"]["vs_hugging_face"] == pytest.approx(5 / numbers["raster"]["ms_per_id"], rel=0.01)
     assert "vs_hugging_face" in capsys.readouterr().out
+
+
+def test_guidance_makes_a_scene_keep_more_to_its_caption():
+    """With guidance g the logits are untold + g (told - untold): 0 is no caption at all, 1 the caption as it is."""
+    world = tiny_world()
+
+    def scenes(caption: str, guidance: float) -> torch.Tensor:
+        sampling = replace(LIVELY, guidance=guidance)
+        return world.start(caption, seed=list(range(6)), sampling=sampling).state
+
+    assert torch.equal(scenes("a red ball", 0.0), scenes("two bodies", 0.0))
+    assert torch.equal(scenes("", 3.0), scenes("", 1.0))
+    assert not torch.equal(scenes("a red ball", 3.0), scenes("a red ball", 1.0))
