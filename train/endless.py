@@ -1,12 +1,12 @@
 """What becomes of a world that is played for long, or left alone: ``endless`` in an evaluation.
 
-Nothing real is left to compare with after a while, so pictures are judged by what they must keep: how sharp they are,
-which colours they are made of, and that every body is still drawn where the state has it.
+After a while no recording says what should be seen. So pictures are held against what the simulator shows of the same
+states, where there is one and it takes them, and every body must still be drawn where the state has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,47 +14,74 @@ from torch import Tensor
 from tokenizer.clip import Episode
 from tokenizer.state_reader import StateReader
 from train.measurements import Numbers, start
-from train.metrics import laplacian_variance
+from train.metrics import laplacian_variance, psnr
 from worldmodel.rollout import Rollout, Sampling
 from worldmodel.world import World
 
 MARKS = (16, 64, 256, 1024)  # steps
+RECENT = 8  # steps up to a mark that are looked at
 LEVELS = 4  # of each colour channel
+COMPARED = ("psnr_db", "sharpness", "palette")
 HOLD = 8  # steps for which an action is held
 
+Renderer = Callable[[Tensor], Tensor | None]
 
-def measure_endless(world: World, episodes: Sequence[Episode], *, steps: int, seed: int, sampling: Sampling) -> Numbers:
-    """Rollouts from real first frames, with random actions (``moving``) and with none (``idle``), after 16, 64, 256 …
 
-    ``sharpness``: variance of the Laplacian over that of the same episodes' real frames. ``palette``: share of pixels
-    that real frames have in the same coarse colours. ``bodies_drawn``: share of bodies in the picture whose middle
-    shows what it showed at first, rather than what is around it. ``bodies_constant``: share of rollouts with all so.
+def measure_endless(
+    world: World,
+    episodes: Sequence[Episode],
+    *,
+    steps: int,
+    seed: int,
+    sampling: Sampling,
+    render: Renderer | None = None,
+) -> Numbers:
+    """Rollouts from real first frames, with random actions (``moving``) and with none (``idle``), up to 16, 64, 256 …
+    steps.
+
+    ``render`` gives the simulator's picture (H, W, 3) of a state (num_values,), or None where it cannot be. Of eight
+    steps up to the mark, ``plausible`` is the share of states that can be; over these, ``psnr_db`` against the
+    simulator's pictures, ``sharpness``: variance of the Laplacian over theirs, and ``palette``: share of pixels that
+    both have in the same coarse colours. ``bodies_drawn``: share of bodies in the picture whose middle is nearer to
+    what it showed at first than to what was around it; ``bodies_constant``: share of rollouts with all so.
     """
-    real = torch.cat([torch.from_numpy(episode.frames) for episode in episodes])
-    sharp, palette = laplacian_variance(real).mean(), _palette(real)
     reader = StateReader(world.schema) if world.schema.view is not None else None
     generator = torch.Generator().manual_seed(seed)
     numbers: Numbers = {"rows": len(episodes), "steps": steps}
     for name in ("idle", "moving"):
         rollout = start(world, [e.window(0, 0) for e in episodes], seed=seed, sampling=sampling)
         first = None if reader is None else _middles(rollout, reader)
-        action = torch.zeros(len(episodes), dtype=torch.long)
+        action, pairs = torch.zeros(len(episodes), dtype=torch.long), []
         for step in range(1, steps + 1):
             if name == "moving" and step % HOLD == 1:
                 action = torch.randint(len(world.actions), (len(episodes),), generator=generator)
-            frames = rollout.step(action).frames
-            if step not in MARKS:
+            made = rollout.step(action)
+            mark = next((mark for mark in MARKS if mark - RECENT < step <= mark), None)
+            if mark is not None and render is not None:
+                pairs += [(made.frames[row, -1], render(made.state[row])) for row in range(len(episodes))]
+            if step != mark:
                 continue
-            numbers[f"{name}_sharpness_{step}"] = laplacian_variance(frames).mean() / sharp
-            numbers[f"{name}_palette_{step}"] = torch.minimum(_palette(frames), palette).sum()
-            if reader is None or first is None:
-                continue
-            (own, around, there), (middle, _, still) = first, _middles(rollout, reader)
-            shown = (middle - own).square().sum(-1) < (middle - around).square().sum(-1)
-            seen = there & still
-            numbers[f"{name}_bodies_drawn_{step}"] = shown[seen].float().mean()
-            numbers[f"{name}_bodies_constant_{step}"] = (shown | ~seen).all(1).float().mean()
+            if render is not None:
+                taken = [pair for pair in pairs if pair[1] is not None]
+                numbers[f"{name}_plausible_{mark}"] = len(taken) / len(pairs)
+                for key, value in (_compared(taken) if taken else dict.fromkeys(COMPARED)).items():
+                    numbers[f"{name}_{key}_{mark}"] = value
+                pairs = []
+            if reader is not None and first is not None:
+                (own, around, there), (middle, _, still) = first, _middles(rollout, reader)
+                shown = (middle - own).square().sum(-1) < (middle - around).square().sum(-1)
+                seen = there & still
+                numbers[f"{name}_bodies_drawn_{mark}"] = shown[seen].float().mean()
+                numbers[f"{name}_bodies_constant_{mark}"] = (shown | ~seen).all(1).float().mean()
     return numbers
+
+
+def _compared(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
+    """Pictures (H, W, 3) held against the simulator's."""
+    ours, real = (torch.stack(list(pictures)) for pictures in zip(*pairs, strict=True))
+    sharpness = laplacian_variance(ours).mean() / laplacian_variance(real).mean()
+    palette = torch.minimum(_palette(ours), _palette(real)).sum()
+    return dict(zip(COMPARED, (psnr(ours, real).mean(), sharpness, palette), strict=True))
 
 
 def _palette(frames: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from tokenizer.clip import Episode, shrink
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episodes import SPLITS, EpisodeStore
 from train.edit_obedience import EditResult, draw_cases, measure_edits
-from train.endless import measure_endless
+from train.endless import Renderer, measure_endless
 from train.export import read_tokenizer, read_upsampler
 from train.held_out import held_out
 from train.measurements import (
@@ -39,6 +39,7 @@ from train.measurements import (
 from train.modes import measure_modes
 from train.text_obedience import measure_text
 from train.upsampler_quality import measure_upsampler
+from worldmodel.engine import ENGINES
 from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
@@ -182,8 +183,9 @@ def evaluate(
         some = acted[: effort.mode_episodes]
         done("modes", measure_modes(world, some, seed=seed, sampling=sampling, steps=effort.timed_steps // 4))
     if acted:
-        some = acted[: effort.endless_episodes]
-        done("endless", measure_endless(world, some, steps=effort.endless_steps, seed=seed, sampling=sampling))
+        some, render = acted[: effort.endless_episodes], _renderer(world)
+        found = measure_endless(world, some, steps=effort.endless_steps, seed=seed, sampling=sampling, render=render)
+        done("endless", found)
     if world.schema.name == "tabletop":
         told = [caption for caption in captions(world, episodes) if caption]
         done("text", measure_text(world, told, seed=seed, sampling=sampling))
@@ -209,16 +211,40 @@ def evaluate(
     return numbers
 
 
+def _simulator(world: World) -> Any:
+    """What a world was learned from, to draw states and what becomes of them. Raises ValueError if it is not here, and
+    ImportError or RuntimeError if this machine cannot run it."""
+    if world.schema.name != "tabletop":
+        raise ValueError(f"there is no simulator of {world.schema.name!r} to say what should be seen")
+    import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
+    from train.worlds.tabletop import Tabletop
+
+    return Tabletop(world.tokenizer.resolution, segmentation=True)
+
+
+def _renderer(world: World) -> Renderer | None:
+    """The simulator's pictures of states, or None where it cannot be run."""
+    try:
+        env = _simulator(world)
+    except (ImportError, RuntimeError, ValueError):
+        return None
+
+    def render(state: Tensor) -> Tensor | None:
+        scene = world.schema.to_dict(state)
+        scene = {who: of if of.get("present", True) else {"present": False} for who, of in scene.items()}
+        try:
+            return torch.from_numpy(env.reset(seed=0, options={"state": scene})[0])
+        except ValueError:  # bodies in one another, or in a wall
+            return None
+
+    return render
+
+
 def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> EditResult | Numbers:
     """Edits are judged against the simulator: where there is none, the numbers say why."""
     unjudged: Numbers = {"obeyed": None, "obeyed_first_step": None, "others_undisturbed": None}
-    if world.schema.name != "tabletop":
-        return unjudged | {"because": f"there is no simulator of {world.schema.name!r} to say what should be seen"}
     try:
-        import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
-        from train.worlds.tabletop import Tabletop
-
-        env = Tabletop(world.tokenizer.resolution, segmentation=True)
+        env = _simulator(world)
     except (ImportError, RuntimeError, ValueError) as error:
         return unjudged | {"because": str(error)}
     cases = draw_cases(env, episodes, world.tokenizer.resolution, per_episode=effort.edits_per_episode, seed=seed)
@@ -256,6 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ceiling", type=Path, help="checkpoint of a tokenizer that doesn't quantise, to compare with")
     parser.add_argument("--regressor", type=Path, help="checkpoint of an upsampler's regression, to compare with")
     parser.add_argument("--tokens-per-pass", type=int, help="how many ids of a frame are predicted at once")
+    parser.add_argument("--engine", choices=ENGINES, default="torch", help="who computes steps")
     parser.add_argument("--seed", type=int, default=0, help="of sampling, random actions and edits")
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument(
@@ -270,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     threads = choose_threads()
     torch.set_num_threads(threads.count)
     try:
-        world = World.from_pretrained(chosen.world)
+        world = World.from_pretrained(chosen.world, engine=chosen.engine)
         store = EpisodeStore(chosen.recording) if chosen.recording else held_out(effort.episodes)
         if store.schema != world.schema:
             raise ValueError(

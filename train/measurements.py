@@ -41,7 +41,7 @@ from train.metrics import (
     surroundings,
     typical_colours,
 )
-from worldmodel.bench import timed
+from worldmodel.bench import percentiles, timed
 from worldmodel.rollout import Rollout, Sampling
 from worldmodel.world import World
 
@@ -477,7 +477,8 @@ def measure_read(
 def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: Sampling) -> Measured:
     """Milliseconds of a step by part, one row, with the threads torch has now.
 
-    ``video`` are the passes that draw a frame's ids with painting; ``state`` is everything else in a step.
+    ``video`` are the passes that draw a frame's ids with painting (None where the engine makes one graph of a step);
+    ``state`` is everything else in a step.
     """
     rollout = start(world, [clip], seed=seed, sampling=sampling)
     rollout.upsample = world.upsampler is not None
@@ -485,20 +486,18 @@ def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: 
     device = world.device
     with (
         timed(rollout.world.engine, "draw", spent["video"], device),
-        timed(rollout.world.tokenizer, "decode_step", spent["decode"], device),
+        timed(rollout.world.engine, "decode", spent["decode"], device),
         timed(rollout, "_upsampled", spent["upsample"], device),
         timed(rollout, "step", spent["whole"], device),
     ):
         for i in range(steps + 5):
             rollout.step(i // 4 % len(world.actions))
-    took = {name: np.array(times[5:]) for name, times in spent.items()}
+    took = {name: np.array(times[5:]) if times else np.zeros(steps) for name, times in spent.items()}
     took["state"] = took["whole"] - took["video"] - took["decode"] - took["upsample"]
     numbers: Numbers = {"threads": torch.get_num_threads(), "device": str(device), "batch": 1, "steps": steps}
     for name in ("state", "video", "decode", "upsample", "whole"):
-        if name == "upsample" and world.upsampler is None:
-            numbers["upsample_ms"] = None
-            continue
-        numbers[f"{name}_ms"] = {f"p{share}": float(np.percentile(took[name], share)) for share in (50, 95)}
+        measured = name == "state" or spent[name]
+        numbers[f"{name}_ms"] = percentiles(took[name]) if measured else None
     for name in ("decode", "upsample"):
         took_p50 = (numbers[f"{name}_ms"] or {}).get("p50")
         numbers[f"{name}_ms_per_frame"] = took_p50 and took_p50 / world.tokenizer.frames_per_step

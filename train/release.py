@@ -116,7 +116,8 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
             world / "world.json",
             [
                 "train.export", "--half", "--tokenizer", str(tokenizer), "--tokens", str(tokens), "--out", str(world),
-                "--dynamics", str(work / "runs/outcome/last.ckpt"), "--upsampler", str(work / "runs/upsampler/last.ckpt"),
+                "--dynamics", str(work / "runs/outcome/last.ckpt"),
+                "--upsampler", str(work / "runs/upsampler/last.ckpt"),
             ],
         ),
         (

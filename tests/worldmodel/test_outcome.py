@@ -40,6 +40,7 @@ def test_it_learns_a_sharp_threshold_between_two_bodies():
 def test_a_rollout_says_what_is_read_of_the_state_it_led_to():
     world = tiny_world(end=0.0)
     outcome = world.dynamics.outcome
+    assert outcome is not None
     slot = next(slot for slot in PLANE.slots if slot.field.role == "reward")
     with torch.no_grad():
         outcome.head.weight[slot.offset : slot.offset + 2] = 0
