@@ -161,7 +161,8 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
     bodies. ``colour_recall``: of the bodies visible at the ends of steps, the share whose median decoded colour is
     nearer to the body's true median colour in that picture than to the median of what lies around it there and to
     the colours that bodies of every other colour are typically seen in. ``small_body_recall`` and ``_precision``: of
-    the visible bodies of few pixels, the share drawn where they are, and not around (see ``looks_drawn``).
+    the visible bodies of few pixels, the share drawn where they are, and not around (see ``looks_drawn``);
+    ``recorded_small_body_precision`` is what the recording itself gets: bodies of a colour touch, some are glass.
     ``static_id_change``: of the ids of static cells (see ``static_cells``), the share that differ from the previous
     latent frame's. ``temporal_variance``: see ``flicker``. ``error_change``: see there. Keys with ``ceiling`` are of
     another tokenizer, trained alike with a bottleneck that doesn't quantise.
@@ -216,7 +217,8 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
         around.append(beside.flatten(0, 1))
         few = ~true[..., 0].isnan() & ~beside[..., 0].isnan() & (masks.sum((-2, -1)) < SMALL_PIXELS)
         drawn, alone = looks_drawn(decoded[::r], masks, rings, true, beside)
-        small.append(torch.stack([drawn[few], alone[few]], 1))
+        recorded = looks_drawn(frames[::r], masks, rings, true, beside)[1]
+        small.append(torch.stack([drawn[few], alone[few], recorded[few]], 1))
         kinds.append(kind.flatten())
     later = torch.cat(quality["later"])
     use = code_use(torch.cat([ids.flatten() for ids in all_ids]), tokenizer.num_codes)
@@ -245,11 +247,12 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
         if found["body_error"]:
             numbers[f"{prefix}body_psnr{name}_db"] = decibels(torch.cat(found["body_error"]).mean())
     if small and sum(map(len, small)):
-        recall, precision = torch.cat(small).float().mean(0).tolist()
+        recall, precision, recorded = torch.cat(small).float().mean(0).tolist()
         numbers |= {
             "small_bodies": sum(map(len, small)),
             "small_body_recall": recall,
             "small_body_precision": precision,
+            "recorded_small_body_precision": recorded,
         }
     if own:
         true = torch.cat(own)
