@@ -40,15 +40,12 @@ class DynamicsModule(ScheduledModule):
         state_noise: standard deviation of the noise on states, in units of each field's largest change.
         corruption: at most this share of the fed-back video ids is replaced by random ones.
         mode_shares: how often each of ``tokens_per_pass`` is trained.
-        event_weight: how much more a reward or an end weighs than another value: they are rare and all but certain.
         read_pairs: pairs of latent frames of every window from which the state is read in training.
         caption_dropout: share of scenes shown without their caption.
         start_from: a checkpoint of this module whose weights to start from.
         only_outcome: trains nothing but the reader of reward and end, which needs no transformer and little time.
         tokenizer_path: folder of the video tokenizer; with it, sample videos can be drawn.
     """
-
-    slot_weight: Tensor
 
     def __init__(
         self,
@@ -62,7 +59,6 @@ class DynamicsModule(ScheduledModule):
         corruption: float = 0.1,
         change_weight: float = 3.0,
         state_weight: float = 1.0,
-        event_weight: float = 20.0,
         header_weight: float = 0.3,
         read_weight: float = 0.3,
         read_pairs: int = 2,
@@ -85,8 +81,6 @@ class DynamicsModule(ScheduledModule):
         self.state_weight, self.header_weight, self.read_weight = state_weight, header_weight, read_weight
         self.caption_dropout, self.tokenizer_path, self.read_pairs = caption_dropout, tokenizer_path, read_pairs
         self.text: TextTokenizer = store.text
-        events = [slot.field.role in ("reward", "terminated") for slot in self.schema.slots]
-        self.register_buffer("slot_weight", 1 + (event_weight - 1) * torch.tensor(events).float(), persistent=False)
         if start_from:
             load_trained(self, start_from, "dynamics.")
         self.only_outcome = only_outcome
@@ -143,10 +137,10 @@ class DynamicsModule(ScheduledModule):
         low = log_p.gather(-1, targets.low[..., None])[..., 0]
         high = log_p.gather(-1, targets.high[..., None])[..., 0]
         nats = -torch.where(targets.weight > 0, (1 - targets.weight) * low + targets.weight * high, low)
-        foreseen = nats[:, 1:][~batch["skipped"][:, 1:]]  # (steps, S)
-        state, by_step = foreseen.mean(), (foreseen * self.slot_weight).mean(-1)
+        by_step = nats[:, 1:].mean(-1)[~batch["skipped"][:, 1:]]
+        state = by_step.mean()
         # Most steps roll on; what decides where things go are the few in which something is hit.
-        hardness = (by_step / by_step.mean()).detach().clamp(0.3, 5) if disturb else torch.ones_like(by_step)
+        hardness = (by_step / state).detach().clamp(0.3, 5) if disturb else torch.ones_like(by_step)
         first_state = nats[:, 0].mean()
 
         header_ids = self.layout.pack_header(prepared.text, prepared.static)

@@ -14,6 +14,7 @@ import operator
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,7 @@ def evaluate(
         some = acted[: effort.mode_episodes]
         done("modes", measure_modes(world, some, seed=seed, sampling=sampling, steps=effort.timed_steps // 4))
     if acted:
-        some, render = acted[: effort.endless_episodes], _renderer(world)
-        found = measure_endless(world, some, steps=effort.endless_steps, seed=seed, sampling=sampling, render=render)
-        done("endless", found)
+        done("endless", _endless(world, acted, effort, seed, sampling))
     if world.schema.name == "tabletop":
         told = [caption for caption in captions(world, episodes) if caption]
         done("text", measure_text(world, told, seed=seed, sampling=sampling))
@@ -222,22 +221,27 @@ def _simulator(world: World) -> Any:
     return Tabletop(world.tokenizer.resolution, segmentation=True)
 
 
-def _renderer(world: World) -> Renderer | None:
-    """The simulator's pictures of states, or None where it cannot be run."""
+def _endless(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> Numbers:
+    """Held against the simulator's pictures of the states, where it can be run."""
+
+    def measured(render: Renderer | None) -> Numbers:
+        some = episodes[: effort.endless_episodes]
+        return measure_endless(world, some, steps=effort.endless_steps, seed=seed, sampling=sampling, render=render)
+
     try:
         env = _simulator(world)
     except (ImportError, RuntimeError, ValueError):
-        return None
+        return measured(None)
 
     def render(state: Tensor) -> Tensor | None:
-        scene = world.schema.to_dict(state)
-        scene = {who: of if of.get("present", True) else {"present": False} for who, of in scene.items()}
         try:
-            return torch.from_numpy(env.reset(seed=0, options={"state": scene})[0])
+            env.write_state(state.numpy())
         except ValueError:  # bodies in one another, or in a wall
             return None
+        return torch.from_numpy(env.render())
 
-    return render
+    with closing(env):
+        return measured(render)
 
 
 def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> EditResult | Numbers:

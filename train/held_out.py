@@ -7,8 +7,6 @@ whatever its seed. They are the same on every machine. A changed world gets a fo
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -16,22 +14,12 @@ import numpy as np
 
 import train.worlds
 from train.data.episodes import EpisodeStore, EpisodeWriter, RecordingConfig
+from worldmodel.world import cache_folder
 
 FIRST_SEED = 2**31
 NUM_STEPS = 64
 SHARD = 4  # episodes
 RESOLUTION = 128
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/worldmodel``, else ``~/.cache/worldmodel``, else one in the temporary folder."""
-    wished = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(wished) if wished else Path.home() / ".cache") / "worldmodel"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / "worldmodel"
-    return folder
 
 
 def held_out(episodes: int, *, num_steps: int = NUM_STEPS, folder: Path | None = None) -> EpisodeStore:

@@ -65,7 +65,10 @@ def attend(
         query = query * query.shape[-1] ** -0.5
         scores = torch.cat([query @ key.transpose(-2, -1) for key in keys], -1)
         shares = (scores if bias is None else scores + bias).softmax(-1).split([key.shape[2] for key in keys], -1)
-        return sum((share @ value for share, value in zip(shares, values, strict=True)), torch.zeros(()))
+        attended = shares[0] @ values[0]
+        for share, value in zip(shares[1:], values[1:], strict=True):
+            attended = attended + share @ value
+        return attended
     key, value = torch.cat(list(keys), 2), torch.cat(list(values), 2)
     if backend == "flash_attention_2" and bias is None:
         function, _ = _flash_attention()

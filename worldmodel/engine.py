@@ -90,13 +90,10 @@ class Engine:
             chance: uniform numbers (B, S + V).
         """
         past, slots = past.turned(*turn), ids.shape[1]
-        count = 1 + slots
-        begun = state
-        ids, state, kept = self.simulate(
-            sampling, past, actions, ids, begun, cos[:count], sin[:count], chance[:, :slots]
-        )
-        drawn, kept = self.draw(sampling, past, kept, actions, video, state, shown, cos, sin, chance[:, slots:])
-        return Stepped(ids, state, drawn, kept)
+        places = cos[: 1 + slots], sin[: 1 + slots]
+        ids, led, kept = self.simulate(sampling, past, actions, ids, state, *places, chance[:, :slots])
+        drawn, kept = self.draw(sampling, past, kept, actions, video, led, shown, cos, sin, chance[:, slots:])
+        return Stepped(ids, led, drawn, kept)
 
     def simulate(
         self,
@@ -149,11 +146,9 @@ class Engine:
         num_video, settled = previous.shape[1], kept.keys.shape[3]
         k = sampling.tokens_per_pass or self.world.dynamics.config.tokens_per_pass[0]
         canvas = self.canvas(actions, previous, state, shown, k)
-        if k < num_video:  # laid together once, with room for the whole step: passes differ in what is hidden alone
-            past, kept = past.followed_by(kept).with_room(num_video), kept.with_room(num_video)
-        else:
-            past = past.followed_by(kept)
-        fed, drawn = previous[:, -k:], []
+        past, fed, drawn = past.followed_by(kept), previous[:, -k:], []
+        if k < num_video:  # laid together once, with room for what is drawn: passes differ in what is hidden alone
+            past = past.with_room(num_video)
         for begin in range(0, num_video, k):
             here, slots = slice(begin, begin + k), slice(settled + begin, settled + begin + k)
             fed, new = self.video_pass(
@@ -164,9 +159,8 @@ class Engine:
             drawn.append(fed)
             if k == num_video:
                 return fed, join([kept, new])
-            kept.fill(slots, new)
             past.fill(num_video - begin, new)
-        return torch.cat(drawn, 1), kept
+        return torch.cat(drawn, 1), past.video[-1].last(settled + num_video)
 
     def canvas(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
         """See ``Dynamics.canvas``."""

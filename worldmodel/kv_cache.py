@@ -41,14 +41,15 @@ class Past:
 
     def with_room(self, size: int) -> Past:
         """All in one piece, with room at its end that nobody sees before it is filled."""
-        whole = join(self.pieces).with_room(size)
-        return Past([], [whole], F.pad(self.seen, (0, size)))
+        whole = join(self.pieces)
+        keys, values = (F.pad(x, (0, 0, 0, size)) for x in (whole.keys, whole.values))
+        return Past([], [KeysValues(keys, values)], F.pad(self.seen, (0, size)))
 
     def fill(self, left: int, new: KeysValues) -> None:
         """Writes keys and values where ``left`` places of the room are left, and shows them."""
         end = self.seen.shape[1]
-        slots = slice(end - left, end - left + new.keys.shape[3])
-        self.video[-1].fill(slots, new)
+        slots, room = slice(end - left, end - left + new.keys.shape[3]), self.video[-1]
+        room.keys[..., slots, :], room.values[..., slots, :] = new.keys, new.values
         self.seen[:, slots] = True
 
     def turned(self, cos: Tensor, sin: Tensor) -> Past:

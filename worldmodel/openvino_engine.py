@@ -7,7 +7,6 @@ are traced and compiled when they are first needed (some seconds), and kept in t
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -143,8 +142,10 @@ class OpenVINOEngine(Engine):
     def _compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Any:
         """An inference request of its own for a function with inputs of these shapes."""
         shapes = " ".join("x".join(map(str, tensor.shape)) for tensor in given)
+        from worldmodel.world import cache_folder
+
         label = hashlib.sha256(f"{self.fingerprint} {name} {shapes}".encode()).hexdigest()[:20]
-        graph_file = cache_folder() / f"{name.split()[0]}-{label}.xml"
+        graph_file = cache_folder() / "openvino" / f"{name.split()[0]}-{label}.xml"
         if graph_file.is_file():
             graph = self.runtime.read_model(graph_file)
         else:
@@ -214,9 +215,3 @@ class _Traced(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return self.call(*tensors)
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/worldmodel/openvino``, else under ``~/.cache``."""
-    wished = os.environ.get("XDG_CACHE_HOME")
-    return (Path(wished) if wished else Path.home() / ".cache") / "worldmodel" / "openvino"

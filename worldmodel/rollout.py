@@ -138,7 +138,7 @@ class Rollout:
         )  # fmt: skip
         self.cache.commit(made.kept)
         begun, self._shown = self.state, made.state  # an edited state is begun from, though no picture showed it
-        self.state, self._state_ids, self._video = made.state.clone(), made.ids, made.video
+        self.state, self._state_ids, self._video = made.state, made.ids, made.video
         self.time += 1
         self.frames = world.engine.decode(made.video.unflatten(1, layout.grid), self.pixels, made.state, begun)
         return begun

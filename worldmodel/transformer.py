@@ -154,12 +154,8 @@ class KeysValues:
     keys: Tensor
     values: Tensor
 
-    def with_room(self, size: int) -> KeysValues:
-        """A copy with so many empty places at its end."""
-        return KeysValues(F.pad(self.keys, (0, 0, 0, size)), F.pad(self.values, (0, 0, 0, size)))
-
-    def fill(self, slots: slice, new: KeysValues) -> None:
-        self.keys[..., slots, :], self.values[..., slots, :] = new.keys, new.values
+    def last(self, count: int) -> KeysValues:
+        return KeysValues(self.keys[..., -count:, :], self.values[..., -count:, :])
 
 
 @dataclass(frozen=True)

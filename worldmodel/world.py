@@ -7,6 +7,8 @@ and safetensors weights; nothing in it can run code. A bundled world is asked fo
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -253,6 +255,17 @@ class World:
             attention=attention,
             engine=engine,
         )
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/worldmodel``, else ``~/.cache/worldmodel``, else one in the temporary folder."""
+    wished = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(wished) if wished else Path.home() / ".cache") / "worldmodel"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / "worldmodel"
+    return folder
 
 
 def _find(name: str | Path) -> Path:

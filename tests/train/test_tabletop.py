@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 
 import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
 from train.worlds.tabletop import ACTIONS, BODIES, VIEW, Tabletop, tabletop_schema
-from train.worlds.tabletop_captions import caption
+from train.worlds.tabletop_captions import caption, claims
 
 NORTH, EAST, ORBIT_RIGHT = (ACTIONS.index(name) for name in ("north", "east", "orbit_right"))
 
@@ -202,8 +202,6 @@ def test_captions_are_short_lower_case_and_varied(simulator: Tabletop) -> None:
 
 
 def test_what_a_caption_claims_is_what_its_scene_has():
-    from train.worlds.tabletop_captions import caption, claims
-
     env, rng, several = Tabletop(physics_only=True), np.random.default_rng(0), 0
     colours = next(f.names for f in env.schema.entities[0].fields if f.role == "colour")
     for seed in range(60):

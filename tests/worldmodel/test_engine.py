@@ -11,7 +11,7 @@ import torch
 
 from worldmodel import bench
 from worldmodel.rollout import Beginning, Rollout, Sampling
-from worldmodel.world import World
+from worldmodel.world import World, cache_folder
 
 from .tiny_world import LIVELY, STATELESS, tiny_world
 
@@ -67,7 +67,7 @@ def test_openvino_takes_worlds_without_a_state_or_anchors():
 @pytest.mark.slow
 @pytest.mark.usefixtures("_graphs")
 def test_graphs_are_kept_for_the_next_time_and_made_anew_for_other_weights(monkeypatch):
-    from worldmodel.openvino_engine import OpenVINOEngine, cache_folder
+    from worldmodel.openvino_engine import OpenVINOEngine
 
     world, exported = tiny_world(), []
     export = OpenVINOEngine._export
@@ -79,7 +79,7 @@ def test_graphs_are_kept_for_the_next_time_and_made_anew_for_other_weights(monke
         return len(exported)
 
     made = play(world)
-    assert made == len(list(cache_folder().glob("*.xml"))) > 0
+    assert made == len(list((cache_folder() / "openvino").glob("*.xml"))) > 0
     assert play(world) == 0
     with torch.no_grad():
         world.dynamics.norm.weight.mul_(1.1)

@@ -19,6 +19,7 @@ _MATERIALS = {
     "wood": ("wooden", "wood"),
     "glass": ("glass",),
 }
+_SLOW, _FAST = ("slides", "moves", "drifts"), ("shoots", "moves fast", "races")
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -71,7 +72,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         if not moving:
             return pick("nothing else moves", "the rest lies still", "all is at rest", "the others wait")
         name = max(moving, key=speed)
-        how = pick("slides", "moves", "drifts") if speed(name) < 0.45 else pick("shoots", "moves fast", "races")
+        how = pick(*_SLOW) if speed(name) < 0.45 else pick(*_FAST)
         vx, vy = scene[name]["velocity"]
         towards = ("east" if vx > 0 else "west") if abs(vx) > abs(vy) else ("north" if vy > 0 else "south")
         return f"the {noun(name, full=False)} {how} {towards}"
@@ -126,20 +127,14 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return text
 
 
-_WORDS = {"shape": _SHAPES, "material": _MATERIALS}
-_MOTION = "slides|moves|drifts|shoots|races"
-
-
 def claims(text: str, colours: tuple[str, ...]) -> list[dict[str, str]]:
     """What a caption says its bodies are, the player's first: ``colour`` and ``shape``, and ``material`` if it does.
 
-    A caption that names more than one body names them all.
+    A caption that names more than one body names them all. Who is said to move was named before.
     """
-    said = {field: {word: name for name, words in kinds.items() for word in words} for field, kinds in _WORDS.items()}
-    materials, shapes = ("|".join(said[field]) for field in ("material", "shape"))
-    noun = rf"\b({'|'.join(colours)}) (?:({materials}) )?({shapes})\b(?! (?:{_MOTION}))"
-    found = [
-        {"colour": colour, "material": said["material"].get(material, ""), "shape": said["shape"][shape]}
-        for colour, material, shape in re.findall(noun, text)
-    ]
-    return [{field: name for field, name in body.items() if name} for body in found]
+    shape, material = (
+        {word: name for name, words in kinds.items() for word in words} for kinds in (_SHAPES, _MATERIALS)
+    )
+    colour, stuff, form, moves = ("|".join(words) for words in (colours, material, shape, (*_SLOW, *_FAST)))
+    found = re.findall(rf"\b({colour}) (?:({stuff}) )?({form})\b(?! (?:{moves}))", text)
+    return [{"colour": c, "shape": shape[f]} | ({"material": material[m]} if m else {}) for c, m, f in found]
