@@ -14,8 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.camera import cell_centres, unproject
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.scene_schema import SceneSchema, View
 from tokenizer.state_reader import Seen, StateMotion, StateReader
+
+
+def tile_middles(view: View) -> Tensor:
+    """Where the tiles of a plane lie, (rows * columns, 2), in the positions' units."""
+    low, high = torch.tensor(view.tiles_low), torch.tensor(view.tiles_high)
+    return low + cell_centres(view.tiles) * (high - low)
 
 
 class ScenePainter(nn.Module):
@@ -24,12 +30,14 @@ class ScenePainter(nn.Module):
     Besides offsets, a cell is told which of ``samples`` x ``samples`` points in it each body covers: its disc, at
     ``moments`` evenly spaced moments of the step, and at its end the square and the circle that it would have as
     footprint, at its bottom, middle and top. Where a light turns, a point is also told where on the floor it lies
-    from the body, along the light and across. So edges and shadows need not be learned from offsets alone.
+    from the body, along the light and across. So edges and shadows need not be learned from offsets alone. Where there
+    are tiles, each point is also told whether one stands there.
     """
 
     OCTAVES = 3  # of floor coordinates
 
     cells: Tensor
+    tile: Tensor
     scale: Tensor
     down: Tensor
     across: Tensor
@@ -76,6 +84,16 @@ class ScenePainter(nn.Module):
         self.scene = nn.Linear(2 * self.read.num_scene, hidden)
         self.floor = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, width)
+        self.tiles = None
+        if self.read.tiles is not None:
+            low, high = torch.tensor(schema.view.tiles_low), torch.tensor(schema.view.tiles_high)
+            at = (unproject(schema.view, points, None) - low) / (high - low) * torch.tensor(schema.view.tiles[::-1])
+            column, row = at.floor().long().unbind(-1)
+            inside = (row >= 0) & (row < schema.view.tiles[0]) & (column >= 0) & (column < schema.view.tiles[1])
+            tile = torch.where(inside, row * schema.view.tiles[1] + column, schema.view.tiles[0] * schema.view.tiles[1])
+            tile = tile.view(rows, samples, columns, samples).transpose(1, 2).reshape(rows * columns, -1)
+            self.register_buffer("tile", tile, persistent=False)  # which one each point of each cell lies in
+            self.tiles = nn.Linear(2 * samples**2, hidden, bias=False)
 
     def _offset_features(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets of cells from bodies, (N, cells, bodies, 8), and how near they are, (N, cells, bodies)."""
@@ -154,11 +172,15 @@ class ScenePainter(nn.Module):
         painted = (body * weight[..., None].to(dtype)).sum(2)
         floor, scene = self._floor_features(state, previous), torch.cat([seen.scene, before.scene], -1)
         place = self.place(floor.to(dtype)) + self.scene(scene.to(dtype))[:, None]
+        if self.tiles is not None:
+            stands = [F.pad(x[:, self.read.tiles], (0, 1))[:, self.tile] for x in (state, previous)]
+            place = place + self.tiles(torch.cat(stands, -1).to(dtype))
         return self.out(painted + self.floor(F.gelu(place)))
 
 
 class StatePainter(nn.Module):
-    """An embedding for every state slot: its own entity's values, the bodies around it and the bounds it may meet.
+    """An embedding for every state slot: its own entity's values, the bodies around it, and the bounds and tiles it may
+    meet; for tiles, the bodies that may meet them.
 
     Bounds are the ends of a position's range, where the walls of a walled world stand.
     """
@@ -197,6 +219,7 @@ class StatePainter(nn.Module):
             ("slot_body", [body_of.get(entity, len(body_of)) for entity in slots]),
         ):
             self.register_buffer(name, torch.tensor(table, dtype=torch.long), persistent=False)
+        self.tiles = TilePainter(schema, self.read, width) if self.read.tiles is not None else None
         bodies = [schema.entities[i].fields for i in self.read.bodies]
         ranges = [next((f.low, f.high) for f in fields if f.role == "position") for fields in bodies]
         angles = [[f.high - f.low for f in fields if f.role == "orientation" and f.periodic] for fields in bodies]
@@ -215,11 +238,15 @@ class StatePainter(nn.Module):
         if not self.read.bodies:
             return slots
         met = self._around(seen, dtype) + self._bounds(seen, dtype)
+        if self.tiles is not None:
+            hit, hitting = self.tiles(state, seen)
+            met, slots = met + hit, slots + hitting
         return slots + F.pad(met, (0, 0, 0, 1))[:, self.slot_body].to(slots)
 
     def matrices(self) -> list[nn.Parameter]:
         """Its weights but the biases, for an optimizer that treats matrices apart."""
-        layers = (self.own, self.pairs, self.first, self.second, self.mix, self.out, self.bounds, self.bounded)
+        layers = [self.own, self.pairs, self.first, self.second, self.mix, self.out, self.bounds, self.bounded]
+        layers += [] if self.tiles is None else [self.tiles]
         return [p for layer in layers for p in layer.parameters() if p.dim() == 2]
 
     def _around(self, seen: Seen, dtype: torch.dtype) -> Tensor:
@@ -266,3 +293,63 @@ class StatePainter(nn.Module):
         met = torch.cat([gap.clamp(-2, 2), near, nearer, near * approach, seen.orientation], -1)
         hidden = F.gelu(self.bounds(torch.cat([met, seen.kind], -1).to(dtype)))
         return self.bounded(hidden)
+
+
+class TilePainter(nn.Module):
+    """What bodies and tiles meet in each other on the way that a body takes if nothing stops it.
+
+    Every pair of a body and a tile is told how they lie, in sizes of a tile, and which of the tile's neighbours stand;
+    only what comes near counts.
+    """
+
+    FEATURES = 19
+
+    middles: Tensor
+    extent: Tensor
+    slot_tiles: Tensor
+    of_tiles: Tensor
+
+    def __init__(self, schema: SceneSchema, read: StateReader, width: int, hidden: int = 48, told: int = 16) -> None:
+        super().__init__()
+        view = schema.view
+        assert view is not None
+        assert read.tiles is not None
+        self.read, self.grid, self.seconds = read, view.tiles, schema.frames_per_step / schema.fps
+        size = (torch.tensor(view.tiles_high) - torch.tensor(view.tiles_low)) / torch.tensor(view.tiles[::-1])
+        start, count = read.tiles.start, view.tiles[0] * view.tiles[1]
+        slots = [
+            [c - start for c in range(s.columns.start, s.columns.stop)] if s.field.role == "tiles" else []
+            for s in schema.slots
+        ]
+        slot_tiles = torch.tensor([[*tiles, *[count] * (8 - len(tiles))] for tiles in slots])
+        for name, table in (
+            ("middles", tile_middles(view)),
+            ("extent", size / 2),
+            ("slot_tiles", slot_tiles),  # (slots, 8); count for none
+            ("of_tiles", torch.tensor([[float(bool(tiles))] for tiles in slots])),
+        ):
+            self.register_buffer(name, table, persistent=False)
+        self.pairs = nn.Linear(self.FEATURES, hidden)
+        self.kinds = nn.Linear(read.num_kind, hidden, bias=False)
+        self.mix = nn.Linear(hidden, hidden)
+        self.hit = nn.Linear(hidden, width, bias=False)
+        self.hitting = nn.Linear(hidden, told, bias=False)
+        self.slots = nn.Linear(8 * told, width)
+
+    def forward(self, state: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        """States (N, num_values) to what bodies, (N, bodies, width), and the state's slots, (N, slots, width), meet."""
+        dtype, stands = self.mix.weight.dtype, state[:, self.read.tiles]
+        position, way = seen.position[..., :2], seen.velocity[..., :2] * self.seconds
+        offset = (self.middles.to(state) - position[:, :, None]) / self.extent.to(state)  # (N, bodies, tiles, 2)
+        way = (way / self.extent.to(state))[:, :, None].expand_as(offset)
+        along = ((offset * way).sum(-1, keepdim=True) / way.square().sum(-1, keepdim=True).clamp_min(1e-4)).clamp(0, 1)
+        closest = offset - along * way  # from the nearest point of the way
+        near = torch.exp(-closest.square().sum(-1, keepdim=True) / 16)
+        around = F.unfold(stands.unflatten(1, (1, *self.grid)), 3, padding=1).transpose(1, 2)  # (N, tiles, 9)
+        told = [offset.clamp(-8, 8) / 4, way / 4, closest.clamp(-8, 8) / 4, torch.tanh(closest), along, near]
+        told += [around[:, None].expand(-1, offset.shape[1], -1, -1)]
+        hidden = self.pairs(torch.cat(told, -1).to(dtype)) + self.kinds(seen.kind.to(dtype))[:, :, None]
+        hidden = F.gelu(self.mix(F.gelu(hidden))) * (near * seen.present[:, :, None, None]).to(dtype)
+        hit = self.hit((hidden * stands[:, None, :, None].to(dtype)).sum(2))
+        hitting = F.pad(self.hitting(hidden.sum(1)), (0, 0, 0, 1))[:, self.slot_tiles].flatten(2)
+        return hit, self.slots(hitting) * self.of_tiles.to(dtype)

@@ -37,6 +37,7 @@ class Field:
     ``size`` components share one specification and take one id each (a 2-D position has size 2), except
     for ``bits``, whose ``size`` flags are packed eight to an id. ``periodic`` values wrap between ``low``
     and ``high``. ``change`` is the largest change per step that the change bins reach; larger ones saturate.
+    For ``bits`` it is 1: a step's id then says which of the eight flip.
     """
 
     name: str
@@ -58,7 +59,10 @@ class Field:
             raise ValueError(f"field {self.name!r}: a continuous field needs low < high and at least 2 bins")
         if self.kind == "categorical" and len(self.names) < 1:
             raise ValueError(f"field {self.name!r}: a categorical field needs the names of its categories")
-        if self.change is not None and (self.kind != "continuous" or self.static or self.change <= 0):
+        if self.change is not None and self.kind == "bits" and (self.static or self.change != 1):
+            raise ValueError(f"field {self.name!r}: only dynamic bits flip, and by a change of 1")
+        moves = self.kind == "continuous" and not self.static and (self.change or 0) > 0
+        if self.change is not None and self.kind != "bits" and not moves:
             raise ValueError(
                 f"field {self.name!r}: only a dynamic continuous field can be written as a positive change"
             )
@@ -80,7 +84,9 @@ class Field:
 
     @property
     def num_change(self) -> int:
-        return self.change_bins if self.change is not None else 0
+        if self.change is None:
+            return 0
+        return 256 if self.kind == "bits" else self.change_bins
 
     @property
     def num_ids(self) -> int:
@@ -201,6 +207,9 @@ class View:
     in the positions' units. ``orbit``: a pinhole camera ``distance`` from ``target``, ``elevation`` radians
     above the horizontal, ``fovy`` radians high, at the azimuth told by the dynamic field ``azimuth_of``
     ("entity.field"); bodies stand on z = 0 and their middles are ``size`` above it.
+
+    Of a plane, the flags of the field ``tiles_of`` may be tiles that stand or are gone: ``tiles`` (rows, columns), row
+    by row, over the rectangle from ``tiles_low`` to ``tiles_high`` in the positions' units.
     """
 
     kind: Literal["plane", "orbit"]
@@ -211,6 +220,20 @@ class View:
     fovy: float = pi / 4
     target: tuple[float, float, float] = (0.0, 0.0, 0.0)
     azimuth_of: str = "camera.azimuth"
+    tiles_of: str = ""
+    tiles: tuple[int, int] = (0, 0)
+    tiles_low: tuple[float, float] = (0.0, 0.0)
+    tiles_high: tuple[float, float] = (1.0, 1.0)
+
+
+def pack_bits(flags: Tensor) -> Tensor:
+    """Up to eight flags, bool (..., n), as the bits of one number, int64 (...)."""
+    return (flags * 2 ** torch.arange(flags.shape[-1], device=flags.device)).sum(-1)
+
+
+def unpack_bits(numbers: Tensor, count: int) -> Tensor:
+    """The lowest bits of numbers (...), bool (..., count)."""
+    return ((numbers[..., None] >> torch.arange(count, device=numbers.device)) & 1).bool()
 
 
 @dataclass(frozen=True)
@@ -317,16 +340,19 @@ class SceneSchema:
         slots = self.static_slots if coding == "static" else self.slots
         out = values.new_zeros((*values.shape[:-1], len(slots)), dtype=torch.long)
         for i, slot in enumerate(slots):
-            here = values[..., slot.columns]
+            here, first = values[..., slot.columns], slot.offset
             if coding == "change" and slot.field.change is not None:
                 assert previous is not None
+                first += slot.field.num_absolute
+                if slot.field.kind == "bits":
+                    out[..., i] = pack_bits((here > 0.5) != (previous[..., slot.columns] > 0.5)) + first
+                    continue
                 change = slot.field.difference(here, previous[..., slot.columns])
-                out[..., i] = slot.field.encode_change(change)[..., 0] + slot.offset + slot.field.num_absolute
+                out[..., i] = slot.field.encode_change(change)[..., 0] + first
             elif slot.field.kind == "bits":
-                flags = torch.nn.functional.pad((here > 0.5).long(), (0, 8 - here.shape[-1]))
-                out[..., i] = (flags * 2 ** torch.arange(8, device=values.device)).sum(-1) + slot.offset
+                out[..., i] = pack_bits(here > 0.5) + first
             else:
-                out[..., i] = slot.field.encode_absolute(here)[..., 0] + slot.offset
+                out[..., i] = slot.field.encode_absolute(here)[..., 0] + first
         return out
 
     def decode(self, ids: Tensor, coding: Coding, onto: Tensor) -> Tensor:
@@ -339,15 +365,17 @@ class SceneSchema:
         slots = self.static_slots if coding == "static" else self.slots
         out = onto.clone()
         for i, slot in enumerate(slots):
-            local = ids[..., i : i + 1] - slot.offset
-            if coding == "change" and slot.field.change is not None:
-                change = slot.field.decode_change(local - slot.field.num_absolute)
+            local, changes = ids[..., i] - slot.offset, coding == "change" and slot.field.change is not None
+            if changes:
+                local = local - slot.field.num_absolute
+            if slot.field.kind == "bits":
+                flags = unpack_bits(local, slot.columns.stop - slot.columns.start)
+                out[..., slot.columns] = (flags != (onto[..., slot.columns] > 0.5) if changes else flags).float()
+            elif changes:
+                change = slot.field.decode_change(local[..., None])
                 out[..., slot.columns] = slot.field.legal(onto[..., slot.columns] + change)
-            elif slot.field.kind == "bits":
-                width = slot.columns.stop - slot.columns.start
-                out[..., slot.columns] = ((local >> torch.arange(8, device=ids.device)) & 1)[..., :width].float()
             else:
-                out[..., slot.columns] = slot.field.decode_absolute(local)
+                out[..., slot.columns] = slot.field.decode_absolute(local[..., None])
         return out
 
     def legal_ranges(self, coding: Coding) -> Tensor:

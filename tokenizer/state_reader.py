@@ -107,13 +107,16 @@ class StateReader(nn.Module):
             (e, f)
             for e in schema.entities
             for f in e.fields
-            if e not in entities and f.role not in ("reward", "terminated")
+            if e not in entities and f.role not in ("reward", "terminated", "tiles")
         ]
         self._keep("rest", [i for e, f in scene for i in self.inputs_of(e, f)], torch.long)
         self.num_scene = len(self.rest)
         # The column of the light's angle about the vertical, if there is one.
         lights = [self._columns(e, f)[0] for e, f in scene if f.role == "light" and f.periodic]
         self.light = lights[0] if lights else None
+        # Where the tiles of a plane stand in the state, if there are any.
+        tiled = schema.view is not None and bool(schema.view.tiles_of)
+        self.tiles = schema.columns(*schema.view.tiles_of.split(".")) if schema.view is not None and tiled else None
 
     def _keep(self, name: str, values: Sequence[Any], dtype: torch.dtype, shape: tuple[int, ...] = (-1,)) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=dtype).reshape(shape), persistent=False)

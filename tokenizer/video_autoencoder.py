@@ -24,7 +24,10 @@ from tokenizer.state_reader import StateMotion
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTokenizerConfig:
-    """Sizes of the tokenizer. ``patch`` pixels are folded away first, then 2x2 patches make one cell."""
+    """Sizes of the tokenizer. ``patch`` pixels are folded away first, then 2x2 patches make one cell.
+
+    ``edge`` is the width in pixels of the edges that are drawn from a state: see ``coverage`` in `ray_casting.py`.
+    """
 
     resolution: int = 64
     frames_per_step: int = 4
@@ -36,6 +39,7 @@ class VideoTokenizerConfig:
     detail_width: int = 64
     detail_blocks: int = 1
     shader_width: int = 32
+    edge: float = 1.0
     temporal_kernel: int = 2
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
@@ -119,7 +123,7 @@ class Decoder(nn.Module):
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
         self.layer = self.motion = self.correct = None
         if schema is not None:
-            self.layer = StateLayer(schema, config.resolution, hidden=config.shader_width)
+            self.layer = StateLayer(schema, config.resolution, hidden=config.shader_width, edge=config.edge)
             self.motion = StateMotion(schema, held=("light",))
             self.correct = nn.Conv2d(detail, config.patch_values, 1)
             nn.init.zeros_(self.correct.weight)

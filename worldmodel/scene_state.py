@@ -17,7 +17,7 @@ from math import asinh
 import torch
 from torch import Tensor, nn
 
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.scene_schema import SceneSchema, pack_bits, unpack_bits
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ChangeTargets:
 
 
 class StateCodec(nn.Module):
-    """Steps a state vector forward by ids. Holds no weights. Slots with bits ids are not stepped by change."""
+    """Steps a state vector forward by ids. Holds no weights."""
 
     NEIGHBOURHOOD = 8
 
@@ -51,7 +51,7 @@ class StateCodec(nn.Module):
         super().__init__()
         self.schema = schema
         slots = schema.slots
-        moving = [i for i, s in enumerate(slots) if s.field.change is not None]
+        moving = [i for i, s in enumerate(slots) if s.field.change is not None and s.field.kind == "continuous"]
         self.num_slots = len(slots)
 
         def table(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -79,6 +79,7 @@ class StateCodec(nn.Module):
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
         self.rest = [(i, s) for i, s in enumerate(slots) if s.field.change is None]
+        self.flips = [(i, s) for i, s in enumerate(slots) if s.field.change is not None and s.field.kind == "bits"]
 
     def _changes(self, values: Tensor, previous: Tensor) -> Tensor:
         change = values[..., self.column] - previous[..., self.column]
@@ -99,6 +100,10 @@ class StateCodec(nn.Module):
         out[..., self.column] = values[..., self.column] + noise * self.largest
         return self.legal(out)
 
+    def deviation(self, values: Tensor, others: Tensor) -> Tensor:
+        """How far states (..., F) lie apart in units of each field's largest change, (..., moving)."""
+        return self._changes(values, others).abs() / self.largest
+
     def settled(self, values: Tensor) -> Tensor:
         """Takes what is within half a bin of zero to be at rest: with an even number of bins, zero lies between two.
 
@@ -116,12 +121,12 @@ class StateCodec(nn.Module):
         below = torch.minimum(place.floor().long(), self.middle - 1)
         low = torch.zeros(*values.shape[:-1], self.num_slots, dtype=torch.long, device=values.device)
         for i, slot in self.rest:
-            flags = values[..., slot.columns]
-            if slot.field.kind == "bits":
-                powers = 2 ** torch.arange(flags.shape[-1], device=values.device)
-                low[..., i] = ((flags > 0.5) * powers).sum(-1) + slot.offset
-            else:
-                low[..., i] = slot.field.encode_absolute(flags)[..., 0] + slot.offset
+            here = values[..., slot.columns]
+            local = pack_bits(here > 0.5) if slot.field.kind == "bits" else slot.field.encode_absolute(here)[..., 0]
+            low[..., i] = local + slot.offset
+        for i, slot in self.flips:
+            flipped = (values[..., slot.columns] > 0.5) != (previous[..., slot.columns] > 0.5)
+            low[..., i] = pack_bits(flipped) + slot.offset + slot.field.num_absolute
         high, weight = low.clone(), torch.zeros(low.shape, device=values.device)
         ids = below + self.middle + self.first
         a, b = self.centres[ids], self.centres[ids + 1]
@@ -145,16 +150,20 @@ class StateCodec(nn.Module):
         change = (mass * self.centres[around]).sum(-1) / mass.sum(-1).clamp_min(1e-9)
         out = previous.clone()
         out[:, self.column] = previous[:, self.column] + change
-        return self.set_absolute(self.legal(out), ids)
+        out = self.set_absolute(self.legal(out), ids)
+        for i, slot in self.flips:
+            here = previous[:, slot.columns]
+            flipped = unpack_bits(ids[:, i] - slot.offset - slot.field.num_absolute, here.shape[1])
+            out[:, slot.columns] = ((here > 0.5) != flipped).to(out)
+        return out
 
     def set_absolute(self, values: Tensor, ids: Tensor) -> Tensor:
         """States (B, F) in which the fields that do not go by changes are what ids (B, S) say."""
         out = values.clone()
         for i, slot in self.rest:
-            local = ids[:, i : i + 1] - slot.offset
+            local, width = ids[:, i] - slot.offset, slot.columns.stop - slot.columns.start
             if slot.field.kind == "bits":
-                width = slot.columns.stop - slot.columns.start
-                out[:, slot.columns] = ((local >> torch.arange(width, device=ids.device)) & 1).to(out)
+                out[:, slot.columns] = unpack_bits(local, width).to(out)
             else:
-                out[:, slot.columns] = slot.field.decode_absolute(local).to(out)
+                out[:, slot.columns] = slot.field.decode_absolute(local[:, None]).to(out)
         return out

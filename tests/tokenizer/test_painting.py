@@ -124,3 +124,50 @@ def test_a_scene_that_holds_no_bodies_is_painted_too():
 def test_a_schema_without_a_view_cannot_be_painted():
     with pytest.raises(ValueError, match="the schema 'plane' has no view: without it, bodies cannot be placed"):
         ScenePainter(replace(PLANE, view=None), (4, 4), 24)
+
+
+# Four by two tiles over the upper half of the plane, and a ball.
+BALL = (
+    Field(name="position", kind="continuous", role="position", size=2, low=-0.5, high=0.5, bins=32, change=0.2),
+    Field(name="velocity", kind="continuous", role="velocity", size=2, low=-2, high=2, bins=32, change=1),
+)
+BRICKS = Field(name="bricks", kind="bits", role="tiles", size=8, change=1)
+TILED = SceneSchema(
+    name="tiled",
+    fps=10,
+    view=replace(FLAT, tiles_of="wall.bricks", tiles=(2, 4), tiles_low=(-0.5, 0.5), tiles_high=(0.5, 0.0)),
+    entities=(Entity(name="ball", fields=BALL), Entity(name="wall", fields=(BRICKS,))),
+)
+
+
+def tiled_state(position: tuple[float, float], velocity: tuple[float, float] = (0, 0)) -> Tensor:
+    return TILED.write(torch.ones(1, TILED.num_values), {"ball": {"position": position, "velocity": velocity}})
+
+
+def test_a_tile_is_painted_where_it_stands():
+    painter, state = shaken(ScenePainter(TILED, (4, 4), 8), 0.3), tiled_state((0.0, -0.4))
+    gone = state.clone()
+    gone[:, TILED.columns("wall", "bricks").start + 6] = 0  # second row, third column
+    changed = (painter(gone, state) != painter(state, state)).any(-1).nonzero()[:, 1]
+    assert changed.tolist() == [6]
+
+
+def test_a_body_and_the_tiles_on_its_way_are_told_of_each_other():
+    painter = shaken(StatePainter(TILED, 8), 0.3)
+    far, near, coming = (
+        tiled_state(at, way) for at, way in (((-0.49, -0.49), (0, 0)), ((0.1, -0.1), (0, 0)), ((-0.49, -0.49), (2, 2)))
+    )
+
+    def told(state: Tensor) -> tuple[Tensor, Tensor]:
+        """How much the ball's slots and the wall's differ from what they are without the tile before it."""
+        gone = state.clone()
+        gone[:, TILED.columns("wall", "bricks").start + 6] = 0
+        met, alone = (painter.tiles(x, painter.read(x)) for x in (state, gone))
+        return tuple((a - b).abs().max() for a, b in zip(met, alone, strict=True))
+
+    assert told(near)[0] > 4 * told(far)[0]
+    assert told(coming)[0] > 4 * told(far)[0]
+    assert told(near)[1] > 4 * told(far)[1]
+    _, hitting = painter.tiles(near, painter.read(near))
+    assert not hitting[:, :4].any()  # what is no tile's slot is told of no tiles
+    assert hitting[:, 4].any()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,12 +134,19 @@ def test_what_moves_stays_in_its_range(seed: int):
             assert (here <= max(f.high, len(f.names))).all()
 
 
-def test_bits_come_back():
-    codec = StateCodec(BITS)
-    previous, state = legal_state(BITS, 0), legal_state(BITS, 1)
+@pytest.mark.parametrize("change", [None, 1.0], ids=["as they are", "as flips"])
+def test_bits_come_back(change: float | None):
+    doors = replace(BITS.entities[0].fields[0], change=change)
+    schema = replace(BITS, entities=(replace(BITS.entities[0], fields=(doors,)),))
+    codec, previous, state = StateCodec(schema), legal_state(schema, 0), legal_state(schema, 1)
     ids = codec.encode(state, previous)
-    assert torch.equal(ids, BITS.encode(state, "change", previous))
-    assert torch.equal(codec.advance(previous, ids, torch.zeros(4, 3, BITS.num_local_ids)), state)
+    assert torch.equal(ids, schema.encode(state, "change", previous))
+    assert torch.equal(schema.decode(ids, "change", previous), state)
+    legal = schema.legal_ranges("change")
+    assert ((ids >= legal[:, 0]) & (ids < legal[:, 1])).all()
+    assert torch.equal(codec.advance(previous, ids, torch.zeros(4, 3, schema.num_local_ids)), state)
+    if change:
+        assert torch.equal(codec.encode(state, state), legal[:, 0].expand(4, -1))  # what stays has one id
 
 
 def test_a_world_without_state_has_nothing_to_carry():
