@@ -38,7 +38,7 @@ class BodyLayers(nn.Module):
     FEATURES = 15  # of a pixel, for the shader
 
     unsized: Tensor
-    SMALL = 0.08  # half extent, in the schema's unit, that a body without a size starts from
+    SMALL = 0.08  # half extent, in spans of the positions' range, that a body without a size starts from
 
     def __init__(
         self, schema: SceneSchema, resolution: int, *, window: int | None = None, hidden: int = 32, edge: float = 1.0
@@ -134,7 +134,7 @@ class BodyLayers(nn.Module):
         if seen is None:
             seen = self.read.forward(state)
         azimuth = self.read.azimuth(state)
-        size = torch.where(self.unsized, self.SMALL * self.extent.exp(), seen.size.clamp_min(1e-3))
+        size = torch.where(self.unsized, self.SMALL * self.read.unit * self.extent.exp(), seen.size.clamp_min(1e-3))
         height = torch.where(self.unsized, size.detach(), seen.centre[..., 2])
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
         at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
@@ -179,7 +179,7 @@ class BodyLayers(nn.Module):
             share = solid[:, :sized, None].to(state).softmax(-1)
             surface = (share @ casts)[:, :, 0].unflatten(-1, (7, -1))
             turn = self._turn(yaw)[..., :2, :2].transpose(-2, -1) * 2 * size[..., None, None]
-            place = turn @ floor.flatten(3) + 2 * centre[..., :2, None]  # on the floor, doubled to be about one
+            place = (turn @ floor.flatten(3) + 2 * centre[..., :2, None]) / self.read.unit  # on the floor, about one
             features = self._features(surface, light, view, place)
         lit = planar(self.shade, features.to(kind.dtype), self.kind(kind))  # (n, b, hidden, k * k)
         shaded = planar(self.shaded, F.relu(lit, inplace=True)).to(state)  # (n, b, 4, k * k)

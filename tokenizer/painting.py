@@ -223,8 +223,9 @@ class StatePainter(nn.Module):
         bodies = [schema.entities[i].fields for i in self.read.bodies]
         ranges = [next((f.low, f.high) for f in fields if f.role == "position") for fields in bodies]
         angles = [[f.high - f.low for f in fields if f.role == "orientation" and f.periodic] for fields in bodies]
-        self.register_buffer("low", torch.tensor([low for low, _ in ranges])[:, None], persistent=False)
-        self.register_buffer("high", torch.tensor([high for _, high in ranges])[:, None], persistent=False)
+        low, high = (torch.tensor(ranges).reshape(-1, 2, 1) / self.read.unit).unbind(1)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
         # How often a body looks the same in a whole turn; 0 for one that is not seen to turn.
         turns = torch.tensor([2 * pi / periods[0] if periods else 0.0 for periods in angles])
         self.register_buffer("turns", turns, persistent=False)
@@ -251,7 +252,7 @@ class StatePainter(nn.Module):
 
     def _around(self, seen: Seen, dtype: torch.dtype) -> Tensor:
         """What each body meets, (N, bodies, width): summed over the other bodies that are there."""
-        position, velocity, size = seen.position[..., :2], seen.velocity[..., :2], seen.size
+        position, velocity, size = self.read.relative(seen)
         offset = position[:, None] - position[:, :, None]  # [i, j]: from i to j
         closing = velocity[:, None] - velocity[:, :, None]
         distance = offset.norm(dim=-1, keepdim=True)
@@ -285,7 +286,7 @@ class StatePainter(nn.Module):
 
     def _bounds(self, seen: Seen, dtype: torch.dtype) -> Tensor:
         """What each body is told of the ends of its range, (N, bodies, width)."""
-        position, velocity, size = seen.position[..., :2], seen.velocity[..., :2], seen.size
+        position, velocity, size = self.read.relative(seen)
         gap = torch.cat([position - self.low.to(size), self.high.to(size) - position], -1) - size[..., None]
         gap = gap * 10
         near, nearer = torch.exp(-gap.clamp_min(0)), torch.exp(-4 * gap.clamp_min(0))
@@ -314,7 +315,10 @@ class TilePainter(nn.Module):
         view = schema.view
         assert view is not None
         assert read.tiles is not None
-        self.read, self.grid, self.seconds = read, view.tiles, schema.frames_per_step / schema.fps
+        self.read, self.grid = read, view.tiles
+        units = [f.unit for e in schema.entities for f in e.fields if f.role == "velocity"]
+        per_frame = bool(units) and units[0].endswith("/frame")
+        self.step = schema.frames_per_step / (1 if per_frame else schema.fps)  # of the velocities' time
         size = (torch.tensor(view.tiles_high) - torch.tensor(view.tiles_low)) / torch.tensor(view.tiles[::-1])
         start, count = read.tiles.start, view.tiles[0] * view.tiles[1]
         slots = [
@@ -339,7 +343,7 @@ class TilePainter(nn.Module):
     def forward(self, state: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         """States (N, num_values) to what bodies, (N, bodies, width), and the state's slots, (N, slots, width), meet."""
         dtype, stands = self.mix.weight.dtype, state[:, self.read.tiles]
-        position, way = seen.position[..., :2], seen.velocity[..., :2] * self.seconds
+        position, way = seen.position[..., :2], seen.velocity[..., :2] * self.step
         offset = (self.middles.to(state) - position[:, :, None]) / self.extent.to(state)  # (N, bodies, tiles, 2)
         way = (way / self.extent.to(state))[:, :, None].expand_as(offset)
         along = ((offset * way).sum(-1, keepdim=True) / way.square().sum(-1, keepdim=True).clamp_min(1e-4)).clamp(0, 1)

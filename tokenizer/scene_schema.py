@@ -434,7 +434,10 @@ class SceneSchema:
     # -- on disk ------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
+        about = json.loads(json.dumps(asdict(self)))
+        if self.view is not None and not self.view.tiles_of:  # said only where there are some
+            about["view"] = {name: value for name, value in about["view"].items() if not name.startswith("tiles")}
+        return about
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SceneSchema:

@@ -79,6 +79,9 @@ class StateReader(nn.Module):
 
         width = max([len(columns) for columns in raw("position", 3, zero)], default=2)
         self._keep("position", raw("position", width, zero), torch.long, (len(entities), width))
+        # Networks are told lengths in spans of a position's range, and velocities in halves of theirs.
+        self.unit = self._span(entities, "position", 1.0)
+        self.pace = self._span(entities, "velocity", 4.0) / 4
         self._keep("velocity", raw("velocity", width, zero), torch.long, (len(entities), width))
         for role, missing in (("size", zero), ("present", one), ("orientation", zero)):
             self._keep(role, raw(role, 1, missing), torch.long)
@@ -120,6 +123,10 @@ class StateReader(nn.Module):
 
     def _keep(self, name: str, values: Sequence[Any], dtype: torch.dtype, shape: tuple[int, ...] = (-1,)) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=dtype).reshape(shape), persistent=False)
+
+    @staticmethod
+    def _span(entities: Sequence[Entity], role: str, missing: float) -> float:
+        return next((f.high - f.low for e in entities for f in e.fields if f.role == role), missing)
 
     def _columns(self, entity: Entity, f: Field) -> range:
         span = self.schema.columns(entity.name, f.name)
@@ -184,6 +191,7 @@ class StateReader(nn.Module):
         encoded = self.encoded(state)
         padded = F.pad(F.pad(state, (0, 1)), (0, 1), value=1.0)
         position, size = padded[:, self.position], padded[:, self.size]
+        marks = self.marks.to(state).expand(len(state), -1, -1)
         return Seen(
             position=position,
             velocity=padded[:, self.velocity],
@@ -192,9 +200,7 @@ class StateReader(nn.Module):
             present=padded[:, self.present],
             yaw=padded[:, self.orientation],
             orientation=encoded[:, self.turned],
-            kind=torch.cat(
-                [encoded[:, self.kinds], size[..., None] * 10, self.marks.to(state).expand(len(state), -1, -1)], -1
-            ),
+            kind=torch.cat([encoded[:, self.kinds], size[..., None] * (10 / self.unit), marks], -1),
             scene=encoded[:, self.rest],
             encoded=encoded,
         )
@@ -202,6 +208,10 @@ class StateReader(nn.Module):
     @staticmethod
     def _standing(position: Tensor, size: Tensor) -> Tensor:
         return position if position.shape[-1] == 3 else torch.cat([position, size[..., None]], -1)
+
+    def relative(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions and velocities in the plane, (N, B, 2), and sizes, (N, B), in units of their own ranges."""
+        return seen.position[..., :2] / self.unit, seen.velocity[..., :2] / self.pace, seen.size / self.unit
 
     def azimuth(self, state: Tensor) -> Tensor | None:
         """(N,) or None when the view does not turn."""

@@ -40,7 +40,7 @@ class OutcomeReader(nn.Module):
 
     def _pairs(self, seen: Seen) -> Tensor:
         """(N, bodies, bodies, PAIR) of how each body lies and moves relative to each."""
-        position, velocity, size = seen.position[..., :2], seen.velocity[..., :2], seen.size
+        position, velocity, size = self.read.relative(seen)
         offset = position[:, None] - position[:, :, None]
         closing = velocity[:, None] - velocity[:, :, None]
         distance = (offset.square().sum(-1, keepdim=True) + 1e-8).sqrt()
