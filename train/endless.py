@@ -42,8 +42,9 @@ def measure_endless(
     ``render`` gives the simulator's picture (H, W, 3) of a state (num_values,), or None where it cannot be. Of eight
     steps up to the mark, ``plausible`` is the share of states that can be; over these, ``psnr_db`` against the
     simulator's pictures, ``sharpness``: variance of the Laplacian over theirs, and ``palette``: share of pixels that
-    both have in the same coarse colours. ``bodies_drawn``: share of bodies in the picture whose middle is nearer to
-    what it showed at first than to what was around it; ``bodies_constant``: share of rollouts with all so.
+    both have in the same coarse colours (see ``_palette``). ``bodies_drawn``: share of bodies in the picture whose
+    middle is nearer to what it showed at first than to what was around it; ``bodies_constant``: share of rollouts with
+    all so.
     """
     reader = StateReader(world.schema) if world.schema.view is not None else None
     generator = torch.Generator().manual_seed(seed)
@@ -85,10 +86,16 @@ def _compared(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor
 
 
 def _palette(frames: Tensor) -> Tensor:
-    """Shares of pixels (LEVELS ** 3,) by coarse colour."""
-    coarse = (frames.long() * LEVELS // 256).flatten(0, -2)
-    codes = (coarse * torch.tensor([LEVELS**2, LEVELS, 1])).sum(-1)
-    return torch.bincount(codes, minlength=LEVELS**3) / len(codes)
+    """Shares of pixels (LEVELS ** 3,) by coarse colour; a pixel between two levels of a channel counts for both, so
+    that a shade that hardly differs hardly counts."""
+    at = frames.flatten(0, -2) / 255 * (LEVELS - 1)
+    below = at.floor().clamp_max(LEVELS - 2)
+    above, counts = at - below, torch.zeros(LEVELS**3)
+    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
+        share = torch.where(corner == 1, above, 1 - above).prod(-1)
+        code = ((below.long() + corner) * torch.tensor([LEVELS**2, LEVELS, 1])).sum(-1)
+        counts.index_add_(0, code, share)
+    return counts / len(at)
 
 
 def _middles(rollout: Rollout, reader: StateReader) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tokenizer.clip import Episode, shrink
 from tokenizer.video_tokenizer import VideoTokenizer
+from train.breakout_quality import measure_breakout
 from train.data.episodes import SPLITS, EpisodeStore
 from train.edit_obedience import EditResult, draw_cases, measure_edits
 from train.endless import Renderer, measure_endless
@@ -77,7 +78,7 @@ QUICK = Effort(
 
 @dataclass(frozen=True)
 class Bar:
-    """What a good Tabletop reaches. ``key`` is a path into the numbers."""
+    """What a good world reaches. ``key`` is a path into the numbers."""
 
     key: str
     sign: str
@@ -115,6 +116,8 @@ BARS = (
     Bar("endless.moving_sharpness_1024", "≥", 0.9),
     Bar("endless.moving_palette_1024", "≥", 0.9),
     Bar("endless.moving_bodies_constant_1024", "≥", 0.95),
+    Bar("breakout.one_ball", "≥", 0.97),
+    Bar("breakout.ball_agrees", "≥", 0.97),
     Bar("upsampler.high_band_ratio", "≥", 0.8),
     Bar("upsampler.temporal_variance", "≤", 0.012),
     Bar("speed.decode_ms_per_frame", "≤", 1.5),
@@ -176,10 +179,7 @@ def evaluate(
     done("read", measure_read(world, acted, per_episode=effort.reads_per_episode, seed=seed, sampling=sampling).numbers)
     edits = _edits(world, acted, effort, seed, sampling)
     done("edit", edits if isinstance(edits, dict) else edits.numbers)
-    done(
-        "speed",
-        measure_speed(world, episodes[0].window(0, 0), steps=effort.timed_steps, seed=seed, sampling=sampling).numbers,
-    )
+    done("speed", measure_speed(world, steps=effort.timed_steps, sampling=sampling).numbers)
     if acted and effort.mode_episodes:
         some = acted[: effort.mode_episodes]
         done("modes", measure_modes(world, some, seed=seed, sampling=sampling, steps=effort.timed_steps // 4))
@@ -188,6 +188,8 @@ def evaluate(
     if world.schema.name == "tabletop":
         told = [caption for caption in captions(world, episodes) if caption]
         done("text", measure_text(world, told, seed=seed, sampling=sampling))
+    if world.schema.name == "breakout":
+        done("breakout", measure_breakout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling))
     upsampled = None
     fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1] == world.upsampler.config.size]
     if fitting:

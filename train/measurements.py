@@ -41,7 +41,7 @@ from train.metrics import (
     surroundings,
     typical_colours,
 )
-from worldmodel.bench import percentiles, timed
+from worldmodel.bench import time_steps
 from worldmodel.rollout import Rollout, Sampling
 from worldmodel.world import World
 
@@ -477,33 +477,10 @@ def measure_read(
 # -- speed ----------------------------------------------------------------------------------------------
 
 
-def measure_speed(world: World, clip: Clip, *, steps: int, seed: int, sampling: Sampling) -> Measured:
-    """Milliseconds of a step by part, one row, with the threads torch has now.
-
-    ``video`` are the passes that draw a frame's ids with painting (None where the engine makes one graph of a step);
-    ``state`` is everything else in a step.
-    """
-    rollout = start(world, [clip], seed=seed, sampling=sampling)
-    rollout.upsample = world.upsampler is not None
-    spent: dict[str, list[float]] = {"video": [], "decode": [], "upsample": [], "whole": []}
-    device = world.device
-    with (
-        timed(rollout.world.engine, "draw", spent["video"], device),
-        timed(rollout.world.engine, "decode", spent["decode"], device),
-        timed(rollout, "_upsampled", spent["upsample"], device),
-        timed(rollout, "step", spent["whole"], device),
-    ):
-        for i in range(steps + 5):
-            rollout.step(i // 4 % len(world.actions))
-    took = {name: np.array(times[5:]) if times else np.zeros(steps) for name, times in spent.items()}
-    took["state"] = took["whole"] - took["video"] - took["decode"] - took["upsample"]
-    numbers: Numbers = {"threads": torch.get_num_threads(), "device": str(device), "batch": 1, "steps": steps}
-    for name in ("state", "video", "decode", "upsample", "whole"):
-        measured = name == "state" or spent[name]
-        numbers[f"{name}_ms"] = percentiles(took[name]) if measured else None
-    for name in ("decode", "upsample"):
-        took_p50 = (numbers[f"{name}_ms"] or {}).get("p50")
-        numbers[f"{name}_ms_per_frame"] = took_p50 and took_p50 / world.tokenizer.frames_per_step
-    numbers["steps_per_s"] = 1000 / numbers["whole_ms"]["p50"]
-    numbers["frames_per_s"] = numbers["steps_per_s"] * world.tokenizer.frames_per_step
-    return Measured(numbers)
+def measure_speed(world: World, *, steps: int, sampling: Sampling) -> Measured:
+    """One row's step and its parts with the threads torch has now (see ``time_steps``), upsampled if the world can."""
+    made = time_steps(world, steps=steps, sampling=sampling, upsample=world.upsampler is not None)
+    r, parts = world.tokenizer.frames_per_step, made["parts_ms"]
+    about = {"threads": torch.get_num_threads(), "device": str(world.device), "batch": 1, "steps": steps}
+    per_frame = {f"{name}_ms_per_frame": parts[name] / r if name in parts else None for name in ("decode", "upsample")}
+    return Measured({**about, **made, **per_frame, "steps_per_s": made["frames_per_s"] / r})

@@ -115,14 +115,19 @@ def record(
     seed: int = 0,
     workers: int = 1,
     num_steps: int = 64,
-    resolution: int = 128,
+    resolution: int | None = None,
 ) -> None:
     """Records what ``path`` still lacks of ``episodes`` episodes and writes its index.
 
-    Raises ValueError for a folder with another recording, DiskFullError when the disk is full.
+    The default resolution is the world's own. Raises ValueError for one that it doesn't draw and for a folder with
+    another recording, DiskFullError when the disk is full.
     """
-    settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": resolution, "shard": SHARD}
     chosen = recordable(world)
+    resolution = chosen.resolutions[0] if resolution is None else resolution
+    if resolution not in chosen.resolutions:
+        drawn = " or ".join(map(str, sorted(chosen.resolutions)))
+        raise ValueError(f"resolution {resolution} is not drawn by {world}: choose {drawn}")
+    settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": resolution, "shard": SHARD}
     config = RecordingConfig(
         schema=chosen.schema, resolution=resolution, segmentation=chosen.segmented, settings=settings
     )
@@ -170,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder to fill; may hold an unfinished recording")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, default=64, help="most steps of an episode")
-    parser.add_argument("--resolution", type=int, choices=(64, 128, 256), default=128)
+    parser.add_argument("--resolution", type=int, help="the world's own by default: 80 of breakout, 128 of the others")
     chosen = parser.parse_args(arguments)
     if min(chosen.episodes, chosen.workers, chosen.steps) < 1:
         parser.error("--episodes, --workers and --steps must be at least 1")

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,7 @@ from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read
 from train.data.episodes import EpisodeStore
 from train.data.tokens import TokenisedEpisode, TokenWriter
 from train.record import draw_episode, split_of
-from train.worlds.recordable import recordable
-from train.worlds.tabletop import Tabletop, tabletop_schema
+from train.worlds.recordable import WORLDS, recordable
 
 SHARD = 64  # episodes
 
@@ -50,10 +50,10 @@ def tokenise_recording(
         )
 
 
-def simulate_states(seed: int, index: int, num_steps: int) -> TokenisedEpisode:
-    """One Tabletop episode without pictures; a function of (seed, index), like a recorded one."""
-    env = Tabletop(physics_only=True)
-    world = recordable("tabletop")
+def simulate_states(name: str, seed: int, index: int, num_steps: int) -> TokenisedEpisode:
+    """One episode of a world without pictures; a function of (seed, index), like a recorded one."""
+    world = recordable(name)
+    env = world.simulate()
     episode_seed, acting = draw_episode(world, seed, index)
     act = world.behaviour(acting, np.random.default_rng([episode_seed, 1]))
     _, info = env.reset(seed=episode_seed)
@@ -74,9 +74,9 @@ def simulate_states(seed: int, index: int, num_steps: int) -> TokenisedEpisode:
     )
 
 
-def _simulate_many(seed: int, indices: list[int], num_steps: int) -> list[TokenisedEpisode]:
+def _simulate_many(name: str, seed: int, indices: list[int], num_steps: int) -> list[TokenisedEpisode]:
     torch.set_num_threads(1)
-    return [simulate_states(seed, index, num_steps) for index in indices]
+    return [simulate_states(name, seed, index, num_steps) for index in indices]
 
 
 def write_recording(recording: Path, tokenizer_folder: Path, out: Path, text: TextTokenizer | None = None) -> None:
@@ -93,6 +93,7 @@ def write_recording(recording: Path, tokenizer_folder: Path, out: Path, text: Te
 
 
 def write_simulated(
+    name: str,
     episodes: int,
     out: Path,
     tokenizer: VideoTokenizerConfig,
@@ -102,19 +103,19 @@ def write_simulated(
     num_steps: int,
     workers: int,
 ) -> None:
-    """Simulates episodes of states alone. Without ``text``, a text model is trained on their training captions.
+    """Simulates episodes of a world's states. Without ``text``, a text model is trained on their training captions.
 
     ``tokenizer`` says how large the video range of the shared vocabulary will be.
     """
     parts = _shards(list(range(episodes)))
     with ProcessPoolExecutor(workers) as pool, tqdm(total=episodes, unit=" episodes") as bar:
         shards = []
-        for shard in pool.map(_simulate_many, [seed] * len(parts), parts, [num_steps] * len(parts)):
+        for shard in pool.map(partial(_simulate_many, name, seed, num_steps=num_steps), parts):
             shards.append(shard)
             bar.update(len(shard))
     text = text or TextTokenizer.train([e.caption for shard in shards for e in shard if e.split == "train"])
     codes = tokenizer.quantizer.size
-    writer = TokenWriter(out, schema=tabletop_schema(), text=text, num_codes=codes, grid=tokenizer.grid)
+    writer = TokenWriter(out, schema=recordable(name).schema, text=text, num_codes=codes, grid=tokenizer.grid)
     for shard in shards:
         writer.write_shard(shard)
     writer.close()
@@ -127,6 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, help="a text.model to speak, instead of training one on the captions")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--simulate", type=int, default=0, help="episodes of states alone, instead of a recording's")
+    parser.add_argument("--world", choices=WORLDS, default="tabletop", help="the one to simulate")
     parser.add_argument("--seed", type=int, default=1_000, help="of the simulated episodes")
     parser.add_argument("--steps", type=int, default=64, help="of a simulated episode at the most")
     parser.add_argument("--workers", type=int, default=2)
@@ -136,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.simulate:
             config = read_config(chosen.tokenizer)[0] if chosen.tokenizer else VideoTokenizerConfig()
             write_simulated(
+                chosen.world,
                 chosen.simulate,
                 chosen.out,
                 config,
@@ -148,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("name the recording and the folder that the video tokenizer was exported to")
         else:
             write_recording(chosen.recording, chosen.tokenizer, chosen.out, text)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -3,7 +3,7 @@
 One process after the other, so that nothing waits for anything else: steps of one row and of more, each way of
 decoding that the world was trained for, the engines that are installed, and raster decoding (one id a pass, with
 weights that were not trained for it, which cost the same) beside a Hugging Face Llama of as many weights with its
-dynamic cache. The floor is what it takes to read all weights once for every pass at the bandwidth measured here.
+dynamic cache. The floor is what it takes to read the blocks' weights once for a pass at the bandwidth measured here.
 """
 
 from __future__ import annotations
@@ -156,13 +156,16 @@ def bandwidth(device: torch.device) -> float:
 def measure(world: World, engine: str, *, batches: list[int], steps: int, raster_steps: int) -> Numbers:
     """All of one engine's figures."""
     numbers = time_steps(world, steps=steps)
+    default, *others = world.dynamics.config.tokens_per_pass
+    modes = {str(default): dict(numbers)}
     if world.upsampler is not None:
         numbers["with_upsampler"] = time_steps(world, steps=max(10, steps // 2), upsample=True)
     for batch in batches:
         numbers[f"batch_{batch}"] = time_steps(world, batch=batch, steps=max(10, steps // batch))
-    for k in world.dynamics.config.tokens_per_pass:
+    for k in others:
         sampling = replace(world.sampling, tokens_per_pass=k)
-        numbers.setdefault("modes", {})[str(k)] = time_steps(world, steps=max(10, steps // 2), sampling=sampling)
+        modes[str(k)] = time_steps(world, steps=max(10, steps // 2), sampling=sampling)
+    numbers["modes"] = modes
     raster = time_steps(raster_of(world, engine), steps=raster_steps)
     drawn = raster["parts_ms"]["draw"]
     numbers["raster"] = raster | {"ms_per_id": round(drawn / world.dynamics.layout.num_video, 4)}

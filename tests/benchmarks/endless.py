@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldmodel.engine import ENGINES
 from worldmodel.threads import keep_memory
 from worldmodel.world import World
 
@@ -23,7 +24,8 @@ _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Endurance:
-    """memory_warm_mb is the largest resident size during the second tenth of the steps, memory_mb during the last.
+    """memory_warm_mb is the largest resident size during the second tenth of the steps, memory_mb during the last;
+    p99_warm_ms and p99_ms what 99 of 100 of their steps stay below.
 
     first and last are pictures, uint8 (H, W, 3).
     """
@@ -32,6 +34,8 @@ class Endurance:
     steps_per_s: float
     memory_warm_mb: float
     memory_mb: float
+    p99_warm_ms: float
+    p99_ms: float
     first: np.ndarray
     last: np.ndarray
 
@@ -50,17 +54,21 @@ def endure(world: World, steps: int, *, seed: int = 0, upsample: bool = False) -
     """Random actions, each held for a while as people do, in one scene that is never reset."""
     chance = np.random.default_rng(seed)
     rollout = world.start(seed=seed, upsample=upsample)
-    first, action, memory, began = rollout.frames[0, -1].numpy(), 0, [], time.perf_counter()
+    first, action, memory, times = rollout.frames[0, -1].numpy(), 0, [], np.zeros(steps)
     for t in range(steps):
         if t % 8 == 0:
             action = int(chance.integers(max(1, len(world.actions))))
+        begin = time.perf_counter()
         rollout.step(action if len(world.actions) else None)
+        times[t] = 1000 * (time.perf_counter() - begin)
         if t % 10 == 0:
             memory.append(resident_mb())
-    took, tenth = time.perf_counter() - began, max(1, len(memory) // 10)
+    tenth = max(1, len(memory) // 10)
     return Endurance(
         steps=steps,
-        steps_per_s=steps / took,
+        steps_per_s=1000 / times.mean(),
+        p99_warm_ms=float(np.percentile(times[steps // 10 : steps // 5], 99)),
+        p99_ms=float(np.percentile(times[-(steps // 10) :], 99)),
         memory_warm_mb=max(memory[tenth : 2 * tenth]),
         memory_mb=max(memory[-tenth:]),
         first=first,
@@ -73,13 +81,14 @@ def main() -> None:
     parser.add_argument("--world", default="tabletop")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--engine", choices=ENGINES, default="torch")
     parser.add_argument("--upsample", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help="the first picture beside the last")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     keep_memory()
-    found = endure(World.from_pretrained(chosen.world), chosen.steps, upsample=chosen.upsample)
+    found = endure(World.from_pretrained(chosen.world, engine=chosen.engine), chosen.steps, upsample=chosen.upsample)
     figures = {name: value for name, value in asdict(found).items() if name not in ("first", "last")}
     figures["growth"] = found.growth
     print(json.dumps(figures, indent=1))

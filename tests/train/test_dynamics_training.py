@@ -31,7 +31,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     schema, folder = tabletop_schema(), tmp_path_factory.mktemp("tokens")
     episodes = []
     for i in range(12):
-        simulated = simulate_states(5, i, 12)
+        simulated = simulate_states("tabletop", 5, i, 12)
         place = simulated.states[:, schema.columns("player", "position")]
         corners = [(x, y) for x in (-0.1, 0.1) for y in (0, 0.2)]
         video = torch.stack([(place[:, 0] > x).long() * 2 + (place[:, 1] > y).long() for x, y in corners], 1)
@@ -99,7 +99,7 @@ def test_token_shards_give_back_what_was_written(tokens: Path) -> None:
     store = TokenStore(tokens)
     train = store.load("train")
     assert [e.episode for e in train] == list(range(1, 12))
-    again = simulate_states(5, 3, 12)
+    again = simulate_states("tabletop", 5, 3, 12)
     kept = next(e for e in train if e.episode == 3)
     assert torch.equal(kept.states, again.states)
     assert torch.equal(kept.actions, again.actions)

@@ -1,7 +1,8 @@
 """Worlds to record: simulators that are proper Gymnasium environments with a scene schema.
 
-Importing this package registers them (``gymnasium.make("train.worlds:Tabletop-v0")``, ``Doom-v0``) and, where
-nobody has chosen, chooses how MuJoCo draws without a display. That must happen before ``import mujoco``.
+Importing this package registers them (``gymnasium.make("train.worlds:Tabletop-v0")``, ``Doom-v0``,
+``AtariBreakout-v0``: ale-py takes the name ``Breakout-v0`` for its own) and, where nobody has chosen, chooses how
+MuJoCo draws without a display. That must happen before ``import mujoco``.
 """
 
 import ctypes
@@ -28,3 +29,4 @@ if os.environ.get("MUJOCO_GL") == "osmesa":
 if "Tabletop-v0" not in gymnasium.registry:
     gymnasium.register("Tabletop-v0", entry_point="train.worlds.tabletop:Tabletop", max_episode_steps=256)
     gymnasium.register("Doom-v0", entry_point="train.worlds.doom:Doom", max_episode_steps=512)
+    gymnasium.register("AtariBreakout-v0", entry_point="train.worlds.breakout:Breakout", max_episode_steps=4096)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenizer.scene_schema import SceneSchema
 
-WORLDS = ("tabletop", "doom")
+WORLDS = ("tabletop", "doom", "breakout")
 
 
 class World(Protocol):
@@ -29,13 +29,16 @@ class World(Protocol):
 class Recordable:
     """A world and how it is played: ``shares`` says how often each behaviour, a policy from states to actions.
 
-    ``segmented`` is the side of its entity maps in pixels, None for a world without.
+    ``resolutions`` are those that it draws, the one to record by default first. ``segmented`` is the side of its entity
+    maps in pixels, None for a world without. ``simulate`` makes one for those who want its states alone.
     """
 
     schema: SceneSchema
     make: Callable[[int], World]
+    simulate: Callable[[], World]
     shares: Mapping[str, float]
     behaviour: Callable[[str, np.random.Generator], Callable[[np.ndarray], int]]
+    resolutions: tuple[int, ...]
     segmented: int | None = None
 
 
@@ -48,12 +51,32 @@ def recordable(name: str) -> Recordable:
         return Recordable(
             schema=tabletop_schema(),
             make=lambda resolution: Tabletop(resolution, segmentation=True),  # type: ignore[arg-type]
+            simulate=lambda: Tabletop(physics_only=True),
             shares=SHARES,
             behaviour=behaviour,
+            resolutions=(128, 64, 256),
             segmented=SEGMENTED,
         )
     if name == "doom":
         from train.worlds import doom
 
-        return Recordable(schema=doom.doom_schema(), make=doom.Doom, shares=doom.SHARES, behaviour=doom.behaviour)
+        return Recordable(
+            schema=doom.doom_schema(),
+            make=doom.Doom,
+            simulate=doom.Doom,
+            shares=doom.SHARES,
+            behaviour=doom.behaviour,
+            resolutions=(128, 64),
+        )
+    if name == "breakout":
+        from train.worlds import breakout
+
+        return Recordable(
+            schema=breakout.breakout_schema(),
+            make=breakout.Breakout,
+            simulate=breakout.Breakout,
+            shares=breakout.SHARES,
+            behaviour=breakout.behaviour,
+            resolutions=(breakout.RESOLUTION,),
+        )
     raise ValueError(f"no world is called {name!r}: choose from {', '.join(WORLDS)}")
