@@ -467,7 +467,7 @@ class EpisodeStore:
                 container.seek(round(start / stream.time_base), stream=stream)
                 for frame in container.decode(stream):
                     if frame.time is not None and frame.time >= start - 0.5 / self._info["fps"]:
-                        frames.append(frame.to_ndarray(format="rgb24"))
+                        frames.append(frame.to_ndarray(format="rgb24", threads=1))
                     if len(frames) == length:
                         break
         except (av.error.FFmpegError, IndexError) as error:
