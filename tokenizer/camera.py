@@ -18,7 +18,7 @@ def project(view: View, points: Tensor, azimuth: Tensor | None) -> tuple[Tensor,
     heights per unit, (...,).
     """
     if view.kind == "plane":
-        low, high = points.new_tensor(view.low), points.new_tensor(view.high)
+        low, high = _corners(view, points.device, points.dtype)
         scale = 1 / (high - low).abs()[1]
         return (points[..., :2] - low) / (high - low), scale.expand(points.shape[:-1])
     assert azimuth is not None
@@ -31,12 +31,12 @@ def project(view: View, points: Tensor, azimuth: Tensor | None) -> tuple[Tensor,
 def unproject(view: View, picture: Tensor, azimuth: Tensor | None, height: Tensor | float = 0.0) -> Tensor:
     """The point (..., 2) seen at picture coordinates (..., 2) on the floor, or on the plane at ``height`` (..., 1)."""
     if view.kind == "plane":
-        low, high = picture.new_tensor(view.low), picture.new_tensor(view.high)
+        low, high = _corners(view, picture.device, picture.dtype)
         return low + picture * (high - low)
     assert azimuth is not None
     axes, eye = camera(view, azimuth)
-    across = (2 * picture - 1) * picture.new_tensor([1, -1]) * tan(view.fovy / 2)
-    ray = axes[..., 2, :] + across[..., :1] * axes[..., 0, :] + across[..., 1:] * axes[..., 1, :]
+    across = (2 * picture - 1) * tan(view.fovy / 2)
+    ray = axes[..., 2, :] + across[..., :1] * axes[..., 0, :] - across[..., 1:] * axes[..., 1, :]
     reach = (eye[..., 2:] - height) / (-ray[..., 2:]).clamp_min(0.05)  # rays above the horizon end far out
     return eye[..., :2] + reach * ray[..., :2]
 
@@ -55,6 +55,12 @@ def camera(view: View, azimuth: Tensor) -> tuple[Tensor, Tensor]:
     axes = (turn[..., None] * _orbit(view, azimuth.device, azimuth.dtype)).sum(-2)
     axes = axes.unflatten(-1, (4, 3))
     return axes[..., :3, :], axes[..., 3, :]
+
+
+@cache
+def _corners(view: View, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A plane's left-top and right-bottom corners, (2,) each. Made once: a constant comes from the host."""
+    return torch.tensor(view.low, device=device, dtype=dtype), torch.tensor(view.high, device=device, dtype=dtype)
 
 
 @cache

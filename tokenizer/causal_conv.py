@@ -19,13 +19,13 @@ class StreamingCache:
     A row may be reset alone: its next frame is then treated as the first of a stream.
     """
 
-    def __init__(self, batch: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, batch: int) -> None:
         self.past: dict[nn.Module, Tensor] = {}
-        self.fresh = torch.ones(batch, dtype=torch.bool, device=device)
+        self.fresh = torch.ones(batch, dtype=torch.bool)  # on the host, where it is asked
 
     def reset(self, rows: list[int] | Tensor) -> None:
         """Forgets the past of these rows."""
-        self.fresh[rows] = True
+        self.fresh[rows.cpu() if isinstance(rows, Tensor) else rows] = True
 
     def advance(self) -> None:
         """Call once after each pass over all modules: no row is at its beginning any more."""
@@ -53,7 +53,7 @@ class StreamingCache:
         if past is None:
             past = first
         elif self.fresh.any():
-            past = torch.where(self.fresh.view(-1, *[1] * (x.dim() - 1)), first, past)
+            past = torch.where(self.fresh.to(x.device).view(-1, *[1] * (x.dim() - 1)), first, past)
         x = torch.cat([past, x], 1)
         self.past[module] = x[:, -count:]
         return x

@@ -38,6 +38,8 @@ class BodyLayers(nn.Module):
     FEATURES = 15  # of a pixel, for the shader
 
     unsized: Tensor
+    up: Tensor
+    colours: Tensor
     SMALL = 0.08  # half extent, in spans of the positions' range, that a body without a size starts from
 
     def __init__(
@@ -50,6 +52,9 @@ class BodyLayers(nn.Module):
         self.read = StateReader(schema)
         unsized = self.read.size == schema.num_values
         self.register_buffer("unsized", unsized[None], persistent=False)
+        self.register_buffer("up", torch.tensor([0.0, 0, 1]), persistent=False)
+        self.register_buffer("colours", torch.tensor([1.0, 1, 1, 0]), persistent=False)  # of a layer's four parts
+        self.num_sized = int((~unsized).sum())
         self.extent = nn.Parameter(torch.zeros(len(unsized)))  # logarithm, over SMALL
         if self.read.light is not None:
             self.elevation = nn.Parameter(torch.tensor(0.9))  # of the light, in radians, which no schema tells
@@ -91,8 +96,8 @@ class BodyLayers(nn.Module):
             y = low[1] + down * (high[1] - low[1]) - centre[..., 1:2, None, None]
             x, y = x / size[..., None, None, None], y / size[..., None, None, None]
             origin = turn[..., :1, None] * x + turn[..., 1:2, None] * y  # (n, b, 3, k, k)
-            origin = origin + origin.new_tensor([0.0, 0, 4])[:, None, None]
-            up = origin.new_tensor([0.0, 0, 1]).expand_as(centre)
+            origin = origin + 4 * self.up.to(origin)[:, None, None]
+            up = self.up.to(origin).expand_as(centre)
             return origin, -up[..., None, None], up
         axes, eye = camera(self.view, azimuth)
         axes = turn[:, :, None] @ axes[:, None, :, :, None]  # (n, b, 3 axes, 3, 1)
@@ -111,7 +116,7 @@ class BodyLayers(nn.Module):
     def _light(self, state: Tensor, yaw: Tensor) -> Tensor:
         """The direction towards the light in each body's frame, (n, b, 3); from straight above if none turns."""
         if self.read.light is None:
-            return state.new_tensor([0.0, 0, 1]).expand(*yaw.shape, 3)
+            return self.up.to(state).expand(*yaw.shape, 3)
         angle, flat = state[:, self.read.light][:, None] - yaw, self.elevation.cos()
         return torch.stack([angle.cos() * flat, angle.sin() * flat, self.elevation.sin().expand_as(angle)], -1)
 
@@ -138,10 +143,10 @@ class BodyLayers(nn.Module):
         height = torch.where(self.unsized, size.detach(), seen.centre[..., 2])
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
         at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
-        there = torch.ones_like(self.unsized[0])
-        if not _general():  # who is nowhere to be seen need not be cast
+        there, drawn, sized = torch.ones_like(self.unsized[0]), self.unsized.shape[1], self.num_sized
+        if not _general(state):  # who is nowhere to be seen need not be cast
             there = (seen.present > 0).any(0)
-        drawn, sized = int(there.sum()), int((there & ~self.unsized[0]).sum())
+            drawn, sized = int(there.sum()), int((there & ~self.unsized[0]).sum())
         # Far ones first, for what looks larger is nearer; last of all those without a size, then those not drawn.
         order = (scale.detach() + 1e6 * self.unsized + 1e9 * ~there).argsort(-1)[:, :drawn]
         told = [size[..., None], scale[..., None], seen.yaw[..., None], seen.present[..., None], at, centre, seen.kind]
@@ -206,10 +211,10 @@ class BodyLayers(nn.Module):
         pixels = torch.arange(self.window, device=row.device)
         down, across = (row[..., None] + pixels) * self.resolution, column[..., None] + pixels
         place = (down[..., None] + across[..., None, :]).flatten(2)[:, :, None].expand(-1, -1, 4, -1)
-        colours = layers * layers.new_tensor([1.0, 1, 1, 0])[:, None]
+        colours = layers * self.colours.to(layers)[:, None]
         for i in range(layers.shape[1]):
             seen = torch.addcmul(colours[:, i], canvas.gather(2, place[:, i]), layers[:, i, 3:])
-            canvas = (canvas.scatter if _general() else canvas.scatter_)(2, place[:, i], seen)
+            canvas = (canvas.scatter if _general(canvas) else canvas.scatter_)(2, place[:, i], seen)
         return canvas
 
 
@@ -267,7 +272,7 @@ class FloorShader(nn.Module):
     def forward(self, state: Tensor, scene: Tensor | None = None) -> Tensor:
         """States (n, num_values) to a layer each; ``scene`` (n, num_scene) is what is read of them, if at hand."""
         azimuth, scene = self.read.azimuth(state), self.read.scene(state) if scene is None else scene
-        if _general():
+        if _general(state):
             return self._layer(azimuth, scene)
         # Where neither camera nor light turns from one moment to the next, the floor stays as it is.
         told = torch.cat([(scene.new_zeros(len(scene)) if azimuth is None else azimuth)[:, None], scene], 1)
@@ -319,9 +324,11 @@ class StateLayer(nn.Module):
         return torch.cat([composite(floor[:, :3], bodies), floor[:, 3:] * bodies[:, 3:]], 1)
 
 
-def _general() -> bool:
-    """Whether what is computed must not depend on what happens to be shown: for gradients, and in exported graphs."""
-    return torch.is_grad_enabled() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+def _general(like: Tensor) -> bool:
+    """Whether what is computed must not depend on what happens to be shown: for gradients, in graphs, and wherever
+    asking for it would keep the device waiting."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return torch.is_grad_enabled() or tracing or like.device.type != "cpu"
 
 
 def composite(picture: Tensor, layer: Tensor) -> Tensor:

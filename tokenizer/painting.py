@@ -153,12 +153,13 @@ class ScenePainter(nn.Module):
         seen, before = self.read(state), self.read(previous)
         track = torch.cat([previous[:, None], self.motion(previous, state, self.moments)], 1)
         at, radius, sharp = (x.unflatten(0, (count, -1)) for x in self.read.picture(track.flatten(0, 1)))
-        offsets, near = self._offset_features(at[:, [-1, 0]].flatten(0, 1))
+        ends = torch.stack([at[:, -1], at[:, 0]], 1)
+        offsets, near = self._offset_features(ends.flatten(0, 1))
         offsets, near = offsets.unflatten(0, (count, 2)), near.unflatten(0, (count, 2))
         kind = torch.cat(
             [
                 seen.kind,
-                8 * radius[:, [-1, 0]].transpose(1, 2),
+                8 * torch.stack([radius[:, -1], radius[:, 0]], -1),
                 seen.orientation,
                 before.orientation,
                 seen.scene[:, None].expand(-1, len(self.read.bodies), -1),  # where its shadow falls, for one

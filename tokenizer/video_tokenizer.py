@@ -128,7 +128,7 @@ class VideoTokenizer(nn.Module):
 
     def start_cache(self, batch: int) -> StreamingCache:
         """An empty past for ``batch`` streams to be decoded step by step."""
-        return StreamingCache(batch, self.decoder.place.device)
+        return StreamingCache(batch)
 
     @torch.no_grad()
     def encode_step(self, frames: Tensor) -> Tensor:

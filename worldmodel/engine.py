@@ -21,7 +21,7 @@ from worldmodel.transformer import KeysValues
 if TYPE_CHECKING:
     from worldmodel.world import World
 
-ENGINES = ("torch", "openvino")
+ENGINES = ("torch", "openvino", "cuda_graph")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,8 @@ class Engine:
         cos: Tensor,
         sin: Tensor,
         chance: Tensor,
+        limits: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Stepped:
         """Simulates the next state and draws the frame that shows it.
 
@@ -88,11 +90,14 @@ class Engine:
             video: (B, V), the last picture's ids.
             cos, sin: (Q, head_dim) of the step's slots.
             chance: uniform numbers (B, S + V).
+            limits: (B, F, 2), within which the state is kept (``state_limits.py``).
+            given: (B, V), video ids that are taken as they are where they are not below 0.
         """
         past, slots = past.turned(*turn), ids.shape[1]
         places = cos[: 1 + slots], sin[: 1 + slots]
-        ids, led, kept = self.simulate(sampling, past, actions, ids, state, *places, chance[:, :slots])
-        drawn, kept = self.draw(sampling, past, kept, actions, video, led, shown, cos, sin, chance[:, slots:])
+        steered = () if limits is None else (limits,)
+        ids, led, kept = self.simulate(sampling, past, actions, ids, state, *places, chance[:, :slots], *steered)
+        drawn, kept = self.draw(sampling, past, kept, actions, video, led, shown, cos, sin, chance[:, slots:], given)
         return Stepped(ids, led, drawn, kept)
 
     def simulate(
@@ -105,24 +110,32 @@ class Engine:
         cos: Tensor,
         sin: Tensor,
         chance: Tensor,
+        limits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, KeysValues]:
-        """The state's pass: next ids and state, and keys and values of action and state slots."""
+        """The state's pass: next ids and state, and keys and values of action and state slots.
+
+        The state is kept within ``limits`` (B, F, 2) before anything is read of it or drawn.
+        """
         dynamics = self.world.dynamics
         seen = past if dynamics.config.state_sees_video else past.without_video
         x = dynamics.embed_state(actions, ids, state, torch.ones_like(actions, dtype=torch.bool))
-        bias = pass_bias(seen, torch.ones(1, x.shape[1], dtype=torch.bool))
+        bias = pass_bias(seen, seen.seen.new_ones(1, x.shape[1]))
         hidden, kept = dynamics.core(x, cos, sin, seen.pieces, bias, self.world.attention)
         if not ids.shape[1]:
             return ids, state, kept
         logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
         ids, probabilities = sample(logits, sampling.state_temperature, chance)
         led = self.world.codec.advance(state, ids, probabilities)
+        if limits is not None:
+            ids, led = self.world.limiter.keep_step(ids, led, state, limits)
         if dynamics.outcome is not None:
-            slots = dynamics.outcome.slots
+            places = dynamics.outcome.places
             logits = dynamics.outcome_logits(led, state)
-            ids = ids.clone()
-            ids[:, slots] = sample(logits, sampling.state_temperature, chance[:, slots])[0]
+            said = sample(logits, sampling.state_temperature, chance[:, places])[0]
+            ids = ids.index_copy(1, places, said)
             led = self.world.codec.set_absolute(led, ids)
+            if limits is not None:
+                ids, led = self.world.limiter.keep_step(ids, led, state, limits)
         return ids, led, kept
 
     def draw(
@@ -179,7 +192,7 @@ class Engine:
     ) -> tuple[Tensor, KeysValues]:
         """k ids (B, k) of a picture, and their slots' keys and values. ``fed`` (B, k) are those k places earlier,
         ``previous`` (B, k) the last picture's at the same places."""
-        dynamics, own = self.world.dynamics, torch.ones(1, canvas.shape[1], dtype=torch.bool)
+        dynamics, own = self.world.dynamics, past.seen.new_ones(1, canvas.shape[1])
         x = dynamics.feed(canvas, fed)
         hidden, new = dynamics.core(x, cos, sin, past.pieces, pass_bias(past, own), self.world.attention)
         logits = dynamics.video_logits(hidden, previous)
@@ -194,8 +207,12 @@ def make_engine(name: str, world: World) -> Engine:
     """Raises ValueError for an unknown name, or for an engine that this machine or world cannot have."""
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; choose from {', '.join(ENGINES)}")
-    if name == "torch":
-        return Engine(world)
-    from worldmodel.openvino_engine import OpenVINOEngine
+    if name == "openvino":
+        from worldmodel.openvino_engine import OpenVINOEngine
 
-    return OpenVINOEngine(world)
+        return OpenVINOEngine(world)
+    if name == "cuda_graph":
+        from worldmodel.cuda_engine import CUDAGraphEngine
+
+        return CUDAGraphEngine(world)
+    return Engine(world)

@@ -20,8 +20,10 @@ ROLES = ("reward", "terminated")
 class OutcomeReader(nn.Module):
     """States (N, num_values) at a step's end and its beginning to logits of its outcome, (N, O, local state ids).
 
-    ``slots`` are the O slots of the state that are read so: those of reward and end.
+    ``slots``, as a tensor ``places``, are the O slots of the state that are read so: those of reward and end.
     """
+
+    places: Tensor
 
     PAIR = 10
 
@@ -29,6 +31,7 @@ class OutcomeReader(nn.Module):
         super().__init__()
         self.read = StateReader(schema)
         self.slots = [i for i, s in enumerate(schema.slots) if s.field.role in ROLES and s.field.change is None]
+        self.register_buffer("places", torch.tensor(self.slots, dtype=torch.long), persistent=False)
         self.first = nn.Linear(self.read.num_kind, hidden)
         self.second = nn.Linear(self.read.num_kind, hidden, bias=False)
         self.pair = nn.Linear(self.PAIR, hidden, bias=False)

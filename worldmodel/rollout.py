@@ -6,7 +6,7 @@ any step and written before the next one; a rollout can be copied, rewound and b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from tokenizer.causal_conv import StreamingCache
 from worldmodel.engine import Engine, Sampling
 from worldmodel.kv_cache import Past, StepCache, pass_bias, turn
 from worldmodel.sampling import sample, uniforms
+from worldmodel.state_limits import FREE
 from worldmodel.transformer import KeysValues
 
 if TYPE_CHECKING:
@@ -44,12 +45,17 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """What a row starts from; everything left out is sampled. ``frames`` uint8 (1 + r * n, H, W, 3)."""
+    """What a row starts from; everything left out is sampled. ``frames`` uint8 (1 + r * n, H, W, 3).
+
+    ``hold`` and ``limit`` are as ``Rollout.hold`` and ``Rollout.limit`` take them; the first state keeps to them too.
+    """
 
     caption: str = ""
     seed: int = 0
     state: Tensor | Mapping[str, Mapping[str, Any]] | None = None
     frames: Tensor | None = None
+    hold: Mapping[str, Mapping[str, Any]] | None = None
+    limit: Mapping[str, Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,10 @@ class Rollout:
         self.upsample = upsample
         self._seeds = torch.zeros(batch, dtype=torch.long, device=world.device)
         self._upsampling: Any = None
+        self._large: Tensor | None = None  # the last upsampled picture (B, 2H, 2W, 3), if there is one
+        self._limits = world.limiter.free(batch, world.schema.num_values).to(world.device)
+        self._locked = torch.zeros(batch, dynamics.layout.num_video, dtype=torch.bool, device=world.device)
+        self._steered = False  # whether any row is held, limited or locked
         self._begin(list(range(batch)), beginnings)
 
     def __len__(self) -> int:
@@ -132,15 +142,17 @@ class Rollout:
         world, layout = self.world, self.world.dynamics.layout
         cos, sin = world.dynamics.positions(torch.tensor(self.cache.clock), layout.step_place)
         chance = uniforms(self.generators, layout.num_state + layout.num_video, world.device)
+        steering = (self._limits, torch.where(self._locked, self._video, -1)) if self._steered else ()
         made = world.engine.step(
             self.sampling, self.cache.past(), self.cache.turn(self.cache.clock), actions, self._state_ids, self.state,
-            self._shown, self._video, cos, sin, chance,
+            self._shown, self._video, cos, sin, chance, *steering,
         )  # fmt: skip
         self.cache.commit(made.kept)
         begun, self._shown = self.state, made.state  # an edited state is begun from, though no picture showed it
         self.state, self._state_ids, self._video = made.state, made.ids, made.video
         self.time += 1
-        self.frames = world.engine.decode(made.video.unflatten(1, layout.grid), self.pixels, made.state, begun)
+        frames = world.engine.decode(made.video.unflatten(1, layout.grid), self.pixels, made.state, begun)
+        self.frames = self._with_locked(frames, self.frames[:, -1])  # the state is drawn there too
         return begun
 
     def _leave_inference_mode(self) -> None:
@@ -153,9 +165,7 @@ class Rollout:
 
         Works on every row, or on one. Raises ValueError for unknown names and values out of range.
         """
-        if row is not None and not 0 <= row < len(self):
-            raise ValueError(f"row {row} does not exist: this rollout has rows 0 to {len(self) - 1}")
-        rows = slice(None) if row is None else slice(row, row + 1)
+        rows = self._rows(row)
         before = self.state[rows]
         after = self.world.schema.write(before, changes)
         self.state = self.state.clone()
@@ -163,6 +173,65 @@ class Rollout:
         static = [slot.columns.start for slot in self.world.schema.static_slots]
         if bool((before[:, static] != after[:, static]).any()):
             self._rewrite_header(list(range(len(self)))[rows])
+
+    def hold(self, fields: Mapping[str, Mapping[str, Any]], row: int | None = None) -> None:
+        """Keeps fields at a value in every step from the next one on: ``{"light": {"angle": 0.3}}``.
+
+        The state is sampled and kept to the value before anything is drawn, so pictures show it; everything else goes
+        on as the model has learned. In every row, or in one. Whatever was held or limited of the same fields before
+        is replaced; an edit of them lasts until the next step. Raises ValueError as ``edit`` does, and for fields that
+        never change.
+        """
+        self._write_limits(self.world.limiter.hold, fields, row)
+
+    def limit(self, fields: Mapping[str, Mapping[str, Any]], row: int | None = None) -> None:
+        """Keeps fields within (low, high): ``{"player": {"position": ((-0.2, -0.2), (0.2, 0.2))}}``.
+
+        Each end is a value of the field; of a periodic field they are an arc's, going up from low, if need be across
+        the wrap. What is sampled outside is brought to the nearer end before anything is drawn, as by a wall, from the
+        next step on. In every row, or in one; replaces what was held or limited of the same fields. Raises ValueError
+        as ``hold`` does, for fields that are no quantities, and for ends in the wrong order.
+        """
+        self._write_limits(self.world.limiter.limit, fields, row)
+
+    def release(self, fields: Mapping[str, str | Iterable[str]] | None = None, row: int | None = None) -> None:
+        """Holds and limits no more, whatever it is or what is named: ``{"light": ["angle"]}``. In every row, or in one.
+
+        Raises ValueError for unknown names.
+        """
+        if fields is None:
+            fields = {e.name: [f.name for f in e.fields if not f.static] for e in self.world.schema.entities}
+        self._write_limits(self.world.limiter.release, fields, row)
+
+    def lock(self, cells: Tensor | np.ndarray, row: int | None = None) -> None:
+        """Keeps a region of the picture as it is now: its ids are copied from step to step, and its pixels with them.
+
+        The state goes on behind it. Upsampled pictures are kept there too; those that were not upsampled before are
+        enlarged (bicubic). In every row, or in one; adds to what is locked already.
+
+        Args:
+            cells: bool, (h, w) on the latent grid, or (H, W) in pixels, that lock every cell they touch.
+
+        Raises ValueError for any other mask.
+        """
+        grid, size, rows = self.world.dynamics.layout.grid, self.world.tokenizer.resolution, self._rows(row)
+        mask = torch.as_tensor(cells)
+        if mask.dtype != torch.bool or mask.shape not in (grid, (size, size)):
+            raise ValueError(
+                f"lock takes a bool mask, {grid} of cells or {(size, size)} of pixels, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+        if mask.shape != grid:
+            mask = mask.unflatten(1, (grid[1], -1)).unflatten(0, (grid[0], -1)).any(-1).any(1)
+        locked = self._locked.clone()
+        locked[rows] |= mask.flatten().to(locked.device)
+        self._steer(self._limits, locked)
+
+    def unlock(self, row: int | None = None) -> None:
+        """Lets every locked region go on, in every row, or in one."""
+        rows, locked = self._rows(row), self._locked.clone()
+        locked[rows] = False
+        self._steer(self._limits, locked)
 
     def snapshot(self) -> Snapshot:
         """The rollout as it is now, to come back to."""
@@ -191,7 +260,10 @@ class Rollout:
         return twin
 
     def reset_rows(self, rows: Sequence[int], beginnings: Sequence[Beginning]) -> None:
-        """Starts some rows anew while the others go on undisturbed. ``frames`` then shows their first picture."""
+        """Starts some rows anew while the others go on undisturbed. ``frames`` then shows their first picture.
+
+        What was held, limited and locked in them is so no more.
+        """
         if len(rows) != len(beginnings):
             raise ValueError(f"{len(rows)} rows need as many beginnings, got {len(beginnings)}")
         self._begin(list(rows), beginnings)
@@ -232,6 +304,10 @@ class Rollout:
                 if beginning.frames is None:
                     values[i] = self._sample_scene(text[i : i + 1], [generators[i]])[0]
                 values[i] = world.schema.write(values[i], beginning.state)
+        limits = world.limiter.free(len(rows), world.schema.num_values).to(world.device)
+        for i, beginning in enumerate(beginnings):
+            limits[i] = world.limiter.hold(world.limiter.limit(limits[i], beginning.limit or {}), beginning.hold or {})
+        values = world.limiter.keep(values, limits)
 
         header_ids, header_kv = self._header(text, values)
         seen = header_ids != layout.vocabulary.special("pad")
@@ -253,6 +329,7 @@ class Rollout:
         self.state[index], self._shown[index] = values, values
         self._state_ids, self._video = self._state_ids.clone(), self._video.clone()
         self._state_ids[index], self._video[index] = state_ids, first
+        self._steer(self._limits.index_copy(0, index, limits), self._locked.index_fill(0, index, False))
         self._show_first(rows, first, pictures, values)
 
     def _show_first(self, rows: list[int], video: Tensor, pictures: dict[int, Tensor], values: Tensor) -> None:
@@ -277,6 +354,9 @@ class Rollout:
         self.frames = frames
         if self._upsampling is not None:
             self._upsampling.reset(rows)
+        if self._large is not None:
+            self._large = self._large.clone()
+            self._large[rows] = self._enlarged(frames[rows, -1])
 
     def _read(self, ids: Tensor) -> Tensor:
         """The state that latent frames (T, V) show at their end, (num_values,)."""
@@ -396,6 +476,33 @@ class Rollout:
         cos, sin = dynamics.positions(torch.tensor(step), dynamics.layout.step_place[slots])
         return dynamics.core(x, cos, sin, past.pieces, pass_bias(past, inside), self.world.attention)
 
+    # -- steering -----------------------------------------------------------------------------------
+
+    def _rows(self, row: int | None) -> slice:
+        """Every row, or one. Raises ValueError for one that is not there."""
+        if row is not None and not 0 <= row < len(self):
+            raise ValueError(f"row {row} does not exist: this rollout has rows 0 to {len(self) - 1}")
+        return slice(None) if row is None else slice(row, row + 1)
+
+    def _write_limits(self, write: Callable[[Tensor, Any], Tensor], fields: Any, row: int | None) -> None:
+        rows, limits = self._rows(row), self._limits.clone()
+        limits[rows] = write(limits[rows], fields)
+        self._steer(limits, self._locked)
+
+    def _steer(self, limits: Tensor, locked: Tensor) -> None:
+        """Tensors that are replaced and never written into, so copies of a rollout may share them."""
+        self._limits, self._locked = limits, locked
+        self._steered = bool((limits.abs() < FREE).any() | locked.any())
+
+    def _with_locked(self, frames: Tensor, before: Tensor) -> Tensor:
+        """Frames (B, n, H, W, 3) that in locked cells are as the picture (B, H, W, 3) before them."""
+        if not self._steered:
+            return frames
+        grid = self.world.dynamics.layout.grid
+        side = frames.shape[2] // grid[0]
+        locked = self._locked.unflatten(1, grid).repeat_interleave(side, 1).repeat_interleave(side, 2)
+        return torch.where(locked[:, None, :, :, None], before[:, None], frames)
+
     # -- small readings -----------------------------------------------------------------------------
 
     def _role(self, role: str) -> Tensor:
@@ -407,8 +514,20 @@ class Rollout:
     def _upsampled(self, begun: Tensor) -> Tensor | None:
         upsampler = self.world.upsampler
         if not self.upsample or upsampler is None:
-            self._upsampling = None
+            self._upsampling = self._large = None
             return None
         if self._upsampling is None:
             self._upsampling = upsampler.start_cache(len(self), first_frame=self.time * self.frames.shape[1])
-        return upsampler.step(self.frames, self._shown, begun, self._upsampling, self._seeds)
+        large = upsampler.step(self.frames, self._shown, begun, self._upsampling, self._seeds)
+        if self._large is None:
+            self._large = self._enlarged(self.frames[:, -1])
+        large = self._with_locked(large, self._large)
+        self._large = large[:, -1]
+        return large
+
+    def _enlarged(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, H, W, 3) in the size of upsampled ones."""
+        assert self.world.upsampler is not None
+        size = self.world.upsampler.config.size
+        large = F.interpolate(pictures.movedim(-1, 1).float(), (size, size), mode="bicubic")
+        return large.round().clamp(0, 255).to(torch.uint8).movedim(1, -1)

@@ -53,7 +53,10 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode. Options: ``caption``, ``state``, ``frames``. See ``SimulatorVectorEnv.reset``."""
+        """Begins an episode. Options: ``caption``, ``state``, ``frames``, ``hold``, ``limit``.
+
+        See ``SimulatorVectorEnv.reset``.
+        """
         super().reset(seed=seed)
         observations, infos = self.rows.reset(seed=seed, options=options)
         self._over = False

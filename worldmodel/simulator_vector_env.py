@@ -25,7 +25,7 @@ from worldmodel.rollout import Beginning, Rollout, Sampling, Snapshot
 from worldmodel.world import World
 
 RENDER_MODES = ["rgb_array"]
-_OPTIONS = ("caption", "state", "frames", "reset_mask")
+_OPTIONS = ("caption", "state", "frames", "hold", "limit", "reset_mask")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seed: row i takes ``seed + i``, or its own of a list; the same as ``World.start``'s. Rows without one
                 draw the seeds of their episodes from their last.
             options: ``caption`` (one, or a list), ``state`` (an edit, or values (num_values,)), ``frames``
-                uint8 (1 + r * n, H, W, 3): what to begin from, each one for all rows or one for each.
+                uint8 (1 + r * n, H, W, 3): what to begin from, each one for all rows or one for each. ``hold`` and
+                ``limit``, likewise: what the episode keeps to, its first state included. See ``Rollout.hold``.
 
         Raises ValueError for unknown options and for whatever ``World.start`` refuses.
         """
@@ -186,7 +187,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     # -- rows ---------------------------------------------------------------------------------------
 
     def _begin(self, rows: list[int], seeds: Sequence[int | None], options: Mapping[str, Any]) -> None:
-        given = {name: self._each(name, options.get(name)) for name in ("caption", "state", "frames")}
+        given = {name: self._each(name, options.get(name)) for name in _OPTIONS if name != "reset_mask"}
         chances, beginnings = copy.deepcopy(self._chances), []
         for row in rows:
             seed = seeds[row]
@@ -200,6 +201,8 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                     seed=int(seed),
                     state=given["state"][row],
                     frames=given["frames"][row],
+                    hold=given["hold"][row],
+                    limit=given["limit"][row],
                 )
             )
         if len(rows) == self.num_envs:

@@ -173,6 +173,7 @@ class Dynamics(nn.Module):
     static_range: Tensor  # local ids that each static slot may take, (S0, 2); the others of state slots, (S, 2)
     absolute_range: Tensor
     change_range: Tensor
+    step_kinds: Tensor  # the modality of each slot of a step
 
     def __init__(self, config: DynamicsConfig, layout: Layout, schema: SceneSchema) -> None:
         super().__init__()
@@ -201,6 +202,7 @@ class Dynamics(nn.Module):
         outcome = OutcomeReader(schema, vocabulary.size("state")) if config.read_outcome and has_state else None
         self.outcome = outcome if outcome is not None and outcome.slots else None
         self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
+        self.register_buffer("step_kinds", layout.step_modality, persistent=False)
         self.register_buffer("static_range", schema.legal_ranges("static"), persistent=False)
         self.register_buffer("absolute_range", schema.legal_ranges("absolute"), persistent=False)
         self.register_buffer("change_range", schema.legal_ranges("change"), persistent=False)
@@ -248,7 +250,7 @@ class Dynamics(nn.Module):
         """
         v = self.layout.vocabulary
         act = self.embed(self.action_ids(actions))[:, None]
-        kinds = self.modality(self.layout.step_modality[: 1 + self.layout.num_state].to(actions.device))
+        kinds = self.modality(self.step_kinds[: 1 + self.layout.num_state])
         if not self.layout.num_state:
             return act + kinds
         fed = torch.where(input_ids >= 0, input_ids + v.span("state").start, v.special("mask"))
@@ -291,7 +293,7 @@ class Dynamics(nn.Module):
         """States (..., F) at a step's end and beginning to logits (..., O, local state ids) of its outcome's slots."""
         assert self.outcome is not None
         logits = self.outcome(state.flatten(0, -2), previous.flatten(0, -2)).unflatten(0, state.shape[:-1])
-        return _only(logits, self.absolute_range[self.outcome.slots])
+        return _only(logits, self.absolute_range[self.outcome.places])
 
     def video_logits(self, hidden: Tensor, previous_ids: Tensor) -> Tensor:
         """(..., V, width) to logits over codes; a learned gate favours the previous id at the same place."""

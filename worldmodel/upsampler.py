@@ -323,7 +323,7 @@ class Upsampler(nn.Module):
         ``time`` (B,) runs from 1, noise alone, to 0, and ``until`` (B,) is where the step ends that is taken with the
         result: at 0 unless given, and told to a mean flow alone. Without a cache the clip is taken to be whole.
         """
-        cache = StreamingCache(len(z), z.device) if cache is None else cache
+        cache = StreamingCache(len(z)) if cache is None else cache
 
         # What is best said without looking, and how far off that is: the network corrects it in units of one.
         t, detail = time.to(z.dtype).view(-1, 1, 1, 1, 1), self.config.detail
@@ -342,7 +342,7 @@ class Upsampler(nn.Module):
                 part = Conditions(given.drawn[rows], given.cells[rows], given.scene[rows])
                 ends = None if until is None else until[rows]
                 if len(rows):
-                    made = expert(seen[rows], part, time[rows], ends, StreamingCache(len(rows), z.device))
+                    made = expert(seen[rows], part, time[rows], ends, StreamingCache(len(rows)))
                     correction = correction.index_copy(0, rows, made.to(correction))
         cache.advance()
         return guess + doubt * correction
@@ -385,7 +385,7 @@ class Upsampler(nn.Module):
         ``states`` (B, T, num_values) are as :meth:`conditions` takes them.
         """
         if not cache.passes:
-            cache.passes = [StreamingCache(len(frames), frames.device) for _ in range(num_steps)]
+            cache.passes = [StreamingCache(len(frames)) for _ in range(num_steps)]
         if len(cache.passes) != num_steps:
             raise ValueError(
                 f"this stream was begun with num_steps={len(cache.passes)} and cannot go on with {num_steps}: "

@@ -28,6 +28,7 @@ from worldmodel.attention import choose_backend
 from worldmodel.engine import make_engine
 from worldmodel.rollout import Beginning, Rollout, Sampling
 from worldmodel.scene_state import StateCodec
+from worldmodel.state_limits import StateLimiter
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 
@@ -70,6 +71,7 @@ class World:
             upsampler.eval()
         self.sampling = sampling or Sampling()
         self.codec = StateCodec(schema).to(dynamics.device)
+        self.limiter = StateLimiter(schema, self.codec).to(dynamics.device)
         self.attention, self.attention_reason = choose_backend(attention, dynamics.device, dynamics.dtype)
         self.engine = make_engine(engine, self)
 
@@ -81,7 +83,7 @@ class World:
         """Moves every part, in place, and returns the world."""
         for part in self._parts().values():
             part.to(device)
-        self.codec.to(device)
+        self.limiter.to(device)  # and the codec in it
         self.attention, self.attention_reason = choose_backend("auto", self.dynamics.device, self.dynamics.dtype)
         self.engine = make_engine(self.engine.name, self)
         return self

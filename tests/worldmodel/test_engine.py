@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from tokenizer.causal_conv import StreamingCache
 from worldmodel import bench
+from worldmodel.kv_cache import Past
 from worldmodel.rollout import Beginning, Rollout, Sampling
+from worldmodel.transformer import KeysValues
 from worldmodel.world import World, cache_folder
 
 from .tiny_world import LIVELY, STATELESS, tiny_world
@@ -22,10 +28,88 @@ def _graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def fast(world: World) -> World:
+def fast(world: World, engine: str = "openvino") -> World:
     return World(
-        schema=world.schema, text=world.text, tokenizer=world.tokenizer, dynamics=world.dynamics, engine="openvino"
+        schema=world.schema, text=world.text, tokenizer=world.tokenizer, dynamics=world.dynamics, engine=engine
     )
+
+
+class NothingFromTheHost(TorchFunctionMode):
+    """Fails where a CUDA graph could not be captured, on any machine: "meta" stands for the device here."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name, given = getattr(func, "__name__", ""), [a for a in args if isinstance(a, torch.Tensor)]
+        kept = any(tensor.is_meta for tensor in given)
+        assert name not in ("tensor", "new_tensor", "as_tensor"), "a constant from the host: make it a buffer"
+        assert not (kept and name in ("item", "tolist", "nonzero", "unique_consecutive", "__bool__", "__int__")), name
+        assert len({tensor.device for tensor in given if tensor.dim()}) < 2, f"{name} of both host and device"
+        if kept and name in ("__getitem__", "__setitem__"):
+            places = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert not any(isinstance(place, list) for place in places), "a list is copied to the device"
+            assert all(place.is_meta for place in places if isinstance(place, torch.Tensor))
+        made = func(*args, **(kwargs or {}))
+        assert not (name == "to" and made.is_meta and not kept), "copied to the device"
+        return made
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+def test_a_step_can_be_captured_as_a_cuda_graph(bundled: bool, monkeypatch: pytest.MonkeyPatch):
+    world = World.from_pretrained("tabletop", device="cpu") if bundled else tiny_world()
+    rollout = world.start(seed=[0, 1], batch=2)
+    for _ in range(2):
+        rollout.step(0)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # of which "meta" knows nothing
+    layout, cache = world.dynamics.layout, rollout.cache
+    cos, sin = world.dynamics.positions(torch.tensor(cache.clock), layout.step_place)
+    chance = torch.rand(2, layout.num_state + layout.num_video)
+    given = torch.zeros(2, dtype=torch.long), rollout._state_ids, rollout.state, rollout.state, rollout._video
+    past, turn, given = on_meta((cache.past(), cache.turn(cache.clock), (*given, cos, sin, chance)))
+    pixels = on_meta(tuple(rollout.pixels.past.values()))
+    for part in (world.dynamics, world.tokenizer, world.codec):
+        part.to("meta")
+
+    def step() -> torch.Tensor:
+        made = world.engine.step(rollout.sampling, past, turn, *given)
+        kept = StreamingCache(2)
+        kept.advance()
+        kept.past = dict(zip(rollout.pixels.past, pixels, strict=True))
+        return world.engine.decode(made.video.unflatten(1, layout.grid), kept, made.state, made.state)
+
+    with torch.inference_mode():
+        step()  # what is made once is made
+        with NothingFromTheHost():
+            assert step().is_meta
+
+
+def on_meta(what: Any) -> Any:
+    if isinstance(what, torch.Tensor):
+        return what.to("meta")
+    if isinstance(what, list | tuple):
+        return type(what)(on_meta(part) for part in what)
+    if isinstance(what, Past):
+        return Past(on_meta(what.states), on_meta(what.video), on_meta(what.seen))
+    return KeysValues(on_meta(what.keys), on_meta(what.values))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens_per_pass", [16, 4])
+def test_cuda_graphs_agree_with_torch_through_edits_and_resets(tokens_per_pass: int):
+    sampling = replace(LIVELY, tokens_per_pass=tokens_per_pass)
+    worlds = [tiny_world().to("cuda"), fast(tiny_world().to("cuda"), "cuda_graph")]
+    rollouts = [each.start(["a red ball", ""], seed=3, sampling=sampling) for each in worlds]
+    assert_same(*rollouts, steps=6)  # type: ignore[misc]
+    for rollout in rollouts:
+        rollout.edit({"player": {"position": (0.3, -0.3), "colour": "green"}}, row=1)
+        rollout.reset_rows([0], [Beginning(seed=9)])
+        rollout.hold({"player": {"yaw": 0.5}})
+    assert_same(*rollouts, steps=6)  # type: ignore[misc]
+
+
+def test_an_engine_that_a_world_cannot_have_is_refused():
+    with pytest.raises(ValueError, match="runs on CUDA devices and this world is on cpu: choose 'torch'"):
+        fast(tiny_world(), "cuda_graph")
+    with pytest.raises(ValueError, match="unknown engine 'steam'; choose from torch, openvino, cuda_graph"):
+        fast(tiny_world(), "steam")
 
 
 def assert_same(ours: Rollout, theirs: Rollout, steps: int) -> None:

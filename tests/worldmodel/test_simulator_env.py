@@ -249,6 +249,21 @@ def test_an_episode_may_begin_from_a_state_an_edit_or_frames():
     assert np.array_equal(envs.reset(seed=1, options={"state": values})[1]["state"], values)
 
 
+def test_an_episode_may_keep_to_holds_and_limits_until_the_next_one():
+    envs, yaw = make_vec(2, max_episode_steps=4), PLANE.columns("player", "yaw")
+    hold, limit = [{"player": {"yaw": 0.3}}, None], {"ball": {"position": ((-0.5, -0.5), (0.0, 0.0))}}
+    _, infos = envs.reset(seed=1, options={"hold": hold, "limit": limit})
+    states = np.concatenate([infos["state"][None], play(envs, actions_of(4, 2))[-1]])
+    assert (states[:, 0, yaw] == np.float32(0.3)).all()
+    assert (states[:, 1, yaw] != np.float32(0.3)).all()
+    assert (states[..., PLANE.columns("ball", "position")] <= 0).all()
+    after = play(envs, actions_of(3, 2))[-1]
+    assert (after[:, 0, yaw] != np.float32(0.3)).all()
+    env = make()
+    _, info = env.reset(seed=1, options={"hold": {"player": {"yaw": 0.3}}})
+    assert info["scene"]["player"]["yaw"] == env.step(1)[-1]["scene"]["player"]["yaw"] == pytest.approx(0.3)
+
+
 def test_an_edit_is_where_the_next_step_starts_from():
     envs = make_vec(2)
     envs.reset(seed=1)
@@ -323,7 +338,7 @@ def test_mistakes_are_answered_with_the_mend():
         envs.step(np.array([0, 3]))
     with pytest.raises(ValueError, match="3 actions for 2 worlds"):
         envs.step(np.array([0, 1, 2]))
-    with pytest.raises(ValueError, match="unknown reset option 'prompt'; there are caption, state, frames, reset_mask"):
+    with pytest.raises(ValueError, match="unknown reset option 'prompt'; there are caption, state, frames, hold"):
         envs.reset(options={"prompt": "a red ball"})
     with pytest.raises(ValueError, match="3 seeds for 2 rows"):
         envs.reset(seed=[1, 2, 3])
@@ -333,6 +348,10 @@ def test_mistakes_are_answered_with_the_mend():
         envs.reset(options={"caption": ["a", "b", "c"]})
     with pytest.raises(ValueError, match="'player' has no field 'mass'"):
         envs.reset(options={"state": {"player": {"mass": 1}}})
+    with pytest.raises(ValueError, match=r"player\.colour never changes"):
+        envs.reset(options={"hold": {"player": {"colour": "red"}}})
+    with pytest.raises(ValueError, match="1 limits for 2 rows: give one for all, or one for each"):
+        envs.reset(options={"limit": [{"player": {"yaw": (0.1, 0.2)}}]})
     with pytest.raises(ValueError, match="has 15 values, got shape"):
         envs.reset(options={"state": np.zeros(4)})
     with pytest.raises(ValueError, match="16x16 RGB frames"):
@@ -357,6 +376,7 @@ def test_a_refused_beginning_changes_nothing():
     wrongs = {
         "shorten it": {"caption": "much too long a caption for six"},
         "choose from red, green, blue": {"state": {"player": {"colour": "mauve"}}},
+        "no field 'mass'": {"hold": {"player": {"mass": 1}}},
     }
     for mend, wrong in wrongs.items():
         with pytest.raises(ValueError, match=mend):
