@@ -30,6 +30,7 @@ class BodyLayers(nn.Module):
     A body without a size is a mark on the floor, of an extent that is learned.
 
     Args:
+        mark: half extent that a body without a size starts from, in spans of the positions' range.
         window: side of the square of pixels in which a body, its shadow included, is drawn.
         hidden: width of the networks that choose colours and shade.
         edge: width of edges in pixels: 1 where pixels are means of what they show, less where they are samples.
@@ -40,14 +41,20 @@ class BodyLayers(nn.Module):
     unsized: Tensor
     up: Tensor
     colours: Tensor
-    SMALL = 0.08  # half extent, in spans of the positions' range, that a body without a size starts from
 
     def __init__(
-        self, schema: SceneSchema, resolution: int, *, window: int | None = None, hidden: int = 32, edge: float = 1.0
+        self,
+        schema: SceneSchema,
+        resolution: int,
+        *,
+        window: int | None = None,
+        hidden: int = 32,
+        edge: float = 1.0,
+        mark: float = 0.08,
     ) -> None:
         super().__init__()
         assert schema.view is not None
-        self.view, self.resolution, self.edge = schema.view, resolution, edge
+        self.view, self.resolution, self.edge, self.mark = schema.view, resolution, edge, mark
         self.window = window or resolution * 3 // 8
         self.read = StateReader(schema)
         unsized = self.read.size == schema.num_values
@@ -55,7 +62,7 @@ class BodyLayers(nn.Module):
         self.register_buffer("up", torch.tensor([0.0, 0, 1]), persistent=False)
         self.register_buffer("colours", torch.tensor([1.0, 1, 1, 0]), persistent=False)  # of a layer's four parts
         self.num_sized = int((~unsized).sum())
-        self.extent = nn.Parameter(torch.zeros(len(unsized)))  # logarithm, over SMALL
+        self.extent = nn.Parameter(torch.zeros(len(unsized)))  # logarithm, over ``mark``
         if self.read.light is not None:
             self.elevation = nn.Parameter(torch.tensor(0.9))  # of the light, in radians, which no schema tells
         inputs = self.read.num_kind + 2 + self.read.num_scene
@@ -139,7 +146,7 @@ class BodyLayers(nn.Module):
         if seen is None:
             seen = self.read.forward(state)
         azimuth = self.read.azimuth(state)
-        size = torch.where(self.unsized, self.SMALL * self.read.unit * self.extent.exp(), seen.size.clamp_min(1e-3))
+        size = torch.where(self.unsized, self.mark * self.read.unit * self.extent.exp(), seen.size.clamp_min(1e-3))
         height = torch.where(self.unsized, size.detach(), seen.centre[..., 2])
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
         at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
@@ -312,10 +319,12 @@ class FloorShader(nn.Module):
 class StateLayer(nn.Module):
     """All that a state says of a picture, as one layer: bodies over the floor."""
 
-    def __init__(self, schema: SceneSchema, resolution: int, hidden: int = 32, edge: float = 1.0) -> None:
+    def __init__(
+        self, schema: SceneSchema, resolution: int, hidden: int = 32, edge: float = 1.0, mark: float = 0.08
+    ) -> None:
         super().__init__()
         self.floor = FloorShader(schema, resolution, hidden, edge)
-        self.bodies = BodyLayers(schema, resolution, hidden=hidden, edge=edge)
+        self.bodies = BodyLayers(schema, resolution, hidden=hidden, edge=edge, mark=mark)
 
     def forward(self, state: Tensor) -> Tensor:
         """States (n, num_values) to (n, 4, resolution, resolution)."""

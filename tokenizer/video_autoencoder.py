@@ -26,7 +26,8 @@ from tokenizer.state_reader import StateMotion
 class VideoTokenizerConfig:
     """Sizes of the tokenizer. ``patch`` pixels are folded away first, then 2x2 patches make one cell.
 
-    ``edge`` is the width in pixels of the edges that are drawn from a state: see ``coverage`` in `ray_casting.py`.
+    ``edge`` is the width in pixels of the edges that are drawn from a state (see ``coverage`` in `ray_casting.py`),
+    ``mark`` how large a body without a size is drawn before it is learned (see ``BodyLayers``).
     """
 
     resolution: int = 64
@@ -40,6 +41,7 @@ class VideoTokenizerConfig:
     detail_blocks: int = 1
     shader_width: int = 32
     edge: float = 1.0
+    mark: float = 0.08
     temporal_kernel: int = 2
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
@@ -123,7 +125,9 @@ class Decoder(nn.Module):
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
         self.layer = self.motion = self.correct = None
         if schema is not None:
-            self.layer = StateLayer(schema, config.resolution, hidden=config.shader_width, edge=config.edge)
+            self.layer = StateLayer(
+                schema, config.resolution, hidden=config.shader_width, edge=config.edge, mark=config.mark
+            )
             self.motion = StateMotion(schema, held=("light",))
             self.correct = nn.Conv2d(detail, config.patch_values, 1)
             nn.init.zeros_(self.correct.weight)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.clip import Episode
@@ -43,7 +44,7 @@ def measure_endless(
     steps up to the mark, ``plausible`` is the share of states that can be; over these, ``psnr_db`` against the
     simulator's pictures, ``sharpness``: variance of the Laplacian over theirs, and ``palette``: share of pixels that
     both have in the same coarse colours (see ``_palette``). ``bodies_drawn``: share of bodies in the picture whose
-    middle is nearer to what it showed at first than to what was around it; ``bodies_constant``: share of rollouts with
+    colour is nearer to what it was at first than to what is around it; ``bodies_constant``: share of rollouts with
     all so.
     """
     reader = StateReader(world.schema) if world.schema.view is not None else None
@@ -51,7 +52,7 @@ def measure_endless(
     numbers: Numbers = {"rows": len(episodes), "steps": steps}
     for name in ("idle", "moving"):
         rollout = start(world, [e.window(0, 0) for e in episodes], seed=seed, sampling=sampling)
-        first = None if reader is None else _middles(rollout, reader)
+        first = None if reader is None else middles(rollout, reader)
         action, pairs = torch.zeros(len(episodes), dtype=torch.long), []
         for step in range(1, steps + 1):
             if name == "moving" and step % HOLD == 1:
@@ -69,7 +70,7 @@ def measure_endless(
                     numbers[f"{name}_{key}_{mark}"] = value
                 pairs = []
             if reader is not None and first is not None:
-                (own, around, there), (middle, _, still) = first, _middles(rollout, reader)
+                (own, around, there), (middle, _, still) = first, middles(rollout, reader)
                 shown = (middle - own).square().sum(-1) < (middle - around).square().sum(-1)
                 seen = there & still
                 numbers[f"{name}_bodies_drawn_{mark}"] = shown[seen].float().mean()
@@ -98,19 +99,20 @@ def _palette(frames: Tensor) -> Tensor:
     return counts / len(at)
 
 
-def _middles(rollout: Rollout, reader: StateReader) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours (B, bodies, 3) at the middle of where each body is seen and on a ring around it, and which are there."""
+def middles(rollout: Rollout, reader: StateReader) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours (B, bodies, 3) of each body and of a ring around it, and which bodies are there. Medians, for one of them
+    bears a mark, and of unit length, for lights turn and cameras too."""
     seen, (at, radius, _) = reader(rollout.state), reader.picture(rollout.state)
     picture = rollout.frames[:, -1].float()
-    side = picture.shape[1]
-    turns = torch.arange(8) * torch.pi / 4
-    ring = at[:, :, None] + 1.8 * radius[..., None, None] * torch.stack([turns.cos(), turns.sin()], -1)
-    rows = torch.arange(len(picture))[:, None]
+    side, turns = picture.shape[1], torch.arange(8) * torch.pi / 4
+    ring = radius[..., None, None] * torch.stack([turns.cos(), turns.sin()], -1)
+    rows = torch.arange(len(picture))[:, None, None]
 
     def colours(places: Tensor) -> Tensor:
         x, y = (places * side).long().clamp(0, side - 1).unbind(-1)
-        return picture[rows.view(-1, *[1] * (x.dim() - 1)), y, x]
+        return F.normalize(picture[rows, y, x].median(2).values, dim=-1)
 
     inside = ((at > 0.05) & (at < 0.95)).all(-1)
     there = (seen.present > 0.5) & (seen.size > 0) & inside
-    return colours(at), colours(ring).median(2).values, there
+    own = torch.cat([at[:, :, None] + share * ring for share in (0.3, 0.6, 0.9)], 2)
+    return colours(own), colours(at[:, :, None] + 1.8 * ring), there

@@ -13,8 +13,8 @@ import math
 import operator
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from train.measurements import (
     measure_tokenizer,
 )
 from train.modes import measure_modes
+from train.shots import measure_shots
 from train.text_obedience import measure_text
 from train.upsampler_quality import measure_upsampler
 from worldmodel.engine import ENGINES
@@ -184,7 +185,14 @@ def evaluate(
         some = acted[: effort.mode_episodes]
         done("modes", measure_modes(world, some, seed=seed, sampling=sampling, steps=effort.timed_steps // 4))
     if acted:
-        done("endless", _endless(world, acted, effort, seed, sampling))
+        with _renderer(world) as render:
+            some = acted[: effort.endless_episodes]
+            found = measure_endless(
+                world, some, steps=effort.endless_steps, seed=seed, sampling=sampling, render=render
+            )
+            done("endless", found)
+            if render is not None:
+                done("shots", measure_shots(world, acted, seed=seed, sampling=sampling, render=render))
     if world.schema.name == "tabletop":
         told = [caption for caption in captions(world, episodes) if caption]
         done("text", measure_text(world, told, seed=seed, sampling=sampling))
@@ -223,17 +231,14 @@ def _simulator(world: World) -> Any:
     return Tabletop(world.tokenizer.resolution, segmentation=True)
 
 
-def _endless(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> Numbers:
-    """Held against the simulator's pictures of the states, where it can be run."""
-
-    def measured(render: Renderer | None) -> Numbers:
-        some = episodes[: effort.endless_episodes]
-        return measure_endless(world, some, steps=effort.endless_steps, seed=seed, sampling=sampling, render=render)
-
+@contextmanager
+def _renderer(world: World) -> Iterator[Renderer | None]:
+    """The simulator's pictures of states, or None where it cannot be run."""
     try:
         env = _simulator(world)
     except (ImportError, RuntimeError, ValueError):
-        return measured(None)
+        yield None
+        return
 
     def render(state: Tensor) -> Tensor | None:
         try:
@@ -243,7 +248,7 @@ def _endless(world: World, episodes: Sequence[Episode], effort: Effort, seed: in
         return torch.from_numpy(env.render())
 
     with closing(env):
-        return measured(render)
+        yield render
 
 
 def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> EditResult | Numbers:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from math import asinh
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.scene_schema import SceneSchema, pack_bits, unpack_bits
+from tokenizer.scene_schema import SceneSchema, Slot, pack_bits, unpack_bits
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class StateCodec(nn.Module):
     periodic: Tensor
     largest: Tensor
     still: Tensor
+    room: Tensor  # the columns of the sizes of those whose position it is; num_values for none
     centres: Tensor  # the change that every local id stands for
 
     def __init__(self, schema: SceneSchema) -> None:
@@ -73,6 +75,7 @@ class StateCodec(nn.Module):
             "period": table([f.high - f.low for f in change]),
             "periodic": table([f.periodic for f in change], torch.bool),
             "largest": table([f.change or 0.0 for f in change]),
+            "room": table([self._room(schema, slots[i]) for i in moving], torch.long),
             "still": table([0.51 * (f.high - f.low) / f.bins * (not f.periodic) for f in change]),
             "centres": centres,
         }
@@ -86,12 +89,25 @@ class StateCodec(nn.Module):
         short = (change + self.period / 2) % self.period - self.period / 2
         return torch.where(self.periodic, short, change)
 
-    def legal(self, values: Tensor) -> Tensor:
-        """Wraps and clamps the columns that move by changes. Returns a new tensor."""
-        here = values[..., self.column]
-        wrapped = self.low + (here - self.low) % self.period
+    @staticmethod
+    def _room(schema: SceneSchema, slot: Slot) -> int:
+        entity = schema.entities[slot.entity]
+        if slot.field.role != "position":
+            return schema.num_values
+        sizes = [f for f in entity.fields if f.role == "size"]
+        return schema.columns(entity.name, sizes[0].name).start if sizes else schema.num_values
+
+    def legal(self, values: Tensor, *, whole: bool = False) -> Tensor:
+        """Wraps and clamps the columns that move by changes; ``whole`` bodies do not reach over the ends of their range
+        either. Returns a new tensor."""
+        here, low, high = values[..., self.column], self.low, self.low + self.period
+        wrapped = low + (here - low) % self.period
+        if whole:
+            room = F.pad(values, (0, 1))[..., self.room]
+            low, high = low + room, high - room
+        clamped = torch.minimum(torch.maximum(here, low), high)
         out = values.clone()
-        out[..., self.column] = torch.where(self.periodic, wrapped, here.clamp(self.low, self.low + self.period))
+        out[..., self.column] = torch.where(self.periodic, wrapped, clamped)
         return out
 
     def perturb(self, values: Tensor, noise: Tensor) -> Tensor:
@@ -150,7 +166,7 @@ class StateCodec(nn.Module):
         change = (mass * self.centres[around]).sum(-1) / mass.sum(-1).clamp_min(1e-9)
         out = previous.clone()
         out[:, self.column] = previous[:, self.column] + change
-        out = self.set_absolute(self.legal(out), ids)
+        out = self.set_absolute(self.legal(out, whole=True), ids)
         for i, slot in self.flips:
             here = previous[:, slot.columns]
             flipped = unpack_bits(ids[:, i] - slot.offset - slot.field.num_absolute, here.shape[1])

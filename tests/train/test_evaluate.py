@@ -46,6 +46,7 @@ CONTRACT = {
         "idle_sharpness_16 idle_palette_16 idle_bodies_drawn_16 idle_bodies_constant_16 "
         "moving_sharpness_16 moving_palette_16 moving_bodies_drawn_16 moving_bodies_constant_16"
     ),
+    "shots": "psnr_db_1 psnr_db_2 uncut_psnr_db_1 ignored_psnr_db_1 bodies_drawn_1 bodies_apart_1",
     "text": "attributes_obeyed attributes_obeyed_0 attributes_obeyed_2 count_obeyed colour_obeyed shape_obeyed",
     "upsampler": (
         "psnr_db bicubic_psnr_db regressor_psnr_db one_step_psnr_db two_step_psnr_db four_step_psnr_db "

@@ -41,7 +41,7 @@ def near(previous: Tensor, seed: int, reach: float = 0.9) -> Tensor:
     """A next state whose changes stay within ``reach`` of the largest; statics and flags go their own way."""
     chance = torch.Generator().manual_seed(seed)
     noise = (2 * torch.rand(len(previous), len(CODEC.column), generator=chance) - 1) * reach
-    state = CODEC.perturb(previous, noise)
+    state = CODEC.legal(CODEC.perturb(previous, noise), whole=True)
     for slot in PLANE.slots:
         if slot.field.change is None:
             state[:, slot.columns] = (torch.rand(state[:, slot.columns].shape, generator=chance) > 0.5).float()
@@ -166,3 +166,11 @@ def test_what_is_half_a_bin_from_zero_is_at_rest():
     assert torch.equal(PLANE.encode(settled, "absolute"), PLANE.encode(values, "absolute"))
     turning = PLANE.columns("player", "yaw")  # an angle has no rest
     assert torch.equal(settled[:, turning], values[:, turning])
+
+
+def test_a_body_stays_in_its_range_as_a_whole():
+    values = legal_state(PLANE, 2)
+    position, size = PLANE.columns("player", "position"), PLANE.columns("player", "size")
+    values[:, size], values[:, position] = 0.08, torch.tensor([0.6, -0.45])
+    torch.testing.assert_close(CODEC.legal(values, whole=True)[0, position], torch.tensor([0.42, -0.42]))
+    torch.testing.assert_close(CODEC.legal(values)[0, position], torch.tensor([0.5, -0.45]))
