@@ -1,6 +1,6 @@
 """Quantizers held against each other at equal ids and equal training, and by how predictable their ids are.
 
-``python tests/benchmarks/tokenizers.py --recording DIR [--steps 300] [--only fsq_400] [--json F] [--plot F.png]``,
+``python tests/benchmarks/quantizers.py --recording DIR [--steps 300] [--only fsq_400] [--json F] [--plot F.png]``,
 and with ``--losses`` the terms of the training loss, one at a time, in their place.
 
 Every candidate is the small tokenizer without a state, so that ids must carry everything, trained for as many steps

@@ -1,0 +1,149 @@
+"""What papers propose, each tried alone on a small dynamics with equal data, steps and seed.
+
+``python tests/benchmarks/ideas.py --tokens DIR --world tabletop [--steps 300] [--only NAME ...] [--json FILE]``
+
+Tokens are of the world's own tokenizer. On their validation split: nats a video id and a state id by teacher forcing,
+PSNR and the player's error over 16 free steps on true actions, the share of the last frame's ids that its own picture
+would get, and milliseconds of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.data.tokens import TokenDataModule, TokenStore
+from train.dynamics_module import DynamicsModule
+from train.measurements import Bodies
+from train.metrics import psnr
+from worldmodel.bench import time_steps
+from worldmodel.transformer import Block, DynamicsConfig
+from worldmodel.world import World
+
+BASE = {"width": 96, "depth": 3, "heads": 4, "window": 3, "anchor_frames": 1, "tokens_per_pass": [64]}
+HORIZON = 16
+IDEAS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "window of 1 step": {"config": {"window": 1}},
+    "window of 8 steps": {"config": {"window": 8}, "num_blocks": 11},
+    "no anchor": {"config": {"anchor_frames": 0}},
+    "3 anchors": {"config": {"anchor_frames": 3}},
+    "no corruption of context ids": {"corruption": 0.0},
+    "corruption up to 30 %": {"corruption": 0.3},
+    "own states fed, up to 2 steps": {"own_steps": 2},
+    "state sees video": {"config": {"state_sees_video": True}},
+    "own norm and MLP for video": {"experts": True},
+}
+
+
+class ModalBlock(Block):
+    """A block whose MLP and its norm are video's own for the video slots (modality experts, DropletVideo,
+    arXiv:2503.06053). A pass has the slots of states, of video, or of both, which their number tells."""
+
+    def __init__(self, config: DynamicsConfig, num_state: int, num_video: int) -> None:
+        super().__init__(config)
+        self.num_state, self.num_video = 1 + num_state, num_video
+        self.other = Block(config)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.merge(attended.transpose(-3, -2).flatten(-2))
+        slots = x.shape[-2]
+        at = {self.num_video: 0, self.num_state + self.num_video: self.num_state}.get(slots, slots)
+        parts = zip((self, self.other), x.split([at, slots - at], -2), strict=True)
+        made = [b.down(F.gelu(b.up(b.mlp_norm(part)), approximate="tanh")) for b, part in parts]
+        return x + torch.cat(made, -2)
+
+
+def trained(tokens: Path, steps: int, idea: dict[str, Any], seed: int) -> tuple[DynamicsModule, float]:
+    """A module after so many steps, and minutes of training."""
+    given = dict(idea)
+    config, num_blocks = BASE | given.pop("config", {}), given.pop("num_blocks", 7)
+    experts = given.pop("experts", False)
+    L.seed_everything(seed, verbose=False)
+    module = DynamicsModule(str(tokens), config=config, total_steps=steps, **given)
+    dynamics, layout = module.dynamics, module.layout
+    if experts:
+        blocks = [ModalBlock(dynamics.config, layout.num_state, layout.num_video) for _ in dynamics.blocks]
+        dynamics.blocks = nn.ModuleList(blocks)
+        dynamics._initialise()
+    data = TokenDataModule(str(tokens), num_blocks=num_blocks, batch_size=8, seed=seed)
+    begin = time.perf_counter()
+    L.Trainer(
+        accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, precision="bf16-mixed",
+    ).fit(module, data)  # fmt: skip
+    return module.eval(), (time.perf_counter() - begin) / 60
+
+
+@torch.no_grad()
+def foreseen(module: DynamicsModule, tokens: Path) -> dict[str, float]:
+    """Nats an id on the validation split."""
+    data = TokenDataModule(str(tokens), num_blocks=8, batch_size=16, validation_windows=64)
+    kept: dict[str, list[float]] = {"video": [], "state": []}
+    for batch in data.val_dataloader():
+        losses = module.losses(batch, module.dynamics.config.tokens_per_pass[0], disturb=False)
+        for name, values in kept.items():
+            values.append(float(losses[name]))
+    return {f"{name}_nats": sum(values) / len(values) for name, values in kept.items()}
+
+
+def played(world: World, tokens: Path, rows: int = 16) -> dict[str, float]:
+    """Free steps from the first states of validation episodes, against what the tokenizer makes of their ids."""
+    episodes = [e for e in TokenStore(tokens).load("validation") if len(e.states) > HORIZON][:rows]
+    states = torch.stack([e.states[: HORIZON + 1] for e in episodes])
+    video = torch.stack([e.video[: HORIZON + 1] for e in episodes if e.video is not None]).long()
+    actions = torch.stack([e.actions[:HORIZON] for e in episodes])
+    real = world.tokenizer.decode(video.unflatten(-1, world.dynamics.layout.grid), states)
+    rollout = world.start([e.caption for e in episodes], frames=real[:, :1], state=states[:, 0], seed=0)
+    frames, led = [], []
+    for action in actions.unbind(1):
+        step = rollout.step(action)
+        frames.append(step.frames)
+        led.append(step.state)
+    bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
+    error: Tensor = bodies.distance(torch.stack(led, 1), states[:, 1:])[..., 0]
+    shown = torch.stack(frames, 1)
+    alone = without_state(world, real, rollout, shown)
+    return {
+        "psnr_db": float(psnr(shown, real[:, 1:].unflatten(1, (HORIZON, r))).mean()),
+        "player_error_16": float(error[:, 15].mean()),
+    } | alone
+
+
+def without_state(world: World, real: Tensor, rollout: Any, shown: Tensor) -> dict[str, float]:
+    """Share of a last frame's ids that are those of its own decoded picture: how far ids and pictures drift apart."""
+    ids = world.tokenizer.encode_step(shown[:, -1]).flatten(1)
+    return {"ids_of_the_picture": float((ids == rollout._video).float().mean())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=Path, required=True)
+    parser.add_argument("--world", default="tabletop", help="whose tokenizer draws")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=IDEAS, default=list(IDEAS))
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    world, found = World.from_pretrained(chosen.world, device="cpu"), {}
+    for name in chosen.only:
+        module, minutes = trained(chosen.tokens, chosen.steps, IDEAS[name], chosen.seed)
+        ours = World(schema=world.schema, text=world.text, tokenizer=world.tokenizer, dynamics=module.dynamics)
+        numbers = {"minutes": minutes} | foreseen(module, chosen.tokens) | played(ours, chosen.tokens)
+        numbers["step_ms"] = time_steps(ours, steps=20)["step_ms"]["p50"]
+        found[name] = {key: round(value, 4) for key, value in numbers.items()}
+        print(f"{name:<32} " + "  ".join(f"{key} {value:g}" for key, value in found[name].items()), flush=True)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
