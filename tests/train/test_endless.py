@@ -29,7 +29,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return last
 
 
-def measured(render: Renderer) -> dict:
+def measured(render: Renderer | None) -> dict:
     world = tiny_world()
     frames, states = np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, PLANE.num_values), np.float32)
     states[:, PLANE.columns("player", "size")] = 0.1
@@ -68,3 +68,17 @@ def test_a_shade_that_hardly_differs_hardly_changes_the_palette():
     assert _palette(one).sum() == pytest.approx(1)
     assert torch.minimum(_palette(one), _palette(next_to_it)).sum() > 0.95
     assert torch.minimum(_palette(one), _palette(other)).sum() < 0.05
+
+
+def test_bodies_that_are_no_longer_drawn_are_missed(monkeypatch: pytest.MonkeyPatch):
+    step = Rollout.step
+
+    def blank(self: Rollout, action: Tensor) -> Step:
+        made = step(self, action)
+        self.frames = torch.full_like(self.frames, 90)
+        return made
+
+    monkeypatch.setattr(Rollout, "step", blank)
+    numbers = measured(None)
+    assert numbers["idle_bodies_drawn_16"] == 0
+    assert numbers["moving_bodies_constant_16"] == 0

@@ -149,17 +149,8 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self,
-        store: TokenStore,
-        split: str,
-        *,
-        num_blocks: int,
-        max_text: int,
-        skip_share: float = 0.0,
-        seed: int = 0,
-        video: bool = True,
+        self, store: TokenStore, split: str, *, num_blocks: int, max_text: int, skip_share: float = 0.0, seed: int = 0
     ) -> None:
-        self.video = video
         self.episodes = [e for e in store.load(split) if len(e.states) >= num_blocks]
         if not self.episodes:
             raise ValueError(f"no {split} episode in {store.folder} has {num_blocks} latent frames: lower num_blocks")
@@ -186,7 +177,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
             skipped[at] = to != start + at
         actions = torch.cat([torch.tensor([-1]), episode.actions[times[1:] - 1]])
         item = {"text": self.text[which], "states": episode.states[times], "actions": actions, "skipped": skipped}
-        if self.video and episode.video is not None:
+        if episode.video is not None:
             item["video"] = episode.video[times].long()
         return item
 
@@ -198,7 +189,6 @@ class TokenDataModule(L.LightningDataModule):
         tokens: folder that ``python -m train.tokenize`` wrote.
         num_blocks: latent frames in a window; should exceed the dynamics' window, so that anchors are learned.
         skip_share: share of windows with a jump in time.
-        video: whether windows have pictures, where there are some; physics can be learned without, and faster.
     """
 
     def __init__(
@@ -211,12 +201,11 @@ class TokenDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         validation_windows: int = 128,
-        video: bool = True,
     ) -> None:
         super().__init__()
         self.tokens, self.num_blocks, self.max_text = tokens, num_blocks, max_text
         self.batch_size, self.skip_share, self.num_workers, self.seed = batch_size, skip_share, num_workers, seed
-        self.validation_windows, self.video = validation_windows, video
+        self.validation_windows = validation_windows
 
     def dataset(self, split: str) -> TokenWindows:
         return TokenWindows(
@@ -226,7 +215,6 @@ class TokenDataModule(L.LightningDataModule):
             max_text=self.max_text,
             skip_share=self.skip_share if split == "train" else 0.0,
             seed=self.seed,
-            video=self.video,
         )
 
     def train_dataloader(self) -> StatefulDataLoader:
