@@ -1,6 +1,6 @@
-"""What papers propose, each tried alone on a small dynamics with equal data, steps and seed.
+"""What papers propose, each tried alone: trained weights go on with it for equally many steps of the same data.
 
-``python tests/benchmarks/ideas.py --tokens DIR --world tabletop [--steps 300] [--only NAME ...] [--json FILE]``
+``python tests/benchmarks/ideas.py --tokens DIR --start-from CHECKPOINT [--steps 80] [--only NAME ...] [--json FILE]``
 
 Tokens are of the world's own tokenizer. On their validation split: nats a video id and a state id by teacher forcing,
 PSNR and the player's error over 16 free steps on true actions, the share of the last frame's ids that its own picture
@@ -10,6 +10,7 @@ would get, and milliseconds of a step.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from pathlib import Path
@@ -22,14 +23,14 @@ from torch import Tensor, nn
 
 from train.data.tokens import TokenDataModule, TokenStore
 from train.dynamics_module import DynamicsModule
+from train.export import read_checkpoint
 from train.measurements import Bodies
 from train.metrics import psnr
 from worldmodel.bench import time_steps
 from worldmodel.transformer import Block, DynamicsConfig
 from worldmodel.world import World
 
-BASE = {"width": 96, "depth": 3, "heads": 4, "window": 3, "anchor_frames": 1, "tokens_per_pass": [64]}
-HORIZON = 16
+HORIZON, LR = 16, 3e-4
 IDEAS: dict[str, dict[str, Any]] = {
     "base": {},
     "window of 1 step": {"config": {"window": 1}},
@@ -48,10 +49,11 @@ class ModalBlock(Block):
     """A block whose MLP and its norm are video's own for the video slots (modality experts, DropletVideo,
     arXiv:2503.06053). A pass has the slots of states, of video, or of both, which their number tells."""
 
-    def __init__(self, config: DynamicsConfig, num_state: int, num_video: int) -> None:
+    def __init__(self, config: DynamicsConfig, trained: Block, num_state: int, num_video: int) -> None:
         super().__init__(config)
+        self.load_state_dict(trained.state_dict())
         self.num_state, self.num_video = 1 + num_state, num_video
-        self.other = Block(config)
+        self.other = copy.deepcopy(trained)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.merge(attended.transpose(-3, -2).flatten(-2))
@@ -62,18 +64,19 @@ class ModalBlock(Block):
         return x + torch.cat(made, -2)
 
 
-def trained(tokens: Path, steps: int, idea: dict[str, Any], seed: int) -> tuple[DynamicsModule, float]:
+def trained(tokens: Path, start: Path, steps: int, idea: dict[str, Any], seed: int) -> tuple[DynamicsModule, float]:
     """A module after so many steps, and minutes of training."""
     given = dict(idea)
-    config, num_blocks = BASE | given.pop("config", {}), given.pop("num_blocks", 7)
-    experts = given.pop("experts", False)
+    config = read_checkpoint(start)["hyper_parameters"]["config"] | given.pop("config", {})
+    num_blocks, experts = given.pop("num_blocks", 7), given.pop("experts", False)
     L.seed_everything(seed, verbose=False)
-    module = DynamicsModule(str(tokens), config=config, total_steps=steps, **given)
+    module = DynamicsModule(
+        str(tokens), config=config, total_steps=steps, lr=LR, warmup_steps=10, start_from=str(start), **given
+    )
     dynamics, layout = module.dynamics, module.layout
     if experts:
-        blocks = [ModalBlock(dynamics.config, layout.num_state, layout.num_video) for _ in dynamics.blocks]
-        dynamics.blocks = nn.ModuleList(blocks)
-        dynamics._initialise()
+        counts = layout.num_state, layout.num_video
+        dynamics.blocks = nn.ModuleList(ModalBlock(dynamics.config, block, *counts) for block in dynamics.blocks)
     data = TokenDataModule(str(tokens), num_blocks=num_blocks, batch_size=8, seed=seed)
     begin = time.perf_counter()
     L.Trainer(
@@ -127,15 +130,16 @@ def without_state(world: World, real: Tensor, rollout: Any, shown: Tensor) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=Path, required=True)
+    parser.add_argument("--start-from", type=Path, required=True, help="checkpoint of a trained dynamics")
     parser.add_argument("--world", default="tabletop", help="whose tokenizer draws")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=IDEAS, default=list(IDEAS))
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     world, found = World.from_pretrained(chosen.world, device="cpu"), {}
     for name in chosen.only:
-        module, minutes = trained(chosen.tokens, chosen.steps, IDEAS[name], chosen.seed)
+        module, minutes = trained(chosen.tokens, chosen.start_from, chosen.steps, IDEAS[name], chosen.seed)
         ours = World(schema=world.schema, text=world.text, tokenizer=world.tokenizer, dynamics=module.dynamics)
         numbers = {"minutes": minutes} | foreseen(module, chosen.tokens) | played(ours, chosen.tokens)
         numbers["step_ms"] = time_steps(ours, steps=20)["step_ms"]["p50"]
