@@ -21,11 +21,12 @@ from worldmodel.transformer import Dynamics, KeysValues, bias_of
 @dataclass(frozen=True)
 class Past:
     """What one pass attends to: pieces that state slots left, pieces that video slots left, and which of all their
-    keys, in this order, each row may see: bool (B, keys)."""
+    keys, in this order, each row may see: bool (B, keys). ``whole``: every row sees them all, as the host knows."""
 
     states: list[KeysValues]
     video: list[KeysValues]
     seen: Tensor
+    whole: bool = False
 
     @property
     def pieces(self) -> list[KeysValues]:
@@ -33,11 +34,12 @@ class Past:
 
     @property
     def without_video(self) -> Past:
-        return Past(self.states, [], self.seen[:, : sum(piece.keys.shape[3] for piece in self.states)])
+        return Past(self.states, [], self.seen[:, : sum(piece.keys.shape[3] for piece in self.states)], self.whole)
 
     def followed_by(self, kept: KeysValues) -> Past:
         """With keys after it that every row may see."""
-        return Past(self.states, [*self.video, kept], F.pad(self.seen, (0, kept.keys.shape[3]), value=True))
+        seen = F.pad(self.seen, (0, kept.keys.shape[3]), value=True)
+        return Past(self.states, [*self.video, kept], seen, self.whole)
 
     def with_room(self, size: int) -> Past:
         """All in one piece, with room at its end that nobody sees before it is filled."""
@@ -55,7 +57,7 @@ class Past:
     def turned(self, cos: Tensor, sin: Tensor) -> Past:
         """With the keys of each part's first piece moved to another step."""
         states, video = ([turn(part[0], cos, sin), *part[1:]] for part in (self.states, self.video))
-        return Past(states, video, self.seen)
+        return Past(states, video, self.seen, self.whole)
 
 
 def turn(kept: KeysValues, cos: Tensor, sin: Tensor) -> KeysValues:
@@ -147,7 +149,8 @@ class StepCache:
         for size in (self.count, layout.num_video):
             seen += [anchored.repeat_interleave(size, 1), recent.repeat_interleave(size, 1)]
         states, video = zip(self.far, self.near, strict=True)
-        return Past(list(states), list(video), torch.cat(seen, 1).to(self.dynamics.device))
+        shown = torch.cat(seen, 1)
+        return Past(list(states), list(video), shown.to(self.dynamics.device), bool(shown.all()))
 
     # -- copies -------------------------------------------------------------------------------------
 
@@ -163,9 +166,9 @@ class StepCache:
 
 
 def pass_bias(past: Past, inside: Tensor) -> Tensor | None:
-    """Bias (B, 1, q, keys) of a pass of Q slots, which see each other as ``inside`` (q, Q) says; q is Q, or 1 for all
-    alike. None if all is seen, where that lets flash attention run."""
-    if past.seen.is_cuda and bool(past.seen.all()) and bool(inside.all()):
+    """Bias (B, 1, q, keys) of a pass of Q slots, which see each other as ``inside`` (q, Q) says; q is Q, or 1 if all
+    see all. None where all is seen, which lets flash attention run."""
+    if past.whole and len(inside) == 1 and inside.is_cuda:
         return None
     batch, queries = len(past.seen), len(inside)
     allowed = torch.cat(
