@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo", description="Play a world model in the browser.")
     parser.add_argument("--world", default="tabletop", help="a bundled world's name, a folder or a hub id")
     parser.add_argument("--device", help="where the model runs: cpu, cuda, …; default: as the world chooses")
-    parser.add_argument("--engine", default="torch", help="torch, or openvino (faster on CPUs; the extra `fast`)")
+    parser.add_argument(
+        "--engine", default="torch", help="torch, openvino (faster on CPUs; the extra `fast`) or cuda_graph"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines play, too")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--seats", type=int, default=4, help="players at once")

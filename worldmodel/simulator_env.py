@@ -26,6 +26,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
         self,
         *,
         world: str | PathLike[str] | World = "tabletop",
+        engine: str = "torch",
         caption: str | None = None,
         max_episode_steps: int | None = None,
         sampling: Sampling | None = None,
@@ -34,6 +35,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
         self.rows = SimulatorVectorEnv(
             1,
             world=world,
+            engine=engine,
             caption=caption,
             max_episode_steps=max_episode_steps,
             sampling=sampling,

@@ -49,6 +49,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         world: a bundled world's name, a world folder, a hub id, or a :class:`World`.
+        engine: who computes steps (see ``World.from_pretrained``), unless ``world`` is a :class:`World`.
         caption: what every episode starts from unless ``reset``'s options say otherwise; sampled scenes if None.
         max_episode_steps: after so many steps an episode is truncated. ``gymnasium.make`` applies it by a wrapper.
         sampling: by default as the world was released.
@@ -64,6 +65,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         num_envs: int = 1,
         *,
         world: str | PathLike[str] | World = "tabletop",
+        engine: str = "torch",
         caption: str | None = None,
         max_episode_steps: int | None = None,
         sampling: Sampling | None = None,
@@ -75,7 +77,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
         if render_mode not in (None, *RENDER_MODES):
             raise ValueError(f"unknown render mode {render_mode!r}; choose rgb_array, or None")
-        self.world = world if isinstance(world, World) else World.from_pretrained(world)  # type: ignore[arg-type]
+        self.world = world if isinstance(world, World) else World.from_pretrained(world, engine=engine)  # type: ignore[arg-type]
         self.num_envs, self.render_mode, self.caption = num_envs, render_mode, caption
         self.max_episode_steps, self.sampling = max_episode_steps, sampling or self.world.sampling
         tokenizer, schema = self.world.tokenizer, self.world.schema

@@ -41,7 +41,7 @@ class World:
     Args:
         upsampler: None for a world that is seen at the tokenizer's resolution only.
         attention: backend name, see ``worldmodel.attention``.
-        engine: who computes steps, ``torch`` or ``openvino`` (CPUs only, with the extra ``fast``).
+        engine: who computes steps: ``torch``, ``openvino`` (CPUs only, with the extra ``fast``) or ``cuda_graph``.
 
     Raises ValueError when the parts do not speak one vocabulary.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -404,3 +405,11 @@ def test_the_world_may_be_shared_by_many_environments():
     assert isinstance(a.world, World)
     assert a.world is b.world
     assert (a.rollout.time, b.rollout.time) == (1, 0)
+
+
+def test_an_engine_is_chosen_by_name(tmp_path: Path) -> None:
+    WORLD.save_pretrained(tmp_path)
+    assert SimulatorEnv(world=tmp_path, engine="torch").world.engine.name == "torch"
+    for make_env in (SimulatorEnv, SimulatorVectorEnv):
+        with pytest.raises(ValueError, match="unknown engine 'steam'"):
+            make_env(world=tmp_path, engine="steam")
