@@ -126,6 +126,12 @@ BARS = (
 )
 
 
+def verdicts(numbers: Numbers) -> list[tuple[str, str, str, bool | None]]:
+    """Breakout has bars of its own; the others are Tabletop's."""
+    breakout = "breakout" in numbers
+    return [bar.verdict(numbers) for bar in BARS if bar.key.startswith("breakout.") == breakout]
+
+
 def plain(value: Any) -> Any:
     """Numbers as JSON has them: tensors become numbers or lists, what is not finite None."""
     if isinstance(value, Tensor):
@@ -211,7 +217,7 @@ def evaluate(
         write(
             report,
             numbers,
-            [bar.verdict(numbers) for bar in BARS],
+            verdicts(numbers),
             rebuilt=tokenizer.pictures,
             imagined=rollout.pictures if rollout else None,
             edits=edits if isinstance(edits, EditResult) else None,
@@ -275,9 +281,7 @@ def table(numbers: Numbers) -> str:
         lines += [name, *(f"  {key:<32} {readable(value)}" for key, value in told.items()), ""]
     said = {True: "met", False: "MISSED", None: "not measured"}
     lines.append("bars")
-    lines += [
-        f"  {key:<38} {value:>8}  {bar:<7} {said[met]}" for key, value, bar, met in (b.verdict(numbers) for b in BARS)
-    ]
+    lines += [f"  {key:<38} {value:>8}  {bar:<7} {said[met]}" for key, value, bar, met in verdicts(numbers)]
     return "\n".join(lines)
 
 
