@@ -24,6 +24,15 @@ def tile_middles(view: View) -> Tensor:
     return low + cell_centres(view.tiles) * (high - low)
 
 
+def tile_at(view: View, places: Tensor) -> Tensor:
+    """Which tile places (..., 2) lie in, int64 (...), row by row; as many as there are for none."""
+    rows, columns = view.tiles
+    low, high = torch.tensor(view.tiles_low), torch.tensor(view.tiles_high)
+    column, row = ((places - low) / (high - low) * torch.tensor([columns, rows])).floor().long().unbind(-1)
+    inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+    return torch.where(inside, row * columns + column, rows * columns)
+
+
 class ScenePainter(nn.Module):
     """An embedding for every cell of the picture that says what the state puts there, now and a step ago.
 
@@ -86,13 +95,9 @@ class ScenePainter(nn.Module):
         self.out = nn.Linear(hidden, width)
         self.tiles = None
         if self.read.tiles is not None:
-            low, high = torch.tensor(schema.view.tiles_low), torch.tensor(schema.view.tiles_high)
-            at = (unproject(schema.view, points, None) - low) / (high - low) * torch.tensor(schema.view.tiles[::-1])
-            column, row = at.floor().long().unbind(-1)
-            inside = (row >= 0) & (row < schema.view.tiles[0]) & (column >= 0) & (column < schema.view.tiles[1])
-            tile = torch.where(inside, row * schema.view.tiles[1] + column, schema.view.tiles[0] * schema.view.tiles[1])
+            tile = tile_at(schema.view, unproject(schema.view, points, None))  # that each point of each cell lies in
             tile = tile.view(rows, samples, columns, samples).transpose(1, 2).reshape(rows * columns, -1)
-            self.register_buffer("tile", tile, persistent=False)  # which one each point of each cell lies in
+            self.register_buffer("tile", tile, persistent=False)
             self.tiles = nn.Linear(2 * samples**2, hidden, bias=False)
 
     def _offset_features(self, at: Tensor) -> tuple[Tensor, Tensor]:

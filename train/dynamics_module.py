@@ -1,9 +1,8 @@
 """Trains the dynamics by teacher forcing: text, scene, state changes and video ids of one stream.
 
-What it feeds back is made slightly wrong on purpose, as its own output will be: states are perturbed, or are those
-that it foresees itself, and the target change leads back to the truth (Graph Network Simulators, arXiv:2002.09405, and
-the pushforward trick, arXiv:2202.03376); some context ids are random. Cells whose ids change weigh more, for most of a
-picture stands still.
+What it feeds back is made slightly wrong on purpose, as its own output will be: states are perturbed and
+the target change leads back to the truth (Graph Network Simulators, arXiv:2002.09405); some context ids are
+random. Cells whose ids change weigh more, for most of a picture stands still.
 """
 
 from __future__ import annotations
@@ -21,12 +20,9 @@ from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.tokens import TokenStore
 from train.schedule import ScheduledModule, load_trained
-from worldmodel.sampling import sample
 from worldmodel.scene_state import StateCodec
 from worldmodel.transformer import Dynamics, DynamicsBatch, DynamicsConfig
 from worldmodel.world import World
-
-NEAR = 0.2  # of a field's largest change: states further than this from the truth are on another way
 
 
 def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -43,7 +39,6 @@ class DynamicsModule(ScheduledModule):
         tokens: folder of token shards: its vocabulary and schema shape the network.
         config: fields of ``DynamicsConfig``.
         state_noise: standard deviation of the noise on states, in units of each field's largest change.
-        own_steps: so many steps, at most, of the model's own lie between the truth and the states that are fed.
         corruption: at most this share of the fed-back video ids is replaced by random ones.
         mode_shares: how often each of ``tokens_per_pass`` is trained.
         read_pairs: pairs of latent frames of every window from which the state is read in training.
@@ -62,7 +57,6 @@ class DynamicsModule(ScheduledModule):
         warmup_steps: int = 100,
         total_steps: int = 1500,
         state_noise: float = 0.003,
-        own_steps: int = 0,
         corruption: float = 0.1,
         change_weight: float = 3.0,
         state_weight: float = 1.0,
@@ -84,8 +78,7 @@ class DynamicsModule(ScheduledModule):
         self.dynamics = Dynamics(dynamics_config, self.layout, self.schema)
         self.codec = StateCodec(self.schema)
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
-        self.state_noise, self.own_steps = state_noise, own_steps
-        self.corruption, self.change_weight = corruption, change_weight
+        self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
         self.state_weight, self.header_weight, self.read_weight = state_weight, header_weight, read_weight
         self.caption_dropout, self.tokenizer_path, self.read_pairs = caption_dropout, tokenizer_path, read_pairs
         self.text: TextTokenizer = store.text
@@ -109,11 +102,9 @@ class DynamicsModule(ScheduledModule):
             level = torch.rand(size, 1, 1, device=states.device) * self.state_noise
             noise = torch.randn(size, steps, len(self.codec.column), device=states.device) * level
             inputs = self.codec.perturb(inputs, noise)
-            if self.own_steps and not self.only_outcome:
-                inputs = self._own(batch, inputs, int(torch.randint(self.own_steps + 1, ())))
             dropped = torch.rand(size, 1, device=text.device) < self.caption_dropout
             text = torch.where(dropped, -1, text)
-        prepared, targets = self._fed(batch, inputs)
+        prepared, targets = self.fed(batch, inputs)
         if disturb and "video" in batch:
             video = prepared.video
             level = torch.rand(size, 1, 1, device=video.device) * self.corruption
@@ -122,7 +113,7 @@ class DynamicsModule(ScheduledModule):
             prepared = replace(prepared, input_video=fed)
         return replace(prepared, text=text), targets
 
-    def _fed(self, batch: dict[str, Tensor], inputs: Tensor) -> tuple[DynamicsBatch, Any]:
+    def fed(self, batch: dict[str, Tensor], inputs: Tensor) -> tuple[DynamicsBatch, Any]:
         """Windows whose steps start from ``inputs`` (B, T, F), and the ids that lead from there to the truth."""
         states = batch["states"]
         targets = self.codec.targets(states, inputs)
@@ -141,25 +132,6 @@ class DynamicsModule(ScheduledModule):
             input_video=video,
         )
         return prepared, targets
-
-    @torch.no_grad()
-    def _own(self, batch: dict[str, Tensor], inputs: Tensor, times: int) -> Tensor:
-        """States (B, T, F) to start from that lie ``times`` steps of the model's own after the truth.
-
-        Where it went another way than the truth, as after a collision, the truth's are fed.
-        """
-        config, foreseen = self.dynamics.config, ~batch["skipped"]
-        foreseen[:, 0] = False
-        for _ in range(times):
-            prepared, _ = self._fed(batch, inputs)
-            logits = self.dynamics(prepared, config.tokens_per_pass[0], with_video=config.state_sees_video).state
-            logits = logits.flatten(0, 1)
-            ids, shares = sample(logits, 1.0, torch.rand(logits.shape[:2], device=logits.device))
-            made = self.codec.advance(inputs.flatten(0, 1), ids, shares).view_as(inputs)
-            near = self.codec.deviation(made, batch["states"]).amax(-1) < NEAR
-            taken = (near & foreseen)[:, :-1, None]
-            inputs = torch.cat([inputs[:, :1], torch.where(taken, made[:, :-1], inputs[:, 1:])], 1)
-        return inputs
 
     def losses(self, batch: dict[str, Tensor], k: int, *, disturb: bool) -> dict[str, Tensor]:
         """Nats an id, by modality, and their weighted sum as ``loss``."""

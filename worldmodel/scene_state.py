@@ -116,10 +116,6 @@ class StateCodec(nn.Module):
         out[..., self.column] = values[..., self.column] + noise * self.largest
         return self.legal(out)
 
-    def deviation(self, values: Tensor, others: Tensor) -> Tensor:
-        """How far states (..., F) lie apart in units of each field's largest change, (..., moving)."""
-        return self._changes(values, others).abs() / self.largest
-
     def settled(self, values: Tensor) -> Tensor:
         """Takes what is within half a bin of zero to be at rest: with an even number of bins, zero lies between two.
 

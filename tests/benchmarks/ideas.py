@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,47 @@ from train.export import read_checkpoint
 from train.measurements import Bodies
 from train.metrics import psnr
 from worldmodel.bench import time_steps
-from worldmodel.transformer import Block, DynamicsConfig
+from worldmodel.sampling import sample
+from worldmodel.transformer import Block, DynamicsBatch, DynamicsConfig
 from worldmodel.world import World
 
 HORIZON, LR = 16, 3e-4
-IDEAS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "window of 1 step": {"config": {"window": 1}},
-    "window of 8 steps": {"config": {"window": 8}, "num_blocks": 11},
-    "no anchor": {"config": {"anchor_frames": 0}},
-    "3 anchors": {"config": {"anchor_frames": 3}},
-    "no corruption of context ids": {"corruption": 0.0},
-    "corruption up to 30 %": {"corruption": 0.3},
-    "own states fed, up to 2 steps": {"own_steps": 2},
-    "state sees video": {"config": {"state_sees_video": True}},
-    "own norm and MLP for video": {"experts": True},
-}
+NEAR = 0.2  # of a field's largest change: states further than this from the truth are on another way
+
+
+class OwnSteps(DynamicsModule):
+    """Fed states that it foresees itself, up to ``STEPS`` steps after the truth; what is learned leads back to it (the
+    pushforward trick, arXiv:2202.03376)."""
+
+    STEPS = 2
+
+    def prepare(self, batch: dict[str, Tensor], *, disturb: bool) -> tuple[DynamicsBatch, Any]:
+        prepared, targets = super().prepare(batch, disturb=disturb)
+        if not disturb:
+            return prepared, targets
+        inputs = self.own(batch, prepared.input_states, int(torch.randint(self.STEPS + 1, ())))
+        fed, targets = self.fed(batch, inputs)
+        return replace(fed, text=prepared.text, input_video=prepared.input_video), targets
+
+    @torch.no_grad()
+    def own(self, batch: dict[str, Tensor], inputs: Tensor, times: int) -> Tensor:
+        """States (B, T, F) to start from that lie ``times`` steps of the model's own after the truth.
+
+        Where it went another way than the truth, as after a collision, the truth's are fed.
+        """
+        config, foreseen = self.dynamics.config, ~batch["skipped"]
+        foreseen[:, 0] = False
+        for _ in range(times):
+            prepared, _ = self.fed(batch, inputs)
+            logits = self.dynamics(prepared, config.tokens_per_pass[0], with_video=config.state_sees_video).state
+            logits = logits.flatten(0, 1)
+            ids, shares = sample(logits, 1.0, torch.rand(logits.shape[:2], device=logits.device))
+            made = self.codec.advance(inputs.flatten(0, 1), ids, shares).view_as(inputs)
+            change = (made - batch["states"])[..., self.codec.column].abs() / self.codec.largest
+            near = change.amax(-1) < NEAR
+            taken = (near & foreseen)[:, :-1, None]
+            inputs = torch.cat([inputs[:, :1], torch.where(taken, made[:, :-1], inputs[:, 1:])], 1)
+        return inputs
 
 
 class ModalBlock(Block):
@@ -64,13 +90,27 @@ class ModalBlock(Block):
         return x + torch.cat(made, -2)
 
 
+IDEAS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "window of 1 step": {"config": {"window": 1}},
+    "window of 8 steps": {"config": {"window": 8}, "num_blocks": 11},
+    "no anchor": {"config": {"anchor_frames": 0}},
+    "3 anchors": {"config": {"anchor_frames": 3}},
+    "no corruption of context ids": {"corruption": 0.0},
+    "corruption up to 30 %": {"corruption": 0.3},
+    "own states fed, up to 2 steps": {"module": OwnSteps},
+    "state sees video": {"config": {"state_sees_video": True}},
+    "own norm and MLP for video": {"experts": True},
+}
+
+
 def trained(tokens: Path, start: Path, steps: int, idea: dict[str, Any], seed: int) -> tuple[DynamicsModule, float]:
     """A module after so many steps, and minutes of training."""
     given = dict(idea)
     config = read_checkpoint(start)["hyper_parameters"]["config"] | given.pop("config", {})
     num_blocks, experts = given.pop("num_blocks", 7), given.pop("experts", False)
     L.seed_everything(seed, verbose=False)
-    module = DynamicsModule(
+    module = given.pop("module", DynamicsModule)(
         str(tokens), config=config, total_steps=steps, lr=LR, warmup_steps=10, start_from=str(start), **given
     )
     dynamics, layout = module.dynamics, module.layout

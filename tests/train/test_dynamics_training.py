@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -58,39 +57,6 @@ def batch_of(tokens: Path, size: int = 8) -> dict[str, Tensor]:
     windows = TokenWindows(TokenStore(tokens), "train", num_blocks=5, max_text=24, skip_share=0.3)
     items = [windows[i] for i in range(size)]
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def test_states_of_its_own_are_fed_where_they_follow_from_what_was_fed(
-    tokens: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("train.dynamics_module.NEAR", 1.0)
-    torch.manual_seed(0)
-    module, batch = DynamicsModule(str(tokens), config=CONFIG, own_steps=2), batch_of(tokens)
-    codec, head = module.codec, module.dynamics.state_head
-    torch.nn.init.zeros_(head.weight)
-    head.bias.data[codec.first + codec.middle] = 20  # it foresees that everything stays as it is
-    truth = torch.cat([batch["states"][:, :1], batch["states"][:, :-1]], 1)
-    assert torch.equal(module._own(batch, truth, 0), truth)
-    own = module._own(batch, truth, 2)
-    assert torch.equal(own[:, :2], truth[:, :2])  # a first state follows from none
-    after_a_jump = torch.cat([torch.zeros(len(truth), 1, dtype=torch.bool), batch["skipped"][:, :-1]], 1)
-    assert after_a_jump.any()
-    assert torch.equal(own[after_a_jump], truth[after_a_jump])
-    changed = (own != truth).any(-1)
-    assert changed.any()
-    assert codec.deviation(own[changed], truth[changed]).max() < 1
-    prepared, targets = module._fed(batch, own)
-    led = codec.advance(own.flatten(0, 1), prepared.state_ids.flatten(0, 1), _exactly(module, targets)).view_as(own)
-    reachable = codec.deviation(own, batch["states"]) < 1
-    reachable[:, 0] = False
-    assert codec.deviation(led, batch["states"])[reachable].max() < 0.01  # what is learned leads back to the truth
-
-
-def _exactly(module: DynamicsModule, targets: Any) -> Tensor:
-    """Probabilities (N, S, ids) that say the targets."""
-    shape = (*targets.low.shape, module.schema.num_local_ids)
-    shares = torch.zeros(shape).scatter(-1, targets.low[..., None], 1 - targets.weight[..., None])
-    return shares.scatter_add(-1, targets.high[..., None], targets.weight[..., None]).flatten(0, 1)
 
 
 def test_token_shards_give_back_what_was_written(tokens: Path) -> None:
