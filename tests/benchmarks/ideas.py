@@ -101,6 +101,7 @@ IDEAS: dict[str, dict[str, Any]] = {
     "own states fed, up to 2 steps": {"module": OwnSteps},
     "state sees video": {"config": {"state_sees_video": True}},
     "own norm and MLP for video": {"experts": True},
+    "last frames encoded again": {"encoded_again": True},
 }
 
 
@@ -109,6 +110,7 @@ def trained(tokens: Path, start: Path, steps: int, idea: dict[str, Any], seed: i
     given = dict(idea)
     config = read_checkpoint(start)["hyper_parameters"]["config"] | given.pop("config", {})
     num_blocks, experts = given.pop("num_blocks", 7), given.pop("experts", False)
+    given.pop("encoded_again", None)  # which is done in play
     L.seed_everything(seed, verbose=False)
     module = given.pop("module", DynamicsModule)(
         str(tokens), config=config, total_steps=steps, lr=LR, warmup_steps=10, start_from=str(start), **given
@@ -138,8 +140,9 @@ def foreseen(module: DynamicsModule, tokens: Path) -> dict[str, float]:
     return {f"{name}_nats": sum(values) / len(values) for name, values in kept.items()}
 
 
-def played(world: World, tokens: Path, rows: int = 16) -> dict[str, float]:
-    """Free steps from the first states of validation episodes, against what the tokenizer makes of their ids."""
+def played(world: World, tokens: Path, encoded_again: bool, rows: int = 16) -> dict[str, float]:
+    """Free steps from the first states of validation episodes, against what the tokenizer makes of their ids. With
+    ``encoded_again``, the ids of decoded frames take the place of those that they were decoded from, as in Loong."""
     episodes = [e for e in TokenStore(tokens).load("validation") if len(e.states) > HORIZON][:rows]
     states = torch.stack([e.states[: HORIZON + 1] for e in episodes])
     video = torch.stack([e.video[: HORIZON + 1] for e in episodes if e.video is not None]).long()
@@ -151,20 +154,17 @@ def played(world: World, tokens: Path, rows: int = 16) -> dict[str, float]:
         step = rollout.step(action)
         frames.append(step.frames)
         led.append(step.state)
+        if encoded_again:
+            rollout._video = world.tokenizer.encode_step(step.frames).flatten(1)
     bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
     error: Tensor = bodies.distance(torch.stack(led, 1), states[:, 1:])[..., 0]
     shown = torch.stack(frames, 1)
-    alone = without_state(world, real, rollout, shown)
+    own = world.tokenizer.encode_step(shown[:, -1]).flatten(1)
     return {
         "psnr_db": float(psnr(shown, real[:, 1:].unflatten(1, (HORIZON, r))).mean()),
         "player_error_16": float(error[:, 15].mean()),
-    } | alone
-
-
-def without_state(world: World, real: Tensor, rollout: Any, shown: Tensor) -> dict[str, float]:
-    """Share of a last frame's ids that are those of its own decoded picture: how far ids and pictures drift apart."""
-    ids = world.tokenizer.encode_step(shown[:, -1]).flatten(1)
-    return {"ids_of_the_picture": float((ids == rollout._video).float().mean())}
+        "ids_of_the_picture": float((own == rollout._video).float().mean()),
+    }
 
 
 def main() -> None:
@@ -181,7 +181,8 @@ def main() -> None:
     for name in chosen.only:
         module, minutes = trained(chosen.tokens, chosen.start_from, chosen.steps, IDEAS[name], chosen.seed)
         ours = World(schema=world.schema, text=world.text, tokenizer=world.tokenizer, dynamics=module.dynamics)
-        numbers = {"minutes": minutes} | foreseen(module, chosen.tokens) | played(ours, chosen.tokens)
+        numbers = {"minutes": minutes} | foreseen(module, chosen.tokens)
+        numbers |= played(ours, chosen.tokens, IDEAS[name].get("encoded_again", False))
         numbers["step_ms"] = time_steps(ours, steps=20)["step_ms"]["p50"]
         found[name] = {key: round(value, 4) for key, value in numbers.items()}
         print(f"{name:<32} " + "  ".join(f"{key} {value:g}" for key, value in found[name].items()), flush=True)
