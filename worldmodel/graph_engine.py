@@ -6,6 +6,7 @@ step is a function of tensors alone, it can be recorded once for every shape of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 Function = Callable[..., tuple[Tensor, ...]]
 
 
-class GraphEngine(Engine):
+class GraphEngine(Engine, ABC):
     """Whatever is not part of a step (beginnings, reading) stays with PyTorch, operation by operation."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self.graphs: dict[tuple[Any, ...], Callable[[Sequence[Tensor]], Sequence[Tensor]]] = {}
 
+    @abstractmethod
     def compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
         """A function of tensors shaped like ``given`` that computes what ``call`` does. It may lend its results: they
         need hold no longer than until it is called again."""
-        raise NotImplementedError
 
     @property
     def setting(self) -> tuple[Any, ...]:
