@@ -23,6 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tokenizer.scene_schema import SceneSchema
 from tokenizer.vocabulary import Vocabulary
 
 
@@ -69,6 +70,12 @@ class Layout:
     num_static: int
     num_state: int
     grid: tuple[int, int]
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, schema: SceneSchema, grid: tuple[int, int], max_text: int) -> Layout:
+        """Of a world with this schema, and so many places for text."""
+        static, dynamic = len(schema.static_slots), len(schema.slots)
+        return cls(vocabulary=vocabulary, max_text=max_text, num_static=static, num_state=dynamic, grid=grid)
 
     @property
     def num_video(self) -> int:

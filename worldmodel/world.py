@@ -226,13 +226,7 @@ class World:
             schema = SceneSchema.from_json(about["schema"])
             stored = {k: v for k, v in about["vocabulary"].items() if k != "fingerprint"}
             config = DynamicsConfig(**about["dynamics"])
-            layout = Layout(
-                vocabulary=Vocabulary(**stored),
-                max_text=config.max_text,
-                num_static=len(schema.static_slots),
-                num_state=len(schema.slots),
-                grid=tokenizer.grid,
-            )
+            layout = Layout.of(Vocabulary(**stored), schema, tokenizer.grid, config.max_text)
             dynamics = Dynamics(config, layout, schema)
             upsampler = Upsampler(UpsamplerConfig(**about["upsampler"]), schema) if about.get("upsampler") else None
             sampling = Sampling(**about.get("sampling", {}))

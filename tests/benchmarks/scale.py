@@ -54,13 +54,7 @@ def world_of(size: Size, ids: int, device: str, dtype: torch.dtype, engine: str)
         text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=tokenizer.num_codes
     )
     config = DynamicsConfig(width=size.width, depth=size.depth, heads=size.heads, tokens_per_pass=(ids,))
-    layout = Layout(
-        vocabulary=vocabulary,
-        max_text=config.max_text,
-        num_static=len(schema.static_slots),
-        num_state=len(schema.slots),
-        grid=tokenizer.grid,
-    )
+    layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text)
     with torch.device(device):
         dynamics = Dynamics(config, layout, schema).to(dtype)
     world = World(schema=schema, text=text, tokenizer=tokenizer, dynamics=dynamics).to(device)

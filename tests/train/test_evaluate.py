@@ -92,12 +92,11 @@ def world() -> World:
         ),
         SCHEMA,
     )
-    layout = Layout(
-        vocabulary=Vocabulary.of(text=text, actions=ActionSpace(SCHEMA.actions), schema=SCHEMA, num_codes=16),
-        max_text=16,
-        num_static=len(SCHEMA.static_slots),
-        num_state=len(SCHEMA.slots),
-        grid=tokenizer.grid,
+    layout = Layout.of(
+        Vocabulary.of(text=text, actions=ActionSpace(SCHEMA.actions), schema=SCHEMA, num_codes=16),
+        SCHEMA,
+        tokenizer.grid,
+        16,
     )
     config = DynamicsConfig(width=24, depth=1, heads=2, window=2, max_text=16, tokens_per_pass=(64,))
     upsampler = Upsampler(UpsamplerConfig(width=8, levels=2, depth=1, condition=16), SCHEMA)

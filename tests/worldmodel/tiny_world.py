@@ -97,13 +97,7 @@ def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, end:
         text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=tokenizer.num_codes
     )
     config = replace(DYNAMICS, **changes)
-    layout = Layout(
-        vocabulary=vocabulary,
-        max_text=config.max_text,
-        num_static=len(schema.static_slots),
-        num_state=len(schema.slots),
-        grid=tokenizer.grid,
-    )
+    layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text)
     dynamics = shaken(Dynamics(config, layout, schema), 0.15)
     with torch.no_grad():
         dynamics.copy.bias.zero_()

@@ -104,13 +104,7 @@ class TokenStore:
         self.index: list[dict[str, Any]] = pq.read_table(self.folder / "index.parquet").to_pylist()
 
     def layout(self, max_text: int) -> Layout:
-        return Layout(
-            vocabulary=self.vocabulary,
-            max_text=max_text,
-            num_static=len(self.schema.static_slots),
-            num_state=len(self.schema.slots),
-            grid=self.grid,
-        )
+        return Layout.of(self.vocabulary, self.schema, self.grid, max_text)
 
     def load(self, split: str) -> list[TokenisedEpisode]:
         """All episodes of a split, in memory."""

@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 
 from tokenizer.scene_schema import Entity, Field, SceneSchema, View
+from train.worlds.recordable import step_info
 
 ACTIONS = ("noop", "fire", "right", "left")
 SHARES = {"track": 0.6, "wander": 0.25, "random": 0.15}
@@ -145,7 +146,7 @@ class Breakout(gymnasium.Env[np.ndarray, np.int64]):
         self._play_in()
         self._record = self._look()
         self.caption = self._describe(self._record["states"])
-        return self._observe([self._record])
+        return self._record["frames"], step_info([self._record], self.caption)
 
     def _play_in(self) -> None:
         """Plays a random number of steps, mostly few; anew where the game would be over."""
@@ -185,8 +186,8 @@ class Breakout(gymnasium.Env[np.ndarray, np.int64]):
                 reward |= self._press(int(action)) > 0
             self._record = self._look(reward=reward)
             records.append(self._record)
-        observation, info = self._observe(records)
-        return observation, float(reward), self._ale.game_over(), False, info
+        info = step_info(records, self.caption)
+        return self._record["frames"], float(reward), self._ale.game_over(), False, info
 
     def _press(self, action: int) -> int:
         """One frame with the action, or with the one before it. Returns the points it brought."""
@@ -199,11 +200,6 @@ class Breakout(gymnasium.Env[np.ndarray, np.int64]):
         picture = np.ascontiguousarray(self._ale.getScreenRGB()[32:192:2, ::2])  # keeps the ball, 2x4, in 1x2 pixels
         state = read_memory(self._ale.getRAM(), reward=reward, terminated=self._ale.game_over())
         return {"frames": picture, "states": state}
-
-    def _observe(self, records: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, Any]]:
-        info: dict[str, Any] = {key: np.stack([record[key] for record in records]) for key in records[0]}
-        info["state"], info["caption"] = records[-1]["states"], self.caption
-        return records[-1]["frames"], info
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The present picture, uint8 ``(80, 80, 3)``."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from tokenizer.clip import shrink
 from tokenizer.scene_schema import Entity, Field, SceneSchema
+from train.worlds.recordable import step_info
 
 ACTIONS = ("none", "forward", "turn_left", "turn_right", "forward_left", "forward_right")
 SHARES = {"wander": 0.8, "turn": 0.2}
@@ -95,7 +96,7 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
         side = ("north" if north > -270 else "south") + ("-east" if east > 750 else "-west")
         facing = _COMPASS[round(float(self._record["states"][4]) / (math.pi / 4)) % 8]
         self.caption = f"rooms seen by a walker in the {side} who faces {facing}"
-        return self._observe([self._record])
+        return self._record["frames"], step_info([self._record], self.caption)
 
     def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(np.int64(action)):
@@ -111,8 +112,8 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
             self._record = self._look(found=self._game.is_episode_finished())
             records.append(self._record)
         found = bool(records[-1]["states"][-1])
-        observation, info = self._observe(records)
-        return observation, float(found), found, False, info
+        info = step_info(records, self.caption)
+        return self._record["frames"], float(found), found, False, info
 
     def _look(self, *, found: bool) -> dict[str, np.ndarray]:
         """Picture and state now; at the end of an episode, when the game shows nothing any more, those before."""
@@ -127,11 +128,6 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
         heading = math.remainder(math.radians(degrees), 2 * math.pi)
         state = np.array([east, north, u, v, heading, found, found], dtype=np.float32)
         return {"frames": picture, "states": state}
-
-    def _observe(self, records: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, Any]]:
-        info: dict[str, Any] = {key: np.stack([record[key] for record in records]) for key in records[0]}
-        info["state"], info["caption"] = records[-1]["states"], self.caption
-        return records[-1]["frames"], info
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The present picture, uint8 ``(resolution, resolution, 3)``."""

@@ -25,6 +25,12 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
+def step_info(records: list[dict[str, np.ndarray]], caption: str) -> dict[str, Any]:
+    """A step's ``info``, from one record for each of its pixel frames."""
+    info: dict[str, Any] = {key: np.stack([record[key] for record in records]) for key in records[0]}
+    return info | {"state": records[-1]["states"], "caption": caption}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recordable:
     """A world and how it is played: ``shares`` says how often each behaviour, a policy from states to actions.

@@ -23,6 +23,7 @@ import torch
 from tokenizer.clip import shrink
 from tokenizer.scene_schema import Entity, Field, SceneSchema, View
 from train.worlds.offscreen import Offscreen
+from train.worlds.recordable import step_info
 from train.worlds.tabletop_captions import caption
 
 ACTIONS = ("none", "north", "south", "west", "east", "orbit_left", "orbit_right")
@@ -529,8 +530,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
         return shrink(picture, self.resolution), entity_map
 
     def _observe(self, records: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, Any]]:
-        info: dict[str, Any] = {key: np.stack([record[key] for record in records]) for key in records[0]}
-        info["state"], info["caption"] = records[-1]["states"], self.caption
+        info = step_info(records, self.caption)
         frame = records[-1].get("frames")
         return self._draw()[0] if frame is None else frame, info
 
