@@ -52,7 +52,7 @@ def measure_endless(
     numbers: Numbers = {"rows": len(episodes), "steps": steps}
     for name in ("idle", "moving"):
         rollout = start(world, [e.window(0, 0) for e in episodes], seed=seed, sampling=sampling)
-        first = None if reader is None else middles(rollout, reader)
+        first = None if reader is None else body_colours(rollout, reader)
         action, pairs = torch.zeros(len(episodes), dtype=torch.long), []
         for step in range(1, steps + 1):
             if name == "moving" and step % HOLD == 1:
@@ -70,8 +70,8 @@ def measure_endless(
                     numbers[f"{name}_{key}_{mark}"] = value
                 pairs = []
             if reader is not None and first is not None:
-                (own, around, there), (middle, _, still) = first, middles(rollout, reader)
-                shown = (middle - own).square().sum(-1) < (middle - around).square().sum(-1)
+                (own, around, there), (now, _, still) = first, body_colours(rollout, reader)
+                shown = (now - own).square().sum(-1) < (now - around).square().sum(-1)
                 seen = there & still
                 numbers[f"{name}_bodies_drawn_{mark}"] = shown[seen].float().mean()
                 numbers[f"{name}_bodies_constant_{mark}"] = (shown | ~seen).all(1).float().mean()
@@ -99,7 +99,7 @@ def _palette(frames: Tensor) -> Tensor:
     return counts / len(at)
 
 
-def middles(rollout: Rollout, reader: StateReader) -> tuple[Tensor, Tensor, Tensor]:
+def body_colours(rollout: Rollout, reader: StateReader) -> tuple[Tensor, Tensor, Tensor]:
     """Colours (B, bodies, 3) of each body and of a ring around it, and which bodies are there. Medians, for one of them
     bears a mark, and of unit length, for lights turn and cameras too."""
     seen, (at, radius, _) = reader(rollout.state), reader.picture(rollout.state)

@@ -11,7 +11,7 @@ import torch
 
 from tokenizer.clip import Episode
 from tokenizer.state_reader import StateReader
-from train.endless import Renderer, middles
+from train.endless import Renderer, body_colours
 from train.measurements import Bodies, Numbers, start
 from train.metrics import psnr
 from worldmodel.rollout import Sampling
@@ -37,7 +37,7 @@ def measure_shots(
         uncut.step(0)
     cut, column = uncut.fork(), schema.columns(entity, field.name).start
     reader, bodies = StateReader(schema), Bodies.of(schema)
-    was, _, there = middles(uncut, reader)
+    was, _, there = body_colours(uncut, reader)
     for row in range(len(episodes)):
         here, half = float(cut.state[row, column]), (field.high - field.low) / 2
         cut.edit({entity: {field.name: here + half if here < field.low + half else here - half}}, row)
@@ -54,7 +54,7 @@ def measure_shots(
             ):
                 scores[name].append(psnr(picture, truth))
         numbers |= {f"{name}_{number}": torch.stack(each).mean() for name, each in scores.items() if each}
-        now, around, still = middles(cut, reader)
+        now, around, still = body_colours(cut, reader)
         kept = (now - was).square().sum(-1) < (now - around).square().sum(-1)
         numbers[f"bodies_drawn_{number}"] = kept[there & still].float().mean()
         apart = bodies.distance(ours.state, theirs.state)[bodies.present(theirs.state)]
