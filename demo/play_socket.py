@@ -7,13 +7,15 @@ The client sends JSON objects with a ``type``:
 | ``start`` | ``caption`` (or null), ``seed`` | begin a world |
 | ``keys`` | ``held``: names of actions | which actions' keys are down; the server keeps time, not the client |
 | ``edit`` | ``edit``: {entity: {field: value}}, ``continues`` | write the state; true within a drag |
+| ``tell`` | ``event`` | tell the next step what happens |
+| ``describe`` | | ask for the moment in words |
 | ``undo``, ``fork``, ``switch`` | ``index`` | go back, branch, change branch |
 | ``pause`` | ``on`` | hold still, or go on (also after the end) |
 | ``pace`` | ``steps_per_s`` (or null) | steps a second; null is as fast as possible |
 | ``upsample``, ``record`` | ``on`` | switch them; the end of a recording sends its mp4 |
 | ``seen`` | ``count`` | pictures received so far: no more than ``WINDOW`` go unanswered |
 
-The server sends text (``hello``: schema and abilities; ``error``: a sentence) and binary messages: a
+The server sends text (``hello``: schema and abilities; ``caption``, ``error``: a sentence) and binary messages: a
 little-endian uint32 ``n``, ``n`` bytes of JSON header, then the payload. A ``picture`` carries its frames as raw
 RGB, frame after frame; a ``recording`` an mp4. Raw, because at 64 and 128 pixels a side lossless coding takes
 0.2 to 1.3 ms a frame to halve what a local socket carries for nothing.
@@ -95,7 +97,7 @@ class Playroom:
 class Command:
     """Something to be done to the session between two steps."""
 
-    run: Callable[[], Picture | None]
+    run: Callable[[], Picture | str | None]
     plays_on: bool = False
     continues: bool | None = None  # of an edit; None for anything else
 
@@ -141,6 +143,7 @@ class Player:
             "type": "hello",
             "schema": world.schema.to_json(),
             "upsampler": world.upsampler is not None,
+            "tell": world.max_event > 0,
             "steps_per_s": self.steps_per_s,
             "max_caption": self.session.config.max_caption,
         }
@@ -179,6 +182,11 @@ class Player:
                 self._wait(Command(lambda: session.start(caption, seed), plays_on=True))
             case "edit":
                 self._wait_for_edit(_field(said, "edit", dict), said.get("continues") is True)
+            case "tell":
+                event = _field(said, "event", str)
+                self._wait(Command(lambda: session.tell(event), plays_on=True))
+            case "describe":
+                self._wait(Command(session.describe))
             case "undo":
                 self._wait(Command(session.undo, plays_on=True))
             case "fork":
@@ -234,12 +242,14 @@ class Player:
             await asyncio.sleep(max(0.0, due - perf_counter()))
 
     async def _obey(self, command: Command) -> None:
-        picture = await self._attempt(command.run)
-        if picture is not None:
+        made = await self._attempt(command.run)
+        if isinstance(made, str):
+            await self._send({"type": "caption", "text": made})
+        elif made is not None:
             self.playing = self.playing or command.plays_on
-            await self._show(picture)
+            await self._show(made)
 
-    async def _attempt(self, job: Callable[[], Picture | None]) -> Picture | None:
+    async def _attempt(self, job: Callable[[], Result]) -> Result | None:
         return await self._guard(self.room.work(job))
 
     async def _guard(self, work: Awaitable[Result]) -> Result | None:

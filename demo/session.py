@@ -158,6 +158,18 @@ class Session:
         branch.picture = replace(branch.picture, state=_state(branch.rollout), terminated=False)
         return branch.picture.still
 
+    def tell(self, event: str) -> Picture:
+        """Tells the next step what happens; undone as an edit is."""
+        branch = self.branch
+        mark = Mark(branch.rollout.snapshot(), branch.picture, before_edit=True)
+        branch.rollout.tell(event.strip())
+        self._keep(branch, mark)
+        return branch.picture.still
+
+    def describe(self) -> str:
+        """What the model says of this moment."""
+        return self.world.caption(self.branch.rollout.state[:1])[0]
+
     def undo(self) -> Picture:
         """Back to before the last edit, or about a second, whichever is less; at the least to the start."""
         branch = self.branch

@@ -2,12 +2,14 @@
 
 ::
 
-    header   <bos> <text> caption </text> <scene> static ids </scene>
+    header   <bos> <text> caption </text> <scene> static ids </scene> [<text> event </text>]
     step 0   <step>   | state in absolute ids | video
     step t   action   | state, as changes     | video
 
-The caption takes a fixed number of places, padded before ``</text>``, so that a header always has the same
-length and every step the same layout. Nothing outside this file knows the order.
+Texts take a fixed number of places, padded after ``</text>``, so that a header always has the same length and
+every step the same layout. An event is what is told in mid-stream, seen by the one step that it is told to; it
+stands in the header, where it knows the scene and where no ring of steps drops it. Nothing outside this file
+knows the order.
 
 Every token has a modality and a position (step, row, column) for rotary embedding: text and scene lie on
 the diagonal, video on its grid, as in multimodal RoPE (Qwen2-VL, arXiv:2409.12191); the state and the action
@@ -21,6 +23,7 @@ from enum import IntEnum
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.scene_schema import SceneSchema
@@ -63,19 +66,28 @@ class TokenStream:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Lengths of the stream's parts and where they lie."""
+    """Lengths of the stream's parts and where they lie. Without places for an event, none can be told."""
 
     vocabulary: Vocabulary
     max_text: int
     num_static: int
     num_state: int
     grid: tuple[int, int]
+    max_event: int = 0
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, schema: SceneSchema, grid: tuple[int, int], max_text: int) -> Layout:
-        """Of a world with this schema, and so many places for text."""
-        static, dynamic = len(schema.static_slots), len(schema.slots)
-        return cls(vocabulary=vocabulary, max_text=max_text, num_static=static, num_state=dynamic, grid=grid)
+    def of(
+        cls, vocabulary: Vocabulary, schema: SceneSchema, grid: tuple[int, int], max_text: int, max_event: int = 0
+    ) -> Layout:
+        """Of a world with this schema, and so many places for a caption and for an event."""
+        return cls(
+            vocabulary=vocabulary,
+            max_text=max_text,
+            num_static=len(schema.static_slots),
+            num_state=len(schema.slots),
+            grid=grid,
+            max_event=max_event,
+        )
 
     @property
     def num_video(self) -> int:
@@ -83,6 +95,11 @@ class Layout:
 
     @property
     def header_length(self) -> int:
+        return self.scene_end + (self.max_event + 2 if self.max_event else 0)
+
+    @property
+    def scene_end(self) -> int:
+        """How much of a header every step sees: all but the event."""
         return self.max_text + self.num_static + 5
 
     @property
@@ -98,6 +115,10 @@ class Layout:
         return slice(4 + self.max_text, 4 + self.max_text + self.num_static)
 
     @property
+    def header_event(self) -> slice:
+        return slice(self.scene_end + 1, self.scene_end + 1 + self.max_event)
+
+    @property
     def step_state(self) -> slice:
         return slice(1, 1 + self.num_state)
 
@@ -108,7 +129,7 @@ class Layout:
     @cached_property
     def header_modality(self) -> Tensor:
         modality = torch.full((self.header_length,), int(Modality.SPECIAL))
-        modality[self.header_text] = int(Modality.TEXT)
+        modality[self.header_text] = modality[self.header_event] = int(Modality.TEXT)
         modality[self.header_static] = int(Modality.STATE)
         return modality
 
@@ -133,17 +154,26 @@ class Layout:
         place[self.step_video] = cells
         return place
 
-    def pack_header(self, text: Tensor, static: Tensor) -> Tensor:
-        """Local text (B, max_text; -1 pads) and static ids (B, S0) to global ids (B, header_length)."""
+    def pack_header(self, text: Tensor, static: Tensor, event: Tensor | None = None) -> Tensor:
+        """Local text (B, max_text; -1 pads) and static ids (B, S0) to global ids (B, header_length).
+
+        ``event`` (B, max_event; -1 pads) is what is told to a step. Rows of padding alone are told nothing, as by None.
+        """
+        v, caption = self.vocabulary, self._told(text)
+        ends = [v.special(name) for name in ("bos", "scene", "end_scene")]
+        bos, scene, end_scene = (caption.new_full((len(caption), 1), end) for end in ends)
+        parts = [bos, caption, scene, v.to_global("state", static, validate=False), end_scene]
+        if self.max_event:
+            event = text.new_full((len(text), self.max_event), -1) if event is None else event
+            parts.append(torch.where((event >= 0).any(1, keepdim=True), self._told(event), v.special("pad")))
+        return torch.cat(parts, 1)
+
+    def _told(self, text: Tensor) -> Tensor:
+        """Local text ids (B, n), -1 after the last, to global ids between their marks (B, n + 2), padded at the end."""
         v = self.vocabulary
-        ids = torch.full((len(static), self.header_length), v.special("pad"), dtype=torch.long, device=static.device)
-        ids[:, 0], ids[:, 1] = v.special("bos"), v.special("text")
-        ids[:, 2 + self.max_text], ids[:, 3 + self.max_text] = v.special("end_text"), v.special("scene")
-        ids[:, -1] = v.special("end_scene")
-        words = v.to_global("text", text.clamp_min(0), validate=False)
-        ids[:, self.header_text] = torch.where(text >= 0, words, v.special("pad"))
-        ids[:, self.header_static] = v.to_global("state", static, validate=False)
-        return ids
+        words = torch.where(text >= 0, v.to_global("text", text.clamp_min(0), validate=False), v.special("pad"))
+        ids = F.pad(F.pad(words, (1, 0), value=v.special("text")), (0, 1), value=v.special("pad"))
+        return ids.scatter(1, (text >= 0).sum(1, keepdim=True) + 1, v.special("end_text"))
 
     def pack_steps(self, actions: Tensor, states: Tensor, video: Tensor) -> Tensor:
         """Local ids of T steps to global ids (B, T, step_length)."""
@@ -180,7 +210,7 @@ class Layout:
         header = ids[:, : self.header_length]
         blocks = ids[:, self.header_length :].unflatten(1, (-1, self.step_length))
         text = header[:, self.header_text]
-        text = torch.where(text == v.special("pad"), -1, text - v.span("text").start)
+        text = torch.where(text >= v.span("text").start, text - v.span("text").start, -1)
         actions = blocks[..., 0]
         actions = torch.where(actions == v.special("step"), -1, actions - v.span("action").start)
         return SceneTokens(

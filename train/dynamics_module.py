@@ -61,6 +61,7 @@ class DynamicsModule(ScheduledModule):
         change_weight: float = 3.0,
         state_weight: float = 1.0,
         header_weight: float = 0.3,
+        caption_weight: float = 0.1,
         read_weight: float = 0.3,
         read_pairs: int = 2,
         mode_shares: list[float] | None = None,
@@ -74,12 +75,13 @@ class DynamicsModule(ScheduledModule):
         store = TokenStore(tokens)
         dynamics_config = DynamicsConfig(**(config or {}))
         self.schema: SceneSchema = store.schema
-        self.layout: Layout = store.layout(dynamics_config.max_text)
+        self.layout: Layout = store.layout(dynamics_config.max_text, dynamics_config.max_event)
         self.dynamics = Dynamics(dynamics_config, self.layout, self.schema)
         self.codec = StateCodec(self.schema)
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
         self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
         self.state_weight, self.header_weight, self.read_weight = state_weight, header_weight, read_weight
+        self.caption_weight = caption_weight
         self.caption_dropout, self.tokenizer_path, self.read_pairs = caption_dropout, tokenizer_path, read_pairs
         self.text: TextTokenizer = store.text
         if start_from:
@@ -130,6 +132,8 @@ class DynamicsModule(ScheduledModule):
             input_states=inputs,
             video=video,
             input_video=video,
+            event=batch["event"],
+            told=batch["told"],
         )
         return prepared, targets
 
@@ -153,10 +157,12 @@ class DynamicsModule(ScheduledModule):
 
         header_ids = self.layout.pack_header(prepared.text, prepared.static)
         spoken = (header_ids != self.layout.vocabulary.special("pad")).clone()
-        spoken[:, :2] = False
+        spoken[:, :2] = False  # nor is what is told in mid-stream foreseen
         header = F.cross_entropy(logits.header[spoken], header_ids[spoken])
+        caption = self._caption_loss(batch)
         total = self.state_weight * (hardness * by_step).mean() + self.header_weight * (first_state + header)
-        out = {"state": state, "first_state": first_state, "header": header}
+        total = total + self.caption_weight * caption
+        out = {"state": state, "first_state": first_state, "header": header, "caption": caption}
         if logits.video is not None:
             video_nats = F.cross_entropy(logits.video.flatten(0, 2), prepared.video.flatten(), reduction="none")
             weight = 1 + (self.change_weight - 1) * near_changes(prepared.video, self.layout.grid).flatten()
@@ -172,6 +178,14 @@ class DynamicsModule(ScheduledModule):
         logits = self.dynamics.outcome_logits(batch.states[:, 1:], batch.input_states[:, 1:])
         ids = batch.state_ids[:, 1:, outcome.slots]
         return F.cross_entropy(logits.flatten(0, 2), ids.flatten())
+
+    def _caption_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Nats an id of the captions, of the scenes that they speak of."""
+        scene, v = batch["opening"], self.layout.vocabulary
+        ids = self.schema.encode(scene, "static"), self.schema.encode(scene, "absolute")
+        told = self.layout.pack_header(batch["text"], ids[0])[:, 1 : self.layout.header_text.stop + 1]
+        logits, target = self.dynamics.caption_logits(*ids, scene, told[:, :-1]), told[:, 1:]
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=v.special("pad"))
 
     def _reading_loss(self, batch: DynamicsBatch, *, hide: bool) -> Tensor:
         """Nats an id of the scene and the state read from ``read_pairs`` pairs of latent frames of every window."""

@@ -40,7 +40,7 @@ from train.measurements import (
 )
 from train.modes import measure_modes
 from train.shots import measure_shots
-from train.text_obedience import measure_text
+from train.text_obedience import measure_captions, measure_text
 from train.upsampler_quality import measure_upsampler
 from worldmodel.engine import ENGINES
 from worldmodel.threads import choose_threads, keep_memory
@@ -56,6 +56,7 @@ class Effort:
     horizon: int = 64
     edits_per_episode: int = 2
     reads_per_episode: int = 4
+    events_per_episode: int = 8
     upsampled_episodes: int = 4
     upsampled_steps: int = 16
     timed_steps: int = 80
@@ -68,6 +69,7 @@ QUICK = Effort(
     episodes=12,
     edits_per_episode=1,
     reads_per_episode=2,
+    events_per_episode=4,
     upsampled_episodes=2,
     upsampled_steps=12,
     timed_steps=40,
@@ -111,6 +113,8 @@ BARS = (
     Bar("edit.obeyed_first_step", "≥", 0.8),
     Bar("edit.others_undisturbed", "≥", 0.97),
     Bar("text.attributes_obeyed", "≥", 0.9),
+    Bar("events.obeyed", "≥", 0.9),
+    Bar("caption.claims_true", "≥", 0.9),
     Bar("endless.idle_sharpness_1024", "≥", 0.9),
     Bar("endless.idle_palette_1024", "≥", 0.9),
     Bar("endless.idle_bodies_constant_1024", "≥", 0.95),
@@ -202,6 +206,10 @@ def evaluate(
     if world.schema.name == "tabletop":
         told = [caption for caption in captions(world, episodes) if caption]
         done("text", measure_text(world, told, seed=seed, sampling=sampling))
+        states = [torch.from_numpy(e.states[0]) for e in acted if e.states is not None]
+        done("caption", measure_captions(world, torch.stack(states)))
+        if world.max_event:
+            done("events", _events(world, acted, effort, seed, sampling))
     if world.schema.name == "breakout":
         done("breakout", measure_breakout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling))
     upsampled = None
@@ -255,6 +263,14 @@ def _renderer(world: World) -> Iterator[Renderer | None]:
 
     with closing(env):
         yield render
+
+
+def _events(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> Numbers:
+    from train.event_obedience import measure_events
+    from train.worlds.tabletop import Tabletop
+
+    with closing(Tabletop(physics_only=True)) as env:
+        return measure_events(world, episodes, env, per_episode=effort.events_per_episode, seed=seed, sampling=sampling)
 
 
 def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> EditResult | Numbers:

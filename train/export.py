@@ -75,7 +75,7 @@ def export_world(
     """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'."""
     store, saved = TokenStore(tokens), read_checkpoint(dynamics)
     config = DynamicsConfig(**(saved["hyper_parameters"].get("config") or {}))
-    network = Dynamics(config, store.layout(config.max_text), store.schema)
+    network = Dynamics(config, store.layout(config.max_text, config.max_event), store.schema)
     take_weights(network, saved, "dynamics.")
     world = World(
         schema=store.schema,

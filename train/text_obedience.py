@@ -1,4 +1,4 @@
-"""Whether a scene is what its caption says: drawn from captions alone and compared with what they claim.
+"""Whether a scene is what its caption says, drawn from captions alone, and whether captions said of scenes are true.
 
 A claim is one thing said of one body (its colour, shape or material), or how many bodies there are, where the caption
 names them all. Bodies are taken in the order in which captions name them.
@@ -6,11 +6,14 @@ names them all. Bodies are taken in the order in which captions name them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from train.measurements import Numbers
 from train.worlds.tabletop_captions import claims
 from worldmodel.rollout import Sampling
 from worldmodel.world import World
@@ -19,10 +22,10 @@ ROWS = 16  # of a batch
 GUIDANCE = (0.0, 1.0, 2.0)
 
 
-def measure_text(world: World, captions: Sequence[str], *, seed: int, sampling: Sampling) -> dict[str, float | None]:
+def measure_text(world: World, captions: Sequence[str], *, seed: int, sampling: Sampling) -> Numbers:
     """Shares of claims that hold: ``attributes_obeyed`` and each attribute's with the world's own guidance, and
     ``attributes_obeyed_g`` for others; with g = 0, what chance obeys."""
-    numbers: dict[str, float | None] = {"captions": len(captions), "guidance": sampling.guidance}
+    numbers: Numbers = {"captions": len(captions), "guidance": sampling.guidance}
     for guidance in dict.fromkeys([sampling.guidance, *GUIDANCE]):
         held = _claims_held(world, captions, seed, replace(sampling, guidance=guidance))
         every = [claim for kind in held.values() for claim in kind]
@@ -34,17 +37,46 @@ def measure_text(world: World, captions: Sequence[str], *, seed: int, sampling: 
     return numbers
 
 
+def measure_captions(world: World, states: Tensor) -> Numbers:
+    """What the world says of true states (B, F), likeliest word by word: ``caption`` in an evaluation.
+
+    ``claims_true``: share of colours, shapes and materials said that are a body's there (the one of that colour), and
+    so by attribute; ``count_true``: share of the captions that name several bodies which name all of them.
+    """
+    held: dict[str, list[bool]] = {"count": [], "colour": [], "shape": [], "material": []}
+    said = [caption for begin in range(0, len(states), ROWS) for caption in world.caption(states[begin : begin + ROWS])]
+    for state, caption in zip(states, said, strict=True):
+        there = _bodies(world, world.schema.to_dict(state))
+        claimed = claims(caption, _colours(world))
+        if len(claimed) > 1:
+            held["count"].append(len(claimed) == len(there))
+        for body in claimed:
+            real = next((each for each in there if each["colour"] == body["colour"]), {})
+            for name, value in body.items():
+                held[name].append(real.get(name) == value)
+    every = [claim for name, kind in held.items() for claim in kind if name != "count"]
+    numbers: Numbers = {"states": len(states), "claims_true": sum(every) / len(every) if every else None}
+    return numbers | {f"{name}_true": sum(kind) / len(kind) if kind else None for name, kind in held.items()}
+
+
+def _bodies(world: World, scene: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those there are, in the order in which captions name them."""
+    bodies = [entity.name for entity in world.schema.entities if any(f.role == "colour" for f in entity.fields)]
+    return [scene[name] for name in bodies if scene[name].get("present", True)]
+
+
+def _colours(world: World) -> tuple[str, ...]:
+    return next(f.names for entity in world.schema.entities for f in entity.fields if f.role == "colour")
+
+
 @torch.inference_mode()
 def _claims_held(world: World, captions: Sequence[str], seed: int, sampling: Sampling) -> dict[str, list[bool]]:
-    bodies = [entity for entity in world.schema.entities if any(f.role == "colour" for f in entity.fields)]
-    colours = next(f.names for f in bodies[0].fields if f.role == "colour")
     held: dict[str, list[bool]] = {"count": [], "colour": [], "shape": [], "material": []}
     for start in range(0, len(captions), ROWS):
         some = captions[start : start + ROWS]
         rollout = world.start(list(some), seed=seed + start, sampling=sampling)
         for row, caption in enumerate(some):
-            scene, said = rollout.describe(row), claims(caption, colours)
-            there = [scene[entity.name] for entity in bodies if scene[entity.name].get("present", True)]
+            there, said = _bodies(world, rollout.describe(row)), claims(caption, _colours(world))
             if len(said) > 1:
                 held["count"].append(len(there) == len(said))
             for i, body in enumerate(said):

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -50,16 +51,28 @@ def tokenise_recording(
         )
 
 
-def simulate_states(name: str, seed: int, index: int, num_steps: int) -> TokenisedEpisode:
-    """One episode of a world without pictures; a function of (seed, index), like a recorded one."""
+def simulate_states(name: str, seed: int, index: int, num_steps: int, eventful: float = 0.0) -> TokenisedEpisode:
+    """One episode of a world without pictures; a function of (seed, index), like a recorded one.
+
+    ``eventful`` is the chance that a step begins with an event.
+    """
     world = recordable(name)
     env = world.simulate()
     episode_seed, acting = draw_episode(world, seed, index)
-    act = world.behaviour(acting, np.random.default_rng([episode_seed, 1]))
+    act, chance = (
+        (world.behaviour(acting, np.random.default_rng([episode_seed, 1]))),
+        np.random.default_rng([seed, index, 2]),
+    )
     _, info = env.reset(seed=episode_seed)
     states, actions, caption = [info["state"]], [], info["caption"]
+    events: dict[int, str] = {}
     for _ in range(num_steps):
         actions.append(act(info["state"]))
+        if world.event is not None and chance.random() < eventful:
+            _, text, edit = world.event(world.schema.to_dict(torch.from_numpy(info["state"])), chance)
+            with suppress(ValueError):  # bodies that a collision has pressed into one another
+                env.write_state(edit)
+                events[len(states)] = text
         _, _, terminated, _, info = env.step(actions[-1])
         states.append(info["state"])
         if terminated:
@@ -71,12 +84,13 @@ def simulate_states(name: str, seed: int, index: int, num_steps: int) -> Tokenis
         states=torch.from_numpy(np.stack(states)),
         actions=torch.tensor(actions),
         video=None,
+        events=events,
     )
 
 
-def _simulate_many(name: str, seed: int, indices: list[int], num_steps: int) -> list[TokenisedEpisode]:
+def _simulate_many(name: str, seed: int, indices: list[int], num_steps: int, eventful: float) -> list[TokenisedEpisode]:
     torch.set_num_threads(1)
-    return [simulate_states(name, seed, index, num_steps) for index in indices]
+    return [simulate_states(name, seed, index, num_steps, eventful) for index in indices]
 
 
 def write_recording(recording: Path, tokenizer_folder: Path, out: Path, text: TextTokenizer | None = None) -> None:
@@ -102,6 +116,7 @@ def write_simulated(
     seed: int,
     num_steps: int,
     workers: int,
+    eventful: float = 0.0,
 ) -> None:
     """Simulates episodes of a world's states. Without ``text``, a text model is trained on their training captions.
 
@@ -110,7 +125,7 @@ def write_simulated(
     parts = _shards(list(range(episodes)))
     with ProcessPoolExecutor(workers) as pool, tqdm(total=episodes, unit=" episodes") as bar:
         shards = []
-        for shard in pool.map(partial(_simulate_many, name, seed, num_steps=num_steps), parts):
+        for shard in pool.map(partial(_simulate_many, name, seed, num_steps=num_steps, eventful=eventful), parts):
             shards.append(shard)
             bar.update(len(shard))
     text = text or TextTokenizer.train([e.caption for shard in shards for e in shard if e.split == "train"])
@@ -131,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--world", choices=WORLDS, default="tabletop", help="the one to simulate")
     parser.add_argument("--seed", type=int, default=1_000, help="of the simulated episodes")
     parser.add_argument("--steps", type=int, default=64, help="of a simulated episode at the most")
+    parser.add_argument("--events", type=float, default=0.0, help="chance that a simulated step begins with an event")
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args(arguments)
     try:
@@ -146,6 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
                 seed=chosen.seed,
                 num_steps=chosen.steps,
                 workers=chosen.workers,
+                eventful=chosen.events,
             )
         elif chosen.tokenizer is None or chosen.recording is None:
             parser.error("name the recording and the folder that the video tokenizer was exported to")

@@ -119,6 +119,10 @@ class StepCache:
         far = self.far[0]
         far.keys[:, rows, :, : self.start], far.values[:, rows, :, : self.start] = header.keys, header.values
 
+    def forget_events(self) -> None:
+        """Hides from every row what one step was told."""
+        self.header_seen[:, self.dynamics.layout.scene_end :] = False
+
     def commit(self, step: KeysValues) -> None:
         """Appends one whole step for all rows and moves the clock. Positions count steps, not frames."""
         config = self.dynamics.config

@@ -91,6 +91,7 @@ class Rollout:
         self.sampling = replace(sampling, tokens_per_pass=k)
         self.time = 0
         self.captions = [""] * batch
+        self._events = [""] * batch  # what the next step is told
         self.generators = [torch.Generator() for _ in beginnings]
         self.cache = StepCache(dynamics, batch, clock=1)
         self.pixels: StreamingCache = world.tokenizer.start_cache(batch)
@@ -148,6 +149,9 @@ class Rollout:
             self._shown, self._video, cos, sin, chance, *steering,
         )  # fmt: skip
         self.cache.commit(made.kept)
+        if any(self._events):
+            self._events = [""] * len(self)
+            self.cache.forget_events()
         begun, self._shown = self.state, made.state  # an edited state is begun from, though no picture showed it
         self.state, self._state_ids, self._video = made.state, made.ids, made.video
         self.time += 1
@@ -173,6 +177,19 @@ class Rollout:
         static = [slot.columns.start for slot in self.world.schema.static_slots]
         if bool((before[:, static] != after[:, static]).any()):
             self._rewrite_header(list(range(len(self)))[rows])
+
+    def tell(self, event: str, row: int | None = None) -> None:
+        """Tells the next step, and it alone, what happens: ``"the red ball is kicked north"``. Empty: nothing.
+
+        Every row, or one; what was told before and has not happened yet is replaced. It is a condition, as a caption
+        is: what the world was trained on, it does. Raises ValueError for a text that is too long, and in a world
+        that was not trained to be told anything in mid-stream.
+        """
+        rows = list(range(len(self)))[self._rows(row)]
+        self.world.encode_events([event])
+        for i in rows:
+            self._events[i] = event
+        self._rewrite_header(rows)
 
     def hold(self, fields: Mapping[str, Mapping[str, Any]], row: int | None = None) -> None:
         """Keeps fields at a value in every step from the next one on: ``{"light": {"angle": 0.3}}``.
@@ -253,7 +270,7 @@ class Rollout:
         twin.__dict__.update(self.__dict__)
         twin.cache, twin.pixels = self.cache.clone(), self.pixels.clone()
         twin.generators = [g.clone_state() for g in self.generators]
-        twin.captions = list(self.captions)
+        twin.captions, twin._events = list(self.captions), list(self._events)
         twin._upsampling = None if self._upsampling is None else self._upsampling.clone()
         for name in ("state", "_shown", "_state_ids", "_video", "frames", "_seeds"):
             setattr(twin, name, getattr(self, name).clone())
@@ -322,7 +339,7 @@ class Rollout:
         )
         # Nothing is changed before here: a beginning that is refused leaves the rows as they were.
         for row, beginning, generator in zip(rows, beginnings, generators, strict=True):
-            self.captions[row], self.generators[row] = beginning.caption, generator
+            self.captions[row], self._events[row], self.generators[row] = beginning.caption, "", generator
         self._seeds[index] = torch.tensor([b.seed for b in beginnings], device=world.device)
         self.cache.begin(index, header_kv, seen, whole)
         self.state, self._shown = self.state.clone(), self._shown.clone()
@@ -370,9 +387,9 @@ class Rollout:
         scene = logits[:, :count].sum(0).argmax(-1)  # every frame tells of what does not change
         return schema.decode(logits[-1, count:].argmax(-1), "absolute", schema.decode(scene, "static", blank))
 
-    def _header(self, text: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
+    def _header(self, text: Tensor, values: Tensor, event: Tensor | None = None) -> tuple[Tensor, KeysValues]:
         dynamics = self.world.dynamics
-        ids = dynamics.layout.pack_header(text, self.world.schema.encode(values, "static"))
+        ids = dynamics.layout.pack_header(text, self.world.schema.encode(values, "static"), event)
         cos, sin = dynamics.positions(torch.tensor(0), dynamics.layout.header_place)
         _, kept = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
         return ids, kept
@@ -384,7 +401,8 @@ class Rollout:
     def _rewrite_header(self, rows: list[int]) -> None:
         index = torch.tensor(rows, device=self.world.device)
         text = self.world.encode_captions([self.captions[row] for row in rows])
-        ids, kept = self._header(text, self.state[index])
+        event = self.world.encode_events([self._events[row] for row in rows])
+        ids, kept = self._header(text, self.state[index], event)
         self.cache.replace_header(index, kept, ids != self.world.dynamics.layout.vocabulary.special("pad"))
 
     def _sample_scene(self, text: Tensor, generators: list[torch.Generator]) -> Tensor:

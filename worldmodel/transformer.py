@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tokenizer.causal_conv import RMSNorm, rms_norm
 from tokenizer.painting import ScenePainter, StatePainter
 from tokenizer.scene_schema import SceneSchema
-from tokenizer.stream import Layout
+from tokenizer.stream import Layout, Modality
 from worldmodel.attention import attend
 from worldmodel.outcome import OutcomeReader
 from worldmodel.rotary import cos_sin, rotate
@@ -42,6 +42,7 @@ class DynamicsConfig:
     ``tokens_per_pass`` are the video modes the weights are trained for; the first is the default.
     ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
     With ``read_outcome``, reward and end are read from the state that a step led to (`outcome.py`), not foreseen.
+    ``max_text`` and ``max_event`` are places for a caption's ids and for those of what is told in mid-stream.
     """
 
     width: int = 192
@@ -50,6 +51,7 @@ class DynamicsConfig:
     window: int = 4
     anchor_frames: int = 1
     max_text: int = 64
+    max_event: int = 0
     tokens_per_pass: tuple[int, ...] = (64,)
     state_sees_video: bool = False
     code_levels: tuple[int, ...] = ()
@@ -134,7 +136,7 @@ class DynamicsBatch:
 
     ``input_states`` (B, T, F): the state a step starts from as the model is to see it, possibly perturbed;
     block 0's is not read. ``states``: the true state each step leads to. ``input_video`` (B, T, V): the video
-    ids as fed back, possibly corrupted.
+    ids as fed back, possibly corrupted. ``event``: what block ``told`` alone is told, if anything is.
     """
 
     text: Tensor  # (B, max_text), -1 pads
@@ -145,6 +147,8 @@ class DynamicsBatch:
     input_states: Tensor  # (B, T, F)
     video: Tensor  # (B, T, V)
     input_video: Tensor  # (B, T, V)
+    event: Tensor | None = None  # (B, max_event), -1 pads
+    told: Tensor | None = None  # (B,)
 
 
 @dataclass(frozen=True)
@@ -361,6 +365,40 @@ class Dynamics(nn.Module):
         legal = torch.cat([self.static_range, self.absolute_range])
         return self.state_logits(self.norm(x)[:, :count], legal)
 
+    # -- putting a scene into words -----------------------------------------------------------------
+
+    def scene_prompt(self, static: Tensor, state_ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A scene to be put into words: inputs (N, S0 + 1 + S, width), and their cos and sin.
+
+        ``static`` (N, S0) and ``state_ids`` (N, S) are its local ids, absolute ones; ``states`` (N, F) its values.
+        """
+        layout, v = self.layout, self.layout.vocabulary
+        known = torch.ones(len(static), dtype=torch.bool, device=static.device)
+        still = self.embed(static + v.span("state").start) + self.static_slot.weight[: layout.num_static]
+        still = still + self.modality.weight[int(Modality.STATE)]
+        x = torch.cat(
+            [still, self.embed_state(torch.full_like(known, -1, dtype=torch.long), state_ids, states, known)], 1
+        )
+        place = torch.cat([layout.header_place[layout.header_static], layout.step_place[: 1 + layout.num_state]])
+        return x + self.embed.weight[v.special("read")], *self.positions(torch.tensor(0), place)
+
+    def words(self, ids: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Global text ids (N, n), the first of them at the caption's place ``first``, as inputs of the slots after
+        them: (N, n, width), and their cos and sin."""
+        start = self.layout.header_text.start + first
+        place = self.layout.header_place[start : start + ids.shape[1]]
+        return self.embed(ids) + self.modality.weight[int(Modality.TEXT)], *self.positions(torch.tensor(0), place)
+
+    def caption_logits(self, static: Tensor, state_ids: Tensor, states: Tensor, told: Tensor) -> Tensor:
+        """Logits (N, n, vocabulary) of the ids that follow each of ``told`` (N, n), a caption from its <text> on."""
+        prompt, words = self.scene_prompt(static, state_ids, states), self.words(told)
+        x, cos, sin = (torch.cat([a, b], -2) for a, b in zip(prompt, words, strict=True))
+        count, length = prompt[0].shape[1], x.shape[1]
+        seen = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        seen[:count, :count] = True
+        hidden, _ = self.core(x, cos, sin, [], bias_of(seen, self.attention_dtype))
+        return self.header_head(hidden[:, count:]).float()
+
     def positions(self, step: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin for tokens at ``place`` (Q, 2) of ``step`` (...): each (..., Q, head_dim)."""
         step = step.cpu().long()
@@ -401,7 +439,7 @@ class Dynamics(nn.Module):
         device, count = self.device, 1 + layout.num_state
         assert with_video or not config.state_sees_video
 
-        header_ids = layout.pack_header(batch.text, batch.static)
+        header_ids = layout.pack_header(batch.text, batch.static, batch.event)
         header = self.embed_header(header_ids)
         header_bias = self.header_bias(header_ids)
 
@@ -423,7 +461,7 @@ class Dynamics(nn.Module):
         origin_cos, origin_sin = self.positions(torch.tensor(0), layout.header_place)
         far = torch.arange(steps) - window - 1
         turn = self.turn(far)  # (T, 1, 1, d) each
-        biases = self._block_biases(header_bias, steps, length, k)
+        biases = self._block_biases(header_bias, batch.told, steps, length, k)
 
         for block in self.blocks:
             query, key, value = block.project(header, origin_cos, origin_sin)  # type: ignore[operator]
@@ -469,12 +507,17 @@ class Dynamics(nn.Module):
         cos, sin = self.positions(steps, torch.zeros(1, 2, dtype=torch.long))
         return cos[:, None], sin[:, None]
 
-    def _block_biases(self, header_bias: Tensor, steps: int, length: int, k: int) -> list[tuple[slice, int, Tensor]]:
+    def _block_biases(
+        self, header_bias: Tensor, told: Tensor | None, steps: int, length: int, k: int
+    ) -> list[tuple[slice, int, Tensor]]:
         """What each query of each block may see, as (query rows, how many slots of a step are keys, bias) parts."""
         layout, window, device = self.layout, self.config.window, self.device
         batch_size, count = len(header_bias), 1 + layout.num_state
         header_seen = (header_bias[:, 0, -1] == 0)[:, None].expand(-1, steps, -1)  # (B, T, A)
         t = torch.arange(steps, device=device)
+        if told is not None:
+            caption = torch.arange(header_seen.shape[2], device=device) < layout.scene_end
+            header_seen = header_seen & (caption | (t == told[:, None])[..., None])
         ages = torch.arange(window, 0, -1, device=device)
         anchored = [t > window + i for i in range(1, min(self.config.anchor_frames, steps - 1) + 1)]
         seen_steps = torch.stack([*anchored, *(t >= age for age in ages)], 1)  # (T, anchors and window)

@@ -26,7 +26,9 @@ from tokenizer.vocabulary import Vocabulary
 from tokenizer.weights import load_weights, save_weights
 from worldmodel.attention import choose_backend
 from worldmodel.engine import make_engine
+from worldmodel.kv_cache import join
 from worldmodel.rollout import Beginning, Rollout, Sampling
+from worldmodel.sampling import sample, uniforms
 from worldmodel.scene_state import StateCodec
 from worldmodel.state_limits import StateLimiter
 from worldmodel.transformer import Dynamics, DynamicsConfig
@@ -78,6 +80,11 @@ class World:
     @property
     def device(self) -> torch.device:
         return self.dynamics.device
+
+    @property
+    def max_event(self) -> int:
+        """How many tokens long what is told in mid-stream may be; 0 where nothing can be told."""
+        return self.dynamics.layout.max_event
 
     def to(self, device: torch.device | str) -> World:
         """Moves every part, in place, and returns the world."""
@@ -156,17 +163,53 @@ class World:
 
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
         """Local text ids (B, max_text), padded with -1. Raises ValueError for a caption that is too long."""
-        length = self.dynamics.layout.max_text
-        out = torch.full((len(captions), length), -1, device=self.device)
-        for row, caption in enumerate(captions):
-            ids = self.text.encode(caption)
+        return self._encode("caption", captions, self.dynamics.layout.max_text)
+
+    def encode_events(self, events: Sequence[str]) -> Tensor:
+        """Local text ids (B, max_event), padded with -1. Raises ValueError for what is too long, or told to a world
+        that reads captions only."""
+        if any(events) and not self.max_event:
+            raise ValueError("this world reads captions only and can be told nothing in mid-stream: edit its state")
+        return self._encode("event", events, self.max_event)
+
+    def _encode(self, kind: str, texts: Sequence[str], length: int) -> Tensor:
+        out = torch.full((len(texts), length), -1, device=self.device)
+        for row, text in enumerate(texts):
+            ids = self.text.encode(text)
             if len(ids) > length:
                 raise ValueError(
-                    f"the caption takes {len(ids)} tokens and this world reads {length}: shorten it to about "
-                    f"{len(caption) * length // len(ids)} characters"
+                    f"the {kind} takes {len(ids)} tokens and this world reads {length}: shorten it to about "
+                    f"{len(text) * length // len(ids)} characters"
                 )
             out[row, : len(ids)] = torch.tensor(ids, dtype=torch.long, device=self.device)
         return out
+
+    @torch.inference_mode()
+    def caption(self, state: Tensor, *, seed: int | None = None) -> list[str]:
+        """What the model says of scene states, (B, num_values) or (num_values,): a caption for each row.
+
+        The transformer that draws a scene from a caption, read the other way. Word by word the likeliest; with a
+        ``seed``, sampled. Raises ValueError for a state of another size.
+        """
+        states = torch.stack([self.checked_state(row) for row in torch.as_tensor(state).reshape(-1, state.shape[-1])])
+        dynamics, layout, v = self.dynamics, self.dynamics.layout, self.vocabulary
+        ids = self.schema.encode(states, "static"), self.schema.encode(states, "absolute")
+        generators = None if seed is None else [torch.Generator().manual_seed(seed + i) for i in range(len(states))]
+        _, past = dynamics.core(*dynamics.scene_prompt(*ids, states), [], None)
+        said = torch.full((len(states), 1), v.special("text"), device=self.device)
+        text, end = v.span("text"), v.special("end_text")
+        while said.shape[1] <= layout.max_text and not bool((said == end).any(1).all()):
+            hidden, new = dynamics.core(*dynamics.words(said[:, -1:], said.shape[1] - 1), [past], None)
+            past = join([past, new])
+            logits = dynamics.header_head(hidden).float()
+            likely = torch.cat([logits[..., text], logits[..., end : end + 1]], -1)  # the end after all words
+            if generators is None:
+                local = likely.argmax(-1)
+            else:
+                local = sample(likely, 1.0, uniforms(generators, 1, self.device))[0]
+            said = torch.cat([said, torch.where(local < len(self.text), local + text.start, end)], 1)
+        rows = [row[1 : row.index(end)] if end in row else row[1:] for row in said.tolist()]
+        return [self.text.decode([i - text.start for i in row]) for row in rows]
 
     def checked_state(self, state: Tensor) -> Tensor:
         if state.shape != (self.schema.num_values,):
@@ -226,7 +269,7 @@ class World:
             schema = SceneSchema.from_json(about["schema"])
             stored = {k: v for k, v in about["vocabulary"].items() if k != "fingerprint"}
             config = DynamicsConfig(**about["dynamics"])
-            layout = Layout.of(Vocabulary(**stored), schema, tokenizer.grid, config.max_text)
+            layout = Layout.of(Vocabulary(**stored), schema, tokenizer.grid, config.max_text, config.max_event)
             dynamics = Dynamics(config, layout, schema)
             upsampler = Upsampler(UpsamplerConfig(**about["upsampler"]), schema) if about.get("upsampler") else None
             sampling = Sampling(**about.get("sampling", {}))

@@ -13,7 +13,7 @@ export function play(stage, scene) {
   const button = (name) => find(`[data-do=${name}]`);
   const toast = find(".toast"), banner = find(".banner"), download = find(".download");
   const playback = new Playback(find(".picture"));
-  const socket = new PlaySocket({ hello, picture, recording, error: complain, closed });
+  const socket = new PlaySocket({ hello, picture, caption, recording, error: complain, closed });
   const keyboard = new Keyboard({ pad: find(".pad"), shortcuts: SHORTCUTS, held: (held) => socket.send({ type: "keys", held }), shortcut: act });
   const map = new SceneMap(scene.querySelector(".map canvas"), (edit, continues) => socket.send({ type: "edit", edit, continues }));
   const table = new ValueTable(scene);
@@ -30,6 +30,8 @@ export function play(stage, scene) {
     const upsample = button("upsample");
     upsample.disabled = !message.upsampler;
     upsample.title = message.upsampler ? "Draw at twice the size (U)" : "This world has no upsampler";
+    find(".tell input").disabled = find(".tell button").disabled = !message.tell;
+    if (!message.tell) find(".tell input").placeholder = "This world reads a prompt only";
     setPace();
     if (pressed("upsample")) socket.send({ type: "upsample", on: true });
     start(world);
@@ -44,6 +46,11 @@ export function play(stage, scene) {
     showBranches(header);
     if (pressed("record") !== header.recording) press("record", header.recording);
     find(".recording-dot").hidden = !header.recording;
+  }
+
+  function caption({ text }) {
+    find(".caption").textContent = text;
+    find(".caption").hidden = false;
   }
 
   function recording(header, bytes) {
@@ -77,7 +84,7 @@ export function play(stage, scene) {
   function start({ caption, seed }) {
     world = { caption, seed };
     last = null;
-    toast.hidden = true;
+    toast.hidden = find(".caption").hidden = true;
     show("Imagining…", caption || "a world of the model's own choice");
     socket.send({ type: "start", caption, seed });
     document.activeElement?.blur(); // keys are for playing now
@@ -89,6 +96,7 @@ export function play(stage, scene) {
       case "restart": start(world); break;
       case "next": document.dispatchEvent(new CustomEvent("world:next")); break;
       case "undo": playback.forget(); socket.send({ type: "undo" }); break;
+      case "describe": socket.send({ type: "describe" }); break;
       case "fork": socket.send({ type: "fork" }); break;
       case "record":
         press("record", !pressed("record"));
@@ -124,6 +132,13 @@ export function play(stage, scene) {
     if (!chosen) return;
     if (chosen.dataset.do) act(chosen.dataset.do);
     else socket.send({ type: "switch", index: Number(chosen.dataset.branch) });
+  });
+  find(".tell").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const { event: told } = event.target.elements;
+    if (told.value.trim()) socket.send({ type: "tell", event: told.value });
+    told.select();
+    told.blur(); // keys are for playing now
   });
   find(".pace").addEventListener("change", (event) => { setPace(); event.target.blur(); });
   document.addEventListener("click", (event) => {

@@ -58,7 +58,11 @@ class FakeWorld:
     def __init__(self, *, step_s: float = 0.0, upsampler: bool = True, size: int = 64) -> None:
         self.schema, self.step_s, self.size = SCHEMA, step_s, size
         self.upsampler = object() if upsampler else None
-        self.device = torch.device("cpu")
+        self.device, self.max_event = torch.device("cpu"), 24
+
+    def caption(self, state: Tensor) -> list[str]:
+        x, y = state[0, SCHEMA.columns("player", "position")].tolist()
+        return [f"the player is {'north' if y > 0 else 'south'}-{'east' if x > 0 else 'west'}"]
 
     def start(self, caption: str | None = None, *, seed: int = 0, upsample: bool = False) -> FakeRollout:
         if caption and "impossible" in caption:
@@ -85,11 +89,15 @@ class FakeWorld:
 class FakeRollout:
     def __init__(self, world: FakeWorld, state: Tensor, upsample: bool, time: int = 0) -> None:
         self.world, self.state, self.upsample, self.time = world, state, upsample, time
+        self.told = ""
         self.frames = self._draw(world.size)[:, None]
 
     def step(self, action: str) -> SimpleNamespace:
         time.sleep(self.world.step_s)
         frames = []
+        if self.told:
+            self.edit({"player": {"velocity": PUSH[self.told.split()[-1]]}})
+            self.told = ""
         for _ in range(SCHEMA.frames_per_step):
             self._move(action)
             frames.append(self._draw(self.world.size * (2 if self.upsample else 1)))
@@ -106,11 +114,16 @@ class FakeRollout:
     def edit(self, edit: dict[str, dict[str, Any]]) -> None:
         self.state = SCHEMA.write(self.state, edit)
 
-    def snapshot(self) -> tuple[Tensor, int]:
-        return self.state.clone(), self.time
+    def tell(self, event: str) -> None:
+        if len(event) > 60:
+            raise ValueError("the event is too long for this world: shorten it")
+        self.told = event
 
-    def restore(self, snapshot: tuple[Tensor, int]) -> None:
-        self.state, self.time = snapshot[0].clone(), snapshot[1]
+    def snapshot(self) -> tuple[Tensor, int, str]:
+        return self.state.clone(), self.time, self.told
+
+    def restore(self, snapshot: tuple[Tensor, int, str]) -> None:
+        self.state, self.time, self.told = snapshot[0].clone(), *snapshot[1:]
 
     def fork(self) -> FakeRollout:
         return FakeRollout(self.world, self.state.clone(), self.upsample, self.time)

@@ -225,6 +225,23 @@ def test_edit_undo_branch_pause_and_upsample_through_the_socket(url):
     asyncio.run(play())
 
 
+def test_telling_and_describing_through_the_socket(url):
+    async def play() -> None:
+        async with player(url) as me:
+            await me.start()
+            await me.say(type="describe")
+            said, _ = await me.hear_of("caption")
+            assert said["text"] == "the player is south-west"
+            await me.say(type="tell", event="go north")
+            header, _ = await me.hear_of("picture", time=30)
+            assert header["state"][SCHEMA.columns("player", "position")][1] > -0.2
+            await me.say(type="tell", event="far too long to be told " * 4)
+            error, _ = await me.hear_of("error")
+            assert "shorten it" in error["message"]
+
+    asyncio.run(play())
+
+
 def test_reaching_the_target_ends_the_world_until_the_player_plays_on(url):
     async def play() -> None:
         async with player(url) as me:

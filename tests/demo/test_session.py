@@ -73,6 +73,21 @@ def test_undo_takes_back_an_edit_first_and_a_drag_as_a_whole(session):
     assert undone.state == before.state
 
 
+def test_what_is_told_happens_and_is_undone(session):
+    before = play(session, 3, "none")
+    session.tell(" go north ")
+    assert place(play(session, 4, "none"))[1] > place(before)[1] + 0.1
+    undone = session.undo()
+    assert (undone.time, undone.state) == (3, before.state)
+    assert np.allclose(place(play(session, 4, "none")), place(before))
+
+
+def test_a_moment_is_put_into_words(session):
+    assert session.describe() == "the player is south-west"
+    session.edit({"player": {"position": [0.1, 0.1]}})
+    assert session.describe() == "the player is north-east"
+
+
 def test_an_edit_is_seen_in_the_state_at_once_and_in_the_frames_next(session):
     assert np.allclose(place(session.edit({"player": {"position": [0.25, -0.1]}})), [0.25, -0.1])
     frame = session.step().frames[0]

@@ -98,9 +98,10 @@ def test_a_loss_is_taken_of_text_state_and_video_but_not_of_conditions_and_paddi
     layout, scene = given_scene
     stream = layout.pack(scene)
     header = stream.loss_mask[:, : layout.header_length]
-    assert torch.equal(header[:, layout.header_text], scene.text >= 0)
+    ended = torch.nn.functional.pad(scene.text >= 0, (1, 0), value=True)[:, :-1]  # a text's end is foreseen too
+    assert torch.equal(header[:, layout.header_text], ended)
     assert header[:, layout.header_static].all()
-    assert int(header.sum()) == int((scene.text >= 0).sum()) + scene.static.numel()
+    assert int(header.sum()) == int(ended.sum()) + scene.static.numel()
     blocks = stream.loss_mask[:, layout.header_length :].unflatten(1, (scene.actions.shape[1], layout.step_length))
     assert not blocks[..., 0].any()
     assert blocks[..., 1:].all()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.text_tokenizer import TextTokenizer
+from tokenizer.video_tokenizer import VideoTokenizerConfig
 from train.data.tokens import TokenDataModule, TokenisedEpisode, TokenStore, TokenWindows, TokenWriter
 from train.dynamics_module import DynamicsModule, near_changes
 from train.schedule import MuonAndAdamW, load_trained
@@ -92,6 +93,31 @@ def test_a_jump_in_time_is_marked_and_actions_stay_with_their_states(tokens: Pat
         assert not item["skipped"][0]
 
 
+def test_a_window_is_told_one_event_and_cannot_foresee_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    from train.tokenize import write_simulated
+
+    write_simulated("tabletop", 4, tmp_path, VideoTokenizerConfig(), seed=3, num_steps=20, workers=1, eventful=0.5)
+    store = TokenStore(tmp_path)
+    episodes = {tuple(e.states[0].tolist()): e for e in store.load("train")}
+    assert sum(len(e.events) for e in episodes.values()) > 10
+    windows = TokenWindows(store, "train", num_blocks=5, max_text=24, max_event=32)
+    told = 0
+    for draw in range(60):
+        item = windows[draw]
+        episode = episodes[tuple(item["opening"].tolist())]
+        start = next(t for t in range(len(episode.states)) if torch.equal(episode.states[t], item["states"][0]))
+        here = {block: episode.events[start + block] for block in range(1, 5) if start + block in episode.events}
+        block, words = int(item["told"]), store.text.decode(item["event"][item["event"] >= 0].tolist())
+        assert set(item["skipped"].nonzero()[:, 0].tolist()) == set(here) - {block}
+        assert words == here.get(block, "")
+        assert (block > 0) == bool(here)
+        told += block > 0
+    assert 20 < told < 60
+    unheard = TokenWindows(store, "train", num_blocks=5, max_text=24)
+    assert any(bool(unheard[draw]["skipped"].any()) for draw in range(9))
+
+
 def test_windows_longer_than_every_episode_are_refused(tokens: Path) -> None:
     with pytest.raises(ValueError, match="lower num_blocks"):
         TokenWindows(TokenStore(tokens), "train", num_blocks=99, max_text=24)
@@ -115,7 +141,7 @@ def test_dynamics_learn_every_modality(tokens: Path) -> None:
         loss.backward()
         optimizer.step()
     after = module.losses(batch, 4, disturb=False)
-    assert set(after) == {"loss", "state", "first_state", "header", "video", "read"}
+    assert set(after) == {"loss", "state", "first_state", "header", "caption", "video", "read"}
     for name, value in after.items():
         assert value < 0.8 * before[name], name
 

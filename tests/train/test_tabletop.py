@@ -215,3 +215,32 @@ def test_what_a_caption_claims_is_what_its_scene_has():
             for body, claimed in zip(there, said):
                 assert claimed.items() <= body.items()
     assert several > 100
+
+
+def test_events_say_what_they_do_and_stay_within_a_step_s_change():
+    from train.worlds.tabletop_events import draw_event
+
+    env, rng, kinds = Tabletop(physics_only=True), np.random.default_rng(0), set()
+    schema = env.schema
+    for seed in range(40):
+        state = torch.from_numpy(env.reset(seed=seed)[1]["state"])
+        for _ in range(6):
+            for action in rng.integers(0, 7, 3):
+                state = torch.from_numpy(env.step(action)[4]["state"])
+            scene = schema.to_dict(state)
+            kind, text, edit = draw_event(scene, rng)
+            after = schema.write(state, edit)  # refused if out of range
+            kinds.add(kind)
+            for entity, fields in edit.items():
+                for name in fields:
+                    change = next(f.change for f in schema.entity(entity).fields if f.name == name)
+                    column = schema.columns(entity, name)
+                    assert change is not None
+                    assert (after[column] - state[column]).abs().max() <= change
+            if kind == "kick":
+                (name,) = edit
+                gained = after[schema.columns(name, "velocity")] - state[schema.columns(name, "velocity")]
+                assert scene[name]["colour"] in text
+                way = ("north" * (gained[1] > 0.1) or "south" * (gained[1] < -0.1)), "east" * (gained[0] > 0.1)
+                assert all(word in text for word in way)
+    assert kinds == {"kick", "stop", "all_stop", "slower", "faster", "camera", "light"}

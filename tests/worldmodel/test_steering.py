@@ -130,6 +130,51 @@ def test_released_fields_go_on():
     assert all(bool(step.reward[0]) for step in steps)
 
 
+# -- events -----------------------------------------------------------------------------------------
+
+
+def test_what_is_told_reaches_the_next_step_alone():
+    told, untold = (WORLD.start(seed=[3, 4]) for _ in range(2))
+    told.tell("rolls", row=0)
+    ours, theirs = told.step(1), untold.step(1)
+    assert not torch.equal(ours.state[0], theirs.state[0])
+    assert torch.equal(ours.state[1], theirs.state[1])
+    assert not told.cache.header_seen[:, WORLD.dynamics.layout.scene_end :].any()
+    told.edit(WORLD.schema.to_dict(theirs.state[0]), row=0)  # writes the header anew, without what was told
+    assert not told.cache.header_seen[:, WORLD.dynamics.layout.scene_end :].any()
+
+
+def test_what_is_told_waits_for_the_step_whatever_happens_before():
+    rollout = WORLD.start(seed=3)
+    rollout.tell("rolls")
+    twin, mark = rollout.fork(), rollout.snapshot()
+    once = play(rollout, 3)
+    assert_same_steps(once, play(twin, 3))
+    rollout.restore(mark)
+    rollout.edit({"ball": {"colour": "blue"}})
+    assert rollout.cache.header_seen[:, WORLD.dynamics.layout.header_event].any()
+    rollout.restore(mark)
+    rollout.tell("")
+    assert_same_steps(play(rollout, 3), play(WORLD.start(seed=3), 3))
+    rollout.restore(mark)
+    rollout.reset_rows([0], [Beginning(seed=3)])
+    assert not rollout.cache.header_seen[:, WORLD.dynamics.layout.header_event].any()
+
+
+def test_a_world_of_captions_alone_can_be_told_nothing():
+    with pytest.raises(ValueError, match="can be told nothing in mid-stream: edit its state"):
+        tiny_world(max_event=0).start(seed=1).tell("rolls")
+
+
+@pytest.mark.usefixtures("_graphs")
+def test_openvino_is_told_too():
+    rollouts = [world.start(seed=3, sampling=LIVELY) for world in (WORLD, fast(WORLD))]
+    for rollout in rollouts:
+        rollout.step(0)
+        rollout.tell("rolls")
+    assert_same(*rollouts, steps=4)
+
+
 # -- limits -----------------------------------------------------------------------------------------
 
 
@@ -369,6 +414,7 @@ def test_openvino_steers_every_kind_of_field_and_worlds_without_a_state():
         ("limit", {"ball": {"yaw": (0.3, 0.4, 0.5)}}, "limits of ball.yaw are a pair"),
         ("limit", {"ball": {"position": ((0.1, 0.2), (0.2, 0.1))}}, r"low \(0.1, 0.2\) is above high \(0.2, 0.1\)"),
         ("limit", {"episode": {"reward": (0, 1)}}, "episode.reward is no quantity that could be limited: hold it"),
+        ("tell", "far too much to be told", r"the event takes \d+ tokens and this world reads 4: shorten it to about"),
         ("lock", torch.ones(4, 4), r"bool mask, \(4, 4\) of cells or \(16, 16\) of pixels, got torch.float32 \(4, 4\)"),
         ("lock", np.ones((8, 8), dtype=bool), r"got torch.bool \(8, 8\)"),
     ],

@@ -24,6 +24,7 @@ WORLD = tiny_world()
 OUTCOME = [i for i, slot in enumerate(WORLD.schema.slots) if slot.field.role in ("reward", "terminated")]
 STEPS = 14  # the window of 3 wraps four times, both anchors are used
 CAPTIONS = ["a red ball", ""]
+TOLD, EVENT = 5, "rolls"  # to the first row, before this step
 
 
 def lively(k: int) -> Sampling:
@@ -62,6 +63,8 @@ class Played:
             input_states=torch.stack(self.input_states, 1),
             video=video,
             input_video=video,
+            event=world.encode_events([EVENT, ""]),
+            told=torch.tensor([TOLD, -1]),
         )
 
 
@@ -87,6 +90,8 @@ def play(
     for t in range(1, steps):
         if edits and t in edits:
             rollout.edit(edits[t])
+        if t == TOLD:
+            rollout.tell(EVENT, row=0)
         before = rollout.state
         action = torch.tensor([t % 3, (t + 1) % 3]) if len(world.actions) else None
         rollout.step(action)

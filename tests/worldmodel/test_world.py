@@ -184,6 +184,34 @@ def test_a_wrong_beginning_is_answered_with_the_mend(wrong: dict[str, Any], mend
         WORLD.start(**wrong)
 
 
+def test_every_word_of_a_caption_is_heard_the_last_one_too():
+    scenes = [WORLD.start(caption, batch=24).state for caption in ("a red", "a ball", "a")]
+    assert not torch.equal(scenes[0], scenes[1])
+    assert not torch.equal(scenes[1], scenes[2])
+
+
+def test_a_caption_is_said_word_by_word_as_teacher_forcing_would():
+    states = WORLD.start(seed=[1, 2]).state
+    ids = PLANE.encode(states, "static"), PLANE.encode(states, "absolute")
+    text, v = WORLD.vocabulary.span("text"), WORLD.vocabulary
+    said = torch.full((2, 1), v.special("text"))
+    for _ in range(WORLD.dynamics.layout.max_text):
+        with torch.no_grad():
+            logits = WORLD.dynamics.caption_logits(*ids, states, said)[:, -1]
+        legal = torch.full_like(logits, -torch.inf)
+        for span in (text, slice(v.special("end_text"), v.special("end_text") + 1)):
+            legal[:, span] = logits[:, span]
+        said = torch.cat([said, legal.argmax(-1, keepdim=True)], 1)
+    words = [[i - text.start for i in row[1:]] for row in said.tolist()]
+    ended = [row.index(v.special("end_text") - text.start) if min(row) < 0 else len(row) for row in words]
+    captions = [WORLD.text.decode(row[:end]) for row, end in zip(words, ended, strict=True)]
+    assert WORLD.caption(states) == captions
+    assert WORLD.caption(states[1]) == captions[1:]
+    assert WORLD.caption(states, seed=3) == WORLD.caption(states, seed=3) != WORLD.caption(states, seed=4)
+    with pytest.raises(ValueError, match="a state of 'plane' has 15 values"):
+        WORLD.caption(torch.zeros(2, 4))
+
+
 def test_an_unknown_attention_backend_is_refused(folder):
     with pytest.raises(ValueError, match="unknown attention backend 'fast'; choose from auto, sdpa"):
         World.from_pretrained(folder, attention="fast")

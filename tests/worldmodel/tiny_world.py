@@ -69,6 +69,7 @@ DYNAMICS = DynamicsConfig(
     window=3,
     anchor_frames=2,
     max_text=6,
+    max_event=4,
     tokens_per_pass=(16, 4, 1),
     read_outcome=True,
 )
@@ -97,7 +98,7 @@ def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, end:
         text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=tokenizer.num_codes
     )
     config = replace(DYNAMICS, **changes)
-    layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text)
+    layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text, config.max_event)
     dynamics = shaken(Dynamics(config, layout, schema), 0.15)
     with torch.no_grad():
         dynamics.copy.bias.zero_()

@@ -8,7 +8,8 @@ episode's first step), and ``video`` (N, h * w) where there was video. The index
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from train.exact_resume import refuse_changes
 
 @dataclass(frozen=True, kw_only=True)
 class TokenisedEpisode:
-    """states (1 + n, F) float32; actions (n,); video (1 + n, h * w) or None."""
+    """states (1 + n, F) float32; actions (n,); video (1 + n, h * w) or None. ``events``: what a step was told, by the
+    state (from 1 on) that it led to."""
 
     episode: int
     split: str
@@ -42,6 +44,7 @@ class TokenisedEpisode:
     states: Tensor
     actions: Tensor
     video: Tensor | None
+    events: Mapping[int, str] = field(default_factory=dict)
 
 
 class TokenWriter:
@@ -68,6 +71,7 @@ class TokenWriter:
                     "episode": episode.episode,
                     "split": episode.split,
                     "caption": episode.caption,
+                    "events": [{"step": step, "text": text} for step, text in episode.events.items()],
                     "shard": name,
                     "start": at,
                     "length": length,
@@ -86,7 +90,11 @@ class TokenWriter:
         self.num_shards += 1
 
     def close(self) -> None:
-        pq.write_table(pa.Table.from_pylist(self.rows), self.folder / "index.parquet")
+        told = pa.list_(pa.struct([("step", pa.int64()), ("text", pa.string())]))
+        table = pa.Table.from_pylist([{**row, "events": None} for row in self.rows])
+        events = pa.array([row["events"] for row in self.rows], told)
+        table = table.set_column(table.schema.get_field_index("events"), "events", events)
+        pq.write_table(table, self.folder / "index.parquet")
 
 
 class TokenStore:
@@ -103,8 +111,8 @@ class TokenStore:
         self.text = TextTokenizer.load(self.folder / "text.model")
         self.index: list[dict[str, Any]] = pq.read_table(self.folder / "index.parquet").to_pylist()
 
-    def layout(self, max_text: int) -> Layout:
-        return Layout.of(self.vocabulary, self.schema, self.grid, max_text)
+    def layout(self, max_text: int, max_event: int = 0) -> Layout:
+        return Layout.of(self.vocabulary, self.schema, self.grid, max_text, max_event)
 
     def load(self, split: str) -> list[TokenisedEpisode]:
         """All episodes of a split, in memory."""
@@ -124,6 +132,7 @@ class TokenStore:
                         states=tensors["states"][span].clone(),
                         actions=tensors["actions"][span][1:].long(),
                         video=tensors["video"][span].clone() if "video" in tensors else None,
+                        events={event["step"]: event["text"] for event in row.get("events") or []},
                     )
                 )
         return episodes
@@ -138,18 +147,28 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
     """Windows of ``num_blocks`` latent frames, some with a jump in time, by draw (see ``train.data.clips``).
 
     A jump makes the rest of the window come from another moment of the same episode, as an edit or a cut
-    would: the frames must follow the new state, whatever they showed before. ``skipped`` (T,) marks the block
-    that cannot be foreseen.
+    would: the frames must follow the new state, whatever they showed before. ``skipped`` (T,) marks the blocks
+    that cannot be foreseen: the one after a jump, and those that were told something but the one, ``told``, whose
+    ``event`` (max_event,) is given. ``opening`` (F,) is the episode's first state, which its caption speaks of.
     """
 
     def __init__(
-        self, store: TokenStore, split: str, *, num_blocks: int, max_text: int, skip_share: float = 0.0, seed: int = 0
+        self,
+        store: TokenStore,
+        split: str,
+        *,
+        num_blocks: int,
+        max_text: int,
+        max_event: int = 0,
+        skip_share: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.episodes = [e for e in store.load(split) if len(e.states) >= num_blocks]
         if not self.episodes:
             raise ValueError(f"no {split} episode in {store.folder} has {num_blocks} latent frames: lower num_blocks")
         self.num_blocks, self.skip_share, self.seed = num_blocks, skip_share, seed
         self.text = [pad_text(store.text.encode(e.caption), max_text) for e in self.episodes]
+        self.max_event, self.tokenizer = max_event, store.text
         self.windows = [(i, t) for i, e in enumerate(self.episodes) for t in range(len(e.states) - num_blocks + 1)]
         self._round: tuple[int, np.ndarray] | None = None
 
@@ -163,14 +182,26 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         which, start = self.windows[int(self._round[1][place])]
         episode, rng = self.episodes[which], np.random.default_rng((self.seed, 1, draw))
         times = torch.arange(start, start + self.num_blocks)
-        skipped = torch.zeros(self.num_blocks, dtype=torch.bool)
+        jumped = torch.zeros(self.num_blocks, dtype=torch.bool)
         if rng.random() < self.skip_share:
             at = int(rng.integers(1, self.num_blocks))
             to = int(rng.integers(1, len(episode.states) - (self.num_blocks - at) + 1))
             times[at:] = torch.arange(to, to + self.num_blocks - at)
-            skipped[at] = to != start + at
+            jumped[at] = to != start + at
         actions = torch.cat([torch.tensor([-1]), episode.actions[times[1:] - 1]])
-        item = {"text": self.text[which], "states": episode.states[times], "actions": actions, "skipped": skipped}
+        events = [(block, episode.events[t]) for block, t in enumerate(times.tolist()) if block and t in episode.events]
+        told, event = events[int(rng.integers(len(events)))] if events and self.max_event else (-1, "")
+        skipped = jumped.clone()
+        skipped[[block for block, _ in events if block != told]] = True
+        item = {
+            "text": self.text[which],
+            "states": episode.states[times],
+            "actions": actions,
+            "skipped": skipped,
+            "opening": episode.states[0],
+            "told": torch.tensor(told),
+            "event": pad_text(self.tokenizer.encode(event), self.max_event),
+        }
         if episode.video is not None:
             item["video"] = episode.video[times].long()
         return item
@@ -190,6 +221,7 @@ class TokenDataModule(L.LightningDataModule):
         tokens: str,
         num_blocks: int = 8,
         max_text: int = 64,
+        max_event: int = 0,
         batch_size: int = 16,
         skip_share: float = 0.25,
         num_workers: int = 0,
@@ -197,7 +229,7 @@ class TokenDataModule(L.LightningDataModule):
         validation_windows: int = 128,
     ) -> None:
         super().__init__()
-        self.tokens, self.num_blocks, self.max_text = tokens, num_blocks, max_text
+        self.tokens, self.num_blocks, self.max_text, self.max_event = tokens, num_blocks, max_text, max_event
         self.batch_size, self.skip_share, self.num_workers, self.seed = batch_size, skip_share, num_workers, seed
         self.validation_windows = validation_windows
 
@@ -207,6 +239,7 @@ class TokenDataModule(L.LightningDataModule):
             split,
             num_blocks=self.num_blocks,
             max_text=self.max_text,
+            max_event=self.max_event,
             skip_share=self.skip_share if split == "train" else 0.0,
             seed=self.seed,
         )
@@ -230,7 +263,7 @@ class TokenDataModule(L.LightningDataModule):
         return DataLoader(data, self.batch_size, sampler=range(min(len(data), self.validation_windows)))
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("batch_size", "num_workers", "seed", "num_blocks", "max_text", "skip_share")
+        names = ("batch_size", "num_workers", "seed", "num_blocks", "max_text", "max_event", "skip_share")
         devices = self.trainer.world_size if self.trainer else 1
         return {name: getattr(self, name) for name in names} | {"devices": devices}
 

@@ -36,7 +36,8 @@ class Recordable:
     """A world and how it is played: ``shares`` says how often each behaviour, a policy from states to actions.
 
     ``resolutions`` are those that it draws, the one to record by default first. ``segmented`` is the side of its entity
-    maps in pixels, None for a world without. ``simulate`` makes one for those who want its states alone.
+    maps in pixels, None for a world without. ``simulate`` makes one for those who want its states alone. ``event``
+    draws what may befall a scene besides actions: its kind, the words that tell of it, and the edit of the state.
     """
 
     schema: SceneSchema
@@ -46,6 +47,7 @@ class Recordable:
     behaviour: Callable[[str, np.random.Generator], Callable[[np.ndarray], int]]
     resolutions: tuple[int, ...]
     segmented: int | None = None
+    event: Callable[[Any, np.random.Generator], tuple[str, str, Mapping[str, Any]]] | None = None
 
 
 def recordable(name: str) -> Recordable:
@@ -53,6 +55,7 @@ def recordable(name: str) -> Recordable:
     if name == "tabletop":
         from train.worlds.tabletop import SEGMENTED, Tabletop, tabletop_schema
         from train.worlds.tabletop_behaviours import SHARES, behaviour
+        from train.worlds.tabletop_events import draw_event
 
         return Recordable(
             schema=tabletop_schema(),
@@ -62,6 +65,7 @@ def recordable(name: str) -> Recordable:
             behaviour=behaviour,
             resolutions=(128, 64, 256),
             segmented=SEGMENTED,
+            event=draw_event,
         )
     if name == "doom":
         from train.worlds import doom

@@ -22,6 +22,21 @@ _MATERIALS = {
 _SLOW, _FAST = ("slides", "moves", "drifts"), ("shoots", "moves fast", "races")
 
 
+def noun(body: Mapping[str, Any], rng: np.random.Generator, full: bool = True) -> str:
+    """A body by its colour and shape, with ``full`` also its material, and sometimes its size."""
+
+    def pick(*options: str) -> str:
+        return options[rng.integers(len(options))]
+
+    words = [body["colour"]]
+    if full:
+        words.append(pick(*_MATERIALS[body["material"]]))
+    if rng.random() < 0.35 and not 0.07 <= body["size"] <= 0.085:
+        words.insert(0, pick("small", "little") if body["size"] < 0.07 else pick("big", "large"))
+    words.append(pick(*_SHAPES[body["shape"]]))
+    return " ".join(words)
+
+
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """One or two sentences, lower case, at most about 45 words. The same generator state gives the same words."""
 
@@ -34,21 +49,11 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     def speed(name: str) -> float:
         return math.hypot(*scene[name]["velocity"])
 
-    def noun(name: str, full: bool = True) -> str:
-        body = scene[name]
-        words = [body["colour"]]
-        if full:
-            words.append(pick(*_MATERIALS[body["material"]]))
-        if rng.random() < 0.35 and not 0.07 <= body["size"] <= 0.085:
-            words.insert(0, pick("small", "little") if body["size"] < 0.07 else pick("big", "large"))
-        words.append(pick(*_SHAPES[body["shape"]]))
-        return " ".join(words)
-
     def a(text: str) -> str:
         return ("an " if text[0] in "aeiou" else "a ") + text
 
     def listed(names: list[str], full: bool = True) -> str:
-        parts = [a(noun(name, full)) for name in names]
+        parts = [a(noun(scene[name], rng, full)) for name in names]
         return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
     def place(x: float, y: float) -> str:
@@ -58,7 +63,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         return pick("in the ", "towards the ") + "-".join(words)
 
     def players() -> str:
-        text = noun("player")
+        text = noun(scene["player"], rng)
         return pick(
             f"you push {a(text)}",
             f"the player is {a(text)}",
@@ -75,7 +80,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         how = pick(*_SLOW) if speed(name) < 0.45 else pick(*_FAST)
         vx, vy = scene[name]["velocity"]
         towards = ("east" if vx > 0 else "west") if abs(vx) > abs(vy) else ("north" if vy > 0 else "south")
-        return f"the {noun(name, full=False)} {how} {towards}"
+        return f"the {noun(scene[name], rng, full=False)} {how} {towards}"
 
     def light() -> str:
         strength, rate = scene["light"]["brightness"], scene["light"]["rate"]
