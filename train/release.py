@@ -78,7 +78,10 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
         (
             "simulate",
             simulated / "index.parquet",
-            ["train.tokenize", "--simulate", str(size.simulated), "--seed", str(seed + 1000), "--out", str(simulated)],
+            [
+                "train.tokenize", "--simulate", str(size.simulated), "--events", "0.12",
+                "--seed", str(seed + 1000), "--out", str(simulated),
+            ],
         ),
         fit(
             "tokenizer", "tokenizer/small.yaml", size.tokenizer_steps,

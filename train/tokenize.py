@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def simulate_states(name: str, seed: int, index: int, num_steps: int, eventful: 
     ``eventful`` is the chance that a step begins with an event.
     """
     world = recordable(name)
-    env = world.simulate()
+    env: Any = world.simulate()
     episode_seed, acting = draw_episode(world, seed, index)
     act, chance = (
         (world.behaviour(acting, np.random.default_rng([episode_seed, 1]))),
@@ -118,7 +119,8 @@ def write_simulated(
     workers: int,
     eventful: float = 0.0,
 ) -> None:
-    """Simulates episodes of a world's states. Without ``text``, a text model is trained on their training captions.
+    """Simulates episodes of a world's states. Without ``text``, a text model is trained on their training captions
+    and events.
 
     ``tokenizer`` says how large the video range of the shared vocabulary will be.
     """
@@ -128,7 +130,8 @@ def write_simulated(
         for shard in pool.map(partial(_simulate_many, name, seed, num_steps=num_steps, eventful=eventful), parts):
             shards.append(shard)
             bar.update(len(shard))
-    text = text or TextTokenizer.train([e.caption for shard in shards for e in shard if e.split == "train"])
+    known = [e for shard in shards for e in shard if e.split == "train"]
+    text = text or TextTokenizer.train([words for e in known for words in (e.caption, *e.events.values())])
     codes = tokenizer.quantizer.size
     writer = TokenWriter(out, schema=recordable(name).schema, text=text, num_codes=codes, grid=tokenizer.grid)
     for shard in shards:

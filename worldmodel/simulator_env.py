@@ -87,6 +87,10 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Writes the scene state; the next observation follows. See ``Rollout.edit``."""
         self.rows.edit(changes)
 
+    def tell(self, event: str) -> None:
+        """Tells the next step what happens. See ``Rollout.tell``."""
+        self.rows.tell(event)
+
     def snapshot(self) -> Moment:
         """The episode as it is now, to come back to."""
         return self.rows.snapshot()

@@ -170,6 +170,10 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Writes the scene state of every row, or of one: the next observations follow. See ``Rollout.edit``."""
         self.rollout.edit(changes, row)
 
+    def tell(self, event: str, row: int | None = None) -> None:
+        """Tells the next step of every row, or of one, what happens. See ``Rollout.tell``."""
+        self.rollout.tell(event, row)
+
     def snapshot(self) -> Moment:
         """All rows as they are now, to come back to."""
         own = self._pictures.clone(), self._elapsed.copy(), self._ended.copy(), copy.deepcopy(self._chances)

@@ -276,6 +276,7 @@ def test_an_edit_is_where_the_next_step_starts_from():
     assert np.abs(position[0] - 0.4).max() > 0.2001
     env = make()
     env.reset(seed=1)
+    env.tell("rolls")
     env.edit({"player": {"colour": "green"}})
     assert env.step(0)[-1]["scene"]["player"]["colour"] == "green"
 
