@@ -14,7 +14,7 @@ import operator
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from train.data.episodes import SPLITS, EpisodeStore
 from train.edit_obedience import EditResult, draw_cases, measure_edits
 from train.endless import Renderer, measure_endless
 from train.export import read_tokenizer, read_upsampler
-from train.held_out import held_out
+from train.held_out import held_out, held_out_states
 from train.measurements import (
     Numbers,
     captions,
+    measure_outcomes,
     measure_read,
     measure_rollout,
     measure_speed,
@@ -59,6 +60,7 @@ class Effort:
     events_per_episode: int = 8
     upsampled_episodes: int = 4
     upsampled_steps: int = 16
+    outcome_episodes: int = 160
     timed_steps: int = 80
     mode_episodes: int = 6
     endless_episodes: int = 4
@@ -72,6 +74,7 @@ QUICK = Effort(
     events_per_episode=4,
     upsampled_episodes=2,
     upsampled_steps=12,
+    outcome_episodes=0,
     timed_steps=40,
     mode_episodes=0,
     endless_episodes=2,
@@ -109,6 +112,7 @@ BARS = (
     Bar("rollout.others_error_64", "≤", 0.12),
     Bar("rollout.reward_f1", "≥", 0.9),
     Bar("rollout.terminated_f1", "≥", 0.9),
+    Bar("outcome.reward_f1", "≥", 0.9),
     Bar("edit.obeyed", "≥", 0.95),
     Bar("edit.obeyed_first_step", "≥", 0.8),
     Bar("edit.others_undisturbed", "≥", 0.97),
@@ -187,6 +191,10 @@ def evaluate(
     acted = [e for e in episodes if e.actions is not None and len(e.actions)]
     rollout = measure_rollout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling) if acted else None
     done("rollout", rollout.numbers if rollout else {})
+    if world.schema.name == "tabletop" and effort.outcome_episodes:
+        with suppress(ImportError):  # without MuJoCo there is nothing to foresee but what was recorded
+            some = held_out_states(effort.outcome_episodes)
+            done("outcome", measure_outcomes(world, some, horizon=effort.horizon, seed=seed, sampling=sampling))
     done("read", measure_read(world, acted, per_episode=effort.reads_per_episode, seed=seed, sampling=sampling).numbers)
     edits = _edits(world, acted, effort, seed, sampling)
     done("edit", edits if isinstance(edits, dict) else edits.numbers)

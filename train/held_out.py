@@ -14,12 +14,27 @@ import numpy as np
 
 import train.worlds
 from train.data.episodes import EpisodeStore, EpisodeWriter, RecordingConfig
+from train.data.tokens import TokenisedEpisode
 from worldmodel.world import cache_folder
 
 FIRST_SEED = 2**31
+STATES_FROM = 1_000_000  # after the seeds of recorded episodes
 NUM_STEPS = 64
 SHARD = 4  # episodes
 RESOLUTION = 128
+
+
+def held_out_states(episodes: int, *, num_steps: int = NUM_STEPS) -> list[TokenisedEpisode]:
+    """States and actions of as many further Tabletop episodes, simulated without pictures. Needs MuJoCo."""
+    from train.tokenize import simulate_episode
+    from train.worlds.recordable import recordable
+
+    world, seeds = recordable("tabletop"), range(FIRST_SEED + STATES_FROM, FIRST_SEED + STATES_FROM + episodes)
+    acting, shares = list(world.shares), list(world.shares.values())
+    chosen = np.random.default_rng([FIRST_SEED, STATES_FROM]).choice(acting, episodes, p=shares)
+    return [
+        simulate_episode(world, seed, str(name), num_steps, "test") for seed, name in zip(seeds, chosen, strict=True)
+    ]
 
 
 def held_out(episodes: int, *, num_steps: int = NUM_STEPS, folder: Path | None = None) -> EpisodeStore:

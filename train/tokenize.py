@@ -24,7 +24,7 @@ from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read
 from train.data.episodes import EpisodeStore
 from train.data.tokens import TokenisedEpisode, TokenWriter
 from train.record import draw_episode, split_of
-from train.worlds.recordable import WORLDS, recordable
+from train.worlds.recordable import WORLDS, Recordable, recordable
 
 SHARD = 64  # episodes
 
@@ -58,13 +58,16 @@ def simulate_states(name: str, seed: int, index: int, num_steps: int, eventful: 
     ``eventful`` is the chance that a step begins with an event.
     """
     world = recordable(name)
+    return simulate_episode(world, *draw_episode(world, seed, index), num_steps, split_of(seed, index), index, eventful)
+
+
+def simulate_episode(
+    world: Recordable, seed: int, acting: str, num_steps: int, split: str, index: int = 0, eventful: float = 0.0
+) -> TokenisedEpisode:
+    """The same of a simulator's seed and a behaviour, as ``train.record`` would play it."""
     env: Any = world.simulate()
-    episode_seed, acting = draw_episode(world, seed, index)
-    act, chance = (
-        (world.behaviour(acting, np.random.default_rng([episode_seed, 1]))),
-        np.random.default_rng([seed, index, 2]),
-    )
-    _, info = env.reset(seed=episode_seed)
+    act, chance = world.behaviour(acting, np.random.default_rng([seed, 1])), np.random.default_rng([seed, 2])
+    _, info = env.reset(seed=seed)
     states, actions, caption = [info["state"]], [], info["caption"]
     events: dict[int, str] = {}
     for _ in range(num_steps):
@@ -80,7 +83,7 @@ def simulate_states(name: str, seed: int, index: int, num_steps: int, eventful: 
             break
     return TokenisedEpisode(
         episode=index,
-        split=split_of(seed, index),
+        split=split,
         caption=caption,
         states=torch.from_numpy(np.stack(states)),
         actions=torch.tensor(actions),

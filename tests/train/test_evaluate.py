@@ -49,7 +49,8 @@ CONTRACT = {
     "shots": "psnr_db_1 psnr_db_2 uncut_psnr_db_1 ignored_psnr_db_1 bodies_drawn_1 bodies_apart_1",
     "text": "attributes_obeyed attributes_obeyed_0 attributes_obeyed_2 count_obeyed colour_obeyed shape_obeyed",
     "caption": "claims_true count_true colour_true shape_true material_true",
-    "events": "obeyed untold undisturbed error_8 untold_error_8",
+    "outcome": "reward_f1 terminated_f1 reward_events",
+    "events": "stopped slower as_is faster obeyed untold undisturbed error_8 untold_error_8",
     "upsampler": (
         "psnr_db bicubic_psnr_db regressor_psnr_db one_step_psnr_db two_step_psnr_db four_step_psnr_db "
         "high_band_ratio laplacian_ratio temporal_variance seam_ratio naive_seam_ratio blended_seam_ratio"
@@ -60,6 +61,7 @@ TINY = Effort(
     edits_per_episode=1,
     reads_per_episode=1,
     events_per_episode=2,
+    outcome_episodes=3,
     upsampled_episodes=1,
     upsampled_steps=5,
     timed_steps=8,
@@ -100,9 +102,9 @@ def world() -> World:
         SCHEMA,
         tokenizer.grid,
         16,
-        24,
+        64,
     )
-    config = DynamicsConfig(width=24, depth=1, heads=2, window=2, max_text=16, max_event=24, tokens_per_pass=(64,))
+    config = DynamicsConfig(width=24, depth=1, heads=2, window=2, max_text=16, max_event=64, tokens_per_pass=(64,))
     upsampler = Upsampler(UpsamplerConfig(width=8, levels=2, depth=1, condition=16), SCHEMA)
     return World(
         schema=SCHEMA, text=text, tokenizer=tokenizer, dynamics=Dynamics(config, layout, SCHEMA), upsampler=upsampler
