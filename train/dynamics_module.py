@@ -40,6 +40,7 @@ class DynamicsModule(ScheduledModule):
         config: fields of ``DynamicsConfig``.
         state_noise: standard deviation of the noise on states, in units of each field's largest change.
         corruption: at most this share of the fed-back video ids is replaced by random ones.
+        event_weight: how much more a step that is told something counts.
         mode_shares: how often each of ``tokens_per_pass`` is trained.
         read_pairs: pairs of latent frames of every window from which the state is read in training.
         caption_dropout: share of scenes shown without their caption.
@@ -62,6 +63,7 @@ class DynamicsModule(ScheduledModule):
         state_weight: float = 1.0,
         header_weight: float = 0.3,
         caption_weight: float = 0.1,
+        event_weight: float = 3.0,
         read_weight: float = 0.3,
         read_pairs: int = 2,
         mode_shares: list[float] | None = None,
@@ -81,7 +83,7 @@ class DynamicsModule(ScheduledModule):
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
         self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
         self.state_weight, self.header_weight, self.read_weight = state_weight, header_weight, read_weight
-        self.caption_weight = caption_weight
+        self.caption_weight, self.event_weight = caption_weight, event_weight
         self.caption_dropout, self.tokenizer_path, self.read_pairs = caption_dropout, tokenizer_path, read_pairs
         self.text: TextTokenizer = store.text
         if start_from:
@@ -159,10 +161,15 @@ class DynamicsModule(ScheduledModule):
         spoken = (header_ids != self.layout.vocabulary.special("pad")).clone()
         spoken[:, :2] = False  # nor is what is told in mid-stream foreseen
         header = F.cross_entropy(logits.header[spoken], header_ids[spoken])
-        caption = self._caption_loss(batch)
+        told = batch["told"][:, None] == torch.arange(1, nats.shape[1], device=nats.device)
+        told = told[~batch["skipped"][:, 1:]]
+        hardness = hardness * (1 + (self.event_weight - 1) * told)
+        caption = self._caption_loss({name: batch[name][::4] for name in ("opening", "text")} if disturb else batch)
         total = self.state_weight * (hardness * by_step).mean() + self.header_weight * (first_state + header)
         total = total + self.caption_weight * caption
         out = {"state": state, "first_state": first_state, "header": header, "caption": caption}
+        if told.any():
+            out["told"] = by_step[told].mean()
         if logits.video is not None:
             video_nats = F.cross_entropy(logits.video.flatten(0, 2), prepared.video.flatten(), reduction="none")
             weight = 1 + (self.change_weight - 1) * near_changes(prepared.video, self.layout.grid).flatten()
