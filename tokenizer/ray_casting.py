@@ -18,12 +18,13 @@ SOLIDS = ("ball", "box", "cylinder")
 def coverage(signed: Tensor, edge: float = 1.0) -> Tensor:
     """Share of each pixel inside a shape, (..., rows, columns), from a measure that is positive inside.
 
-    ``edge`` is the width of its edge in pixels: 1 for pixels that are means, less for ones that are samples.
+    ``edge`` is the width of its edge in pixels, across the edge: 1 for pixels that are means, whose spread is the same
+    in every direction, less for ones that are samples.
     """
     signed = signed.clamp(-2, 2)  # rays almost in a face's plane come near it far away
     below = torch.cat([signed[..., 1:, :], signed[..., -1:, :]], -2)
     beside = torch.cat([signed[..., 1:], signed[..., -1:]], -1)
-    slope = (below - signed).abs_() + (beside - signed).abs_() + 1e-4
+    slope = torch.addcmul((below - signed).square_(), beside - signed, beside - signed).sqrt_() + 1e-4
     return (signed / (slope * edge) + 0.5).clamp(0, 1)
 
 
