@@ -293,7 +293,7 @@ class Rollout:
             if beginning.frames is not None:
                 ids = world.tokenizer.encode(world.checked_frames(beginning.frames)[None])[0].flatten(1)
                 pictures[i], video[i] = ids, ids[-1]
-                values[i] = self._read(ids)
+                values[i] = self._read(ids) if world.estimator is None else world.estimate(beginning.frames)[0]
             if isinstance(beginning.state, Tensor):
                 values[i] = world.checked_state(beginning.state)
         if not bool(has_state.all()):
