@@ -14,7 +14,10 @@ from torch.utils.data import DataLoader
 from tokenizer.scene_schema import Entity, Field, SceneSchema
 from train.export import read_estimator
 from train.state_estimator_module import StateEstimatorModule
+from train.worlds.breakout import breakout_schema
+from train.worlds.doom import doom_schema
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*`self.trainer` reference is not registered.*")
 TINY: dict[str, Any] = {"resolution": 16, "width": 24, "depth": 1, "heads": 2, "stem_width": 16, "stem_depth": 1}
 DISC = SceneSchema(
     name="disc",
@@ -68,6 +71,7 @@ def _module(**changes: Any) -> StateEstimatorModule:
     return StateEstimatorModule(**(settings | changes))
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_training_reads_discs_that_it_has_not_seen_and_exports_what_it_learned(tmp_path: Path) -> None:
     trainer = L.Trainer(
         max_steps=150, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -117,6 +121,24 @@ def test_a_recording_without_an_entity_map_trains_too() -> None:
     assert alone < whole
     alone.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.estimator.parameters())
+
+
+@pytest.mark.parametrize("schema", [breakout_schema(), doom_schema()], ids=lambda schema: schema.name)
+def test_states_of_bits_and_of_no_bodies_are_read_within_their_ranges(schema: SceneSchema) -> None:
+    module = _module(schema=schema.to_json())
+    chance = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 1 + schema.frames_per_step, 16, 16, 3), generator=chance).byte()
+    states = torch.rand(2, 2, schema.num_values, generator=chance)
+    module.training_step({"frames": frames, "states": states}, 0).backward()
+    read = module.estimator.eval().estimate(frames)
+    for slot in module.estimator.slots:
+        here = read[:, slot.columns]
+        if slot.field.kind == "continuous":
+            assert here.equal(slot.field.legal(here))
+        else:
+            assert here.equal(here.round())
+            assert here.min() >= 0
+            assert here.max() < (len(slot.field.names) or 2)
 
 
 def test_a_schema_is_needed() -> None:
