@@ -2,7 +2,8 @@
 
 ``python -m train.export --tokenizer runs/tokenizer/last.ckpt --out data/tokenizer``, and later
 ``python -m train.export --tokenizer data/tokenizer --tokens data/tokens --dynamics runs/video/last.ckpt
-[--upsampler runs/upsampler/last.ckpt] --out worlds/mine``. Averaged weights are taken where training kept them.
+[--upsampler runs/upsampler/last.ckpt] [--estimator runs/estimator/last.ckpt] --out worlds/mine``. Averaged weights
+are taken where training kept them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tokenizer.scene_schema import SceneSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from train.data.tokens import TokenStore
 from worldmodel.rollout import Sampling
+from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
@@ -64,6 +66,15 @@ def read_upsampler(checkpoint: str | Path) -> Upsampler:
     return _read(checkpoint, "upsampler.", lambda config, schema: Upsampler(UpsamplerConfig(**config), schema))
 
 
+def read_estimator(checkpoint: str | Path) -> StateEstimator:
+    """A trained ``StateEstimatorModule``'s state estimator."""
+    return _read(
+        checkpoint,
+        "estimator.",
+        lambda config, schema: StateEstimator(StateEstimatorConfig(**config), schema or SceneSchema(name="unknown")),
+    )
+
+
 def export_world(
     tokenizer: str | Path,
     tokens: str | Path,
@@ -71,6 +82,7 @@ def export_world(
     upsampler: str | Path | None,
     out: str | Path,
     half: bool = False,
+    estimator: str | Path | None = None,
 ) -> World:
     """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'."""
     store, saved = TokenStore(tokens), read_checkpoint(dynamics)
@@ -83,6 +95,7 @@ def export_world(
         tokenizer=VideoTokenizer.load(tokenizer),
         dynamics=network,
         upsampler=None if upsampler is None else read_upsampler(upsampler),
+        estimator=None if estimator is None else read_estimator(estimator),
         sampling=Sampling(),
     )
     world.save_pretrained(out, half=half)
@@ -95,6 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=Path, help="token shards that the dynamics was trained on")
     parser.add_argument("--dynamics", type=Path, help="the dynamics' checkpoint: with it, a world is exported")
     parser.add_argument("--upsampler", type=Path, help="the upsampler's checkpoint")
+    parser.add_argument("--estimator", type=Path, help="the state estimator's checkpoint")
     parser.add_argument("--half", action="store_true", help="store a world's weights as float16, in half the room")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(arguments)
@@ -104,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.tokens is None or not chosen.tokenizer.is_dir():
             parser.error("a world needs --tokens and --tokenizer as an exported folder")
         else:
-            export_world(chosen.tokenizer, chosen.tokens, chosen.dynamics, chosen.upsampler, chosen.out, chosen.half)
+            parts = chosen.tokenizer, chosen.tokens, chosen.dynamics, chosen.upsampler
+            export_world(*parts, chosen.out, chosen.half, chosen.estimator)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

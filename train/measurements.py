@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from math import degrees, log2
 from typing import Any
 
@@ -48,6 +49,7 @@ from worldmodel.world import World
 
 Numbers = dict[str, Any]
 MARKS = (8, 16, 32, 64)  # steps whose errors get a key of their own
+LATER = 8  # steps after that at which a rollout's picture is compared
 CONTEXT = 4  # latent frames before the one that a state is read from
 ROWS = 16  # of a batch
 
@@ -115,6 +117,31 @@ class Bodies:
         assert here is not None
         assert there is not None
         return (here - there).norm(dim=-1) / self.width
+
+    def matched(self, states: Tensor, truth: Tensor) -> Tensor:
+        """States (n, num_values) with their bodies in the order in which they fit the true ones best.
+
+        Which of several like bodies is named first cannot be seen, so every order of them is tried: the one with the
+        most bodies where there is one, and of these the one with the least distance in all. The player stays itself.
+        """
+        fields = [self.schema.entity(name).fields for name in self.names]
+        orders = [
+            (0, *order)
+            for order in permutations(range(1, len(self)))
+            if all(fields[i] == fields[j] for i, j in zip(range(1, len(self)), order, strict=True))
+        ]
+        ordered = []
+        for order in orders:
+            candidate = states.clone()
+            for name, other in zip(self.names, order, strict=True):
+                for field in fields[other]:
+                    here, there = (self.schema.columns(who, field.name) for who in (name, self.names[other]))
+                    candidate[:, here] = states[:, there]
+            ordered.append(candidate)
+        candidates, there = torch.stack(ordered), self.present(truth)  # (orders, n, num_values), (n, N)
+        missed = self.present(candidates) != there
+        cost = (missed * 10.0 + self.distance(candidates, truth) * (there & ~missed)).sum(-1)
+        return candidates[cost.argmin(0), torch.arange(len(states))]
 
     def masks(self, entity_map: Tensor) -> Tensor:
         """(T, H, W) to bool (T, N, H, W)."""
@@ -458,31 +485,53 @@ def _summary(scores: dict[str, Tensor]) -> Numbers:
 def measure_read(
     world: World, episodes: Sequence[Episode], *, per_episode: int, seed: int, sampling: Sampling
 ) -> Measured:
-    """The state read from frames alone, against the true one.
+    """The state read from frames alone, against the true one, and the pictures that a rollout from it shows.
 
-    ``position_error`` and ``velocity_error`` (in m/s or the schema's unit) are means over the bodies that are
-    there; ``colour``, ``shape`` and ``material`` are shares read right, of the same bodies; ``present`` of all.
+    Like bodies are compared in the order that fits best (see ``Bodies.matched``). ``position_error``,
+    ``velocity_error`` (in m/s or the schema's unit), ``colour``, ``shape`` and ``material`` (shares read right) are
+    means over the bodies that are there, ``found`` is the share of them that is read as there; ``present`` is of all
+    bodies, ``count`` of the scenes whose number of bodies is right. ``first_frame_psnr_db`` is of the picture that the
+    rollout begins with against the last one that was read from, ``psnr_8_db`` of a rollout on the true actions at step
+    8 against the recording, and with ``true_state`` the same where the true state is given too.
     """
     bodies = Bodies.of(world.schema)
-    clips = [
-        episode.window(begin, CONTEXT)
+    moments = [
+        (episode, begin)
         for episode in episodes
         if episode.num_steps >= CONTEXT
-        for begin in np.linspace(0, episode.num_steps - CONTEXT, per_episode).astype(int)
+        for begin in np.linspace(0, episode.num_steps - CONTEXT, per_episode).astype(int).tolist()
     ]
-    if not world.schema.num_values or not len(bodies) or not clips:
+    if not world.schema.num_values or not len(bodies) or not moments:
         return Measured({"rows": 0, "position_error": None})
     read, true = [], []
-    for rows in in_batches(clips):
-        read.append(start(world, rows, seed=seed, sampling=sampling, read=True).state.cpu())
-        true += [torch.from_numpy(clip.states[-1]) for clip in rows]
-    states, truth = torch.cat(read), torch.stack(true)
-    there = bodies.present(truth)
+    pictures: dict[str, list[Tensor]] = {}
+    for rows in in_batches(moments):
+        clips = [episode.window(begin, CONTEXT) for episode, begin in rows]
+        later = [
+            episode.window(begin + CONTEXT, min(LATER, episode.num_steps - begin - CONTEXT)) for episode, begin in rows
+        ]
+        lasting = torch.tensor([clip.num_steps == LATER for clip in later])
+        actions = padded([np.append(clip.actions, 0) for clip in later], LATER)
+        real = torch.stack([torch.from_numpy(clip.frames[[0, -1]]) for clip in later])
+        for name in ("", "_true_state"):
+            begun = start(world, clips, seed=seed, sampling=sampling, read=not name)
+            if not name:
+                read.append(begun.state.cpu())
+            pictures.setdefault(f"first_frame_psnr{name}_db", []).append(psnr(begun.frames[:, -1].cpu(), real[:, 0]))
+            far = imagine(begun, actions).frames[:, -1, -1]
+            pictures.setdefault(f"psnr_{LATER}{name}_db", []).append(psnr(far, real[:, 1])[lasting])
+        true += [torch.from_numpy(clip.states[-1]) for clip in clips]
+    truth = torch.stack(true)
+    states = bodies.matched(torch.cat(read), truth)
+    there, seen = bodies.present(truth), bodies.present(states)
     numbers: Numbers = {
-        "rows": len(clips),
+        "rows": len(moments),
         "position_error": bodies.distance(states, truth)[there].mean(),
         "player_position_error": bodies.distance(states, truth)[:, 0].mean(),
-        "present_accuracy": (bodies.present(states) == there).float().mean(),
+        "others_position_error": bodies.distance(states, truth)[:, 1:][there[:, 1:]].mean(),
+        "present_accuracy": (seen == there).float().mean(),
+        "found": seen[there].float().mean(),
+        "count_accuracy": (seen.sum(1) == there.sum(1)).float().mean(),
     }
     velocity, true_velocity = bodies.of_role(states, "velocity"), bodies.of_role(truth, "velocity")
     assert velocity is not None
@@ -495,7 +544,7 @@ def measure_read(
     for role in ("camera", "light"):
         error = angle_error(world.schema, role, states, truth)
         numbers[f"{role}_error_deg"] = None if error is None else error.mean()
-    return Measured(numbers)
+    return Measured(numbers | {name: torch.cat(scores).mean() for name, scores in pictures.items()})
 
 
 # -- speed ----------------------------------------------------------------------------------------------

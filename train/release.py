@@ -1,8 +1,8 @@
 """From nothing to a world that can be shipped, in one command: ``python -m train.release --size cpu --out work``.
 
-It records, trains tokenizer, dynamics (physics first, then pictures) and upsampler, exports, evaluates on
-held-out episodes and writes the model card. Every stage is resumable: given again, the same command goes on
-where it was stopped. ``--size`` sets lengths of training and the trainer's overlay; the models are those of
+It records, trains tokenizer, dynamics (physics first, then pictures), upsampler and state estimator, exports,
+evaluates on held-out episodes and writes the model card. Every stage is resumable: given again, the same command
+goes on where it was stopped. ``--size`` sets lengths of training and the trainer's overlay; the models are those of
 ``train/configs``, so whatever comes out loads everywhere.
 """
 
@@ -33,20 +33,23 @@ class Size:
     video_steps: int
     outcome_steps: int
     upsampler_steps: int
+    estimator_steps: int
 
 
 SIZES = {
     "tiny": Size(
         episodes=24, episode_steps=12, simulated=32, trainer="cpu",
-        tokenizer_steps=20, state_steps=5, video_steps=5, outcome_steps=5, upsampler_steps=5,
+        tokenizer_steps=20, state_steps=5, video_steps=5, outcome_steps=5, upsampler_steps=5, estimator_steps=5,
     ),
     "cpu": Size(
         episodes=2400, episode_steps=24, simulated=6000, trainer="cpu_bf16",
         tokenizer_steps=7000, state_steps=1500, video_steps=3000, outcome_steps=4000, upsampler_steps=1500,
+        estimator_steps=4000,
     ),
     "gpu": Size(
         episodes=12000, episode_steps=24, simulated=20000, trainer="gpu",
         tokenizer_steps=40000, state_steps=8000, video_steps=30000, outcome_steps=4000, upsampler_steps=20000,
+        estimator_steps=20000,
     ),
 }  # fmt: skip
 
@@ -114,6 +117,10 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
             "upsampler", "upsampler/small.yaml", size.upsampler_steps,
             model__schema=recording, model__tokenizer_path=tokenizer, data__recording=recording,
         ),
+        fit(
+            "estimator", "state_estimator/small.yaml", size.estimator_steps, model__schema=recording,
+            data__recording=recording,
+        ),
         (
             "export world",
             world / "world.json",
@@ -121,6 +128,7 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
                 "train.export", "--half", "--tokenizer", str(tokenizer), "--tokens", str(tokens), "--out", str(world),
                 "--dynamics", str(work / "runs/outcome/last.ckpt"),
                 "--upsampler", str(work / "runs/upsampler/last.ckpt"),
+                "--estimator", str(work / "runs/estimator/last.ckpt"),
             ],
         ),
         (
@@ -168,7 +176,8 @@ def model_card(size_name: str, work: Path, seed: int) -> str:
         f"* dynamics on states alone {size.state_steps} steps, {hours(work, 'state'):.2f} h;",
         f"* dynamics on the whole stream {size.video_steps} steps, {hours(work, 'video'):.2f} h;",
         f"* what reads reward and end from states {size.outcome_steps} steps, {hours(work, 'outcome'):.2f} h;",
-        f"* upsampler {size.upsampler_steps} steps, {hours(work, 'upsampler'):.2f} h.",
+        f"* upsampler {size.upsampler_steps} steps, {hours(work, 'upsampler'):.2f} h;",
+        f"* state estimator {size.estimator_steps} steps, {hours(work, 'estimator'):.2f} h.",
         "",
         "## Held-out figures",
         "",

@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate that all three trainings share."""
+"""The optimizer and the learning rate that all trainings share."""
 
 from __future__ import annotations
 

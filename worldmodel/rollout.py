@@ -310,9 +310,11 @@ class Rollout:
             if beginning.frames is not None:
                 ids = world.tokenizer.encode(world.checked_frames(beginning.frames)[None])[0].flatten(1)
                 pictures[i], video[i] = ids, ids[-1]
-                values[i] = self._read(ids)
             if isinstance(beginning.state, Tensor):
                 values[i] = world.checked_state(beginning.state)
+            elif beginning.frames is not None:
+                read = world.estimator is not None
+                values[i] = world.estimate(beginning.frames)[0] if read else self._read(pictures[i])
         if not bool(has_state.all()):
             missing = (~has_state).nonzero()[:, 0].tolist()
             values[missing] = self._sample_scene(text[missing], [generators[i] for i in missing])

@@ -1,4 +1,4 @@
-"""The whole of a world: its tokenizers, its dynamics, its upsampler, and how they are kept on disk.
+"""The whole of a world: its tokenizers, its dynamics, upsampler, state estimator, and how they are kept on disk.
 
 A world folder holds ``world.json`` (schema, sizes, vocabulary, sampling), ``text.model``, ``tokenizer.json``
 and safetensors weights; nothing in it can run code. A bundled world is asked for by name.
@@ -30,6 +30,7 @@ from worldmodel.kv_cache import join
 from worldmodel.rollout import Beginning, Rollout, Sampling
 from worldmodel.sampling import sample, uniforms
 from worldmodel.scene_state import StateCodec
+from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.state_limits import StateLimiter
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
@@ -42,6 +43,7 @@ class World:
 
     Args:
         upsampler: None for a world that is seen at the tokenizer's resolution only.
+        estimator: reads states from frames; None for a world that has none, or no state.
         attention: backend name, see ``worldmodel.attention``.
         engine: who computes steps: ``torch``, ``openvino`` (CPUs only, with the extra ``fast``) or ``cuda_graph``.
 
@@ -56,6 +58,7 @@ class World:
         tokenizer: VideoTokenizer,
         dynamics: Dynamics,
         upsampler: Upsampler | None = None,
+        estimator: StateEstimator | None = None,
         sampling: Sampling | None = None,
         attention: str = "auto",
         engine: str = "torch",
@@ -68,9 +71,15 @@ class World:
                 f"the tokenizer decodes with states of {tokenizer.schema.name!r}, whose schema is not this world's: "
                 "export a tokenizer that was trained on the same recording"
             )
-        self.tokenizer, self.dynamics, self.upsampler = tokenizer.eval(), dynamics.eval(), upsampler
-        if upsampler is not None:
-            upsampler.eval()
+        if estimator is not None and (estimator.schema, estimator.config.resolution) != (schema, tokenizer.resolution):
+            raise ValueError(
+                f"the state estimator reads {estimator.schema.name!r} from {estimator.config.resolution} pixels and "
+                "this world shows something else: export one that was trained on the same recording"
+            )
+        self.tokenizer, self.dynamics = tokenizer, dynamics
+        self.upsampler, self.estimator = upsampler, estimator
+        for part in self._parts().values():
+            part.eval()
         self.sampling = sampling or Sampling()
         self.codec = StateCodec(schema).to(dynamics.device)
         self.limiter = StateLimiter(schema, self.codec).to(dynamics.device)
@@ -96,8 +105,9 @@ class World:
         return self
 
     def _parts(self) -> dict[str, nn.Module]:
-        parts: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "dynamics": self.dynamics}
-        return parts if self.upsampler is None else parts | {"upsampler": self.upsampler}
+        optional = {"upsampler": self.upsampler, "estimator": self.estimator}
+        present = {name: part for name, part in optional.items() if part is not None}
+        return {"tokenizer": self.tokenizer, "dynamics": self.dynamics, **present}
 
     # -- playing ------------------------------------------------------------------------------------
 
@@ -160,6 +170,19 @@ class World:
             for i in range(rows)
         ]
         return Rollout(self, beginnings, sampling or self.sampling, upsample=upsample)
+
+    def estimate(self, frames: Tensor) -> Tensor:
+        """The state that frames show at their end, the likeliest: float32 (B, num_values) in the schema's units.
+
+        Args:
+            frames: uint8 (B, T, H, W, 3) or without B. The last ``1 + r`` count; fewer tell less of what moves.
+
+        Raises ValueError for frames of another size or type, and for a world without a state estimator.
+        """
+        if self.estimator is None:
+            raise ValueError("this world has no state estimator: train one (state_estimator/small.yaml) and export it")
+        frames = torch.as_tensor(frames)
+        return self.estimator.estimate(self.checked_frames(frames[None] if frames.dim() == 4 else frames))
 
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
         """Local text ids (B, max_text), padded with -1. Raises ValueError for a caption that is too long."""
@@ -234,15 +257,15 @@ class World:
         folder.mkdir(parents=True, exist_ok=True)
         self.text.save(folder / "text.model")
         self.tokenizer.save(folder, half=half)
-        for name in ("dynamics", "upsampler"):
-            part = self._parts().get(name)
-            if part is not None:
+        for name, part in self._parts().items():
+            if name != "tokenizer":
                 save_weights(part, folder / f"{name}.safetensors", half=half)
         about = {
             "schema": self.schema.to_json(),
             "vocabulary": {**asdict(self.vocabulary), "fingerprint": self.vocabulary.fingerprint},
             "dynamics": asdict(self.dynamics.config),
             "upsampler": None if self.upsampler is None else asdict(self.upsampler.config),
+            "estimator": None if self.estimator is None else asdict(self.estimator.config),
             "sampling": asdict(self.sampling),
         }
         partial = folder / "world.part"
@@ -272,16 +295,19 @@ class World:
             layout = Layout.of(Vocabulary(**stored), schema, tokenizer.grid, config.max_text, config.max_event)
             dynamics = Dynamics(config, layout, schema)
             upsampler = Upsampler(UpsamplerConfig(**about["upsampler"]), schema) if about.get("upsampler") else None
+            size = about.get("estimator")
+            estimator = StateEstimator(StateEstimatorConfig(**size), schema) if size else None
             sampling = Sampling(**about.get("sampling", {}))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{folder / 'world.json'} describes no world ({error}): export it again, with this version"
             ) from None
         load_weights(dynamics, folder / "dynamics.safetensors")
-        if upsampler is not None:
-            load_weights(upsampler, folder / "upsampler.safetensors")
+        for name, part in (("upsampler", upsampler), ("estimator", estimator)):
+            if part is not None:
+                load_weights(part, folder / f"{name}.safetensors")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        for part in (tokenizer, dynamics, upsampler):
+        for part in (tokenizer, dynamics, upsampler, estimator):
             if part is not None:
                 part.to(device)
         return cls(
@@ -290,6 +316,7 @@ class World:
             tokenizer=tokenizer,
             dynamics=dynamics,
             upsampler=upsampler,
+            estimator=estimator,
             sampling=sampling,
             attention=attention,
             engine=engine,

@@ -38,7 +38,10 @@ CONTRACT = {
         "psnr_by_step_db psnr_copy_last_by_step_db player_error_16 player_error_16_copy_last player_error_by_step "
         "others_error_by_step delta_psnr_8_db reward_f1 terminated_f1"
     ),
-    "read": "position_error colour_accuracy shape_accuracy material_accuracy",
+    "read": (
+        "position_error velocity_error found count_accuracy colour_accuracy shape_accuracy material_accuracy "
+        "first_frame_psnr_db first_frame_psnr_true_state_db psnr_8_db psnr_8_true_state_db"
+    ),
     "edit": "obeyed obeyed_first_step others_undisturbed",
     "speed": "step_ms parts_ms steps_per_s frames_per_s threads decode_ms_per_frame upsample_ms_per_frame",
     "modes": "64 raster_step_ms",
@@ -192,6 +195,19 @@ def test_frames_of_another_size_are_refused_with_the_size_to_record(world: World
 
 def test_what_is_not_finite_becomes_null() -> None:
     assert plain({"a": [math.nan, 1.0], "b": torch.tensor([2, 3])}) == {"a": [None, 1.0], "b": [2, 3]}
+
+
+def test_bodies_are_compared_in_the_order_that_fits_and_the_player_stays_itself() -> None:
+    bodies, some = Bodies.of(SCHEMA), torch.zeros(1, SCHEMA.num_values)
+    where = {"player": (0.1, 0.1), "body_1": (0.4, 0.0), "body_2": (-0.4, 0.2)}
+    truth = SCHEMA.write(some, {name: {"present": True, "position": at} for name, at in where.items()})
+    others = {"player": where["body_1"], "body_2": where["body_1"], "body_3": where["body_2"]}
+    read = SCHEMA.write(some, {name: {"present": True, "position": at} for name, at in others.items()})
+    matched = bodies.matched(read, truth)
+    assert bodies.present(matched).equal(bodies.present(truth))
+    torch.testing.assert_close(bodies.distance(matched, truth)[0, 1:3], torch.zeros(2))
+    assert bodies.distance(matched, truth)[0, 0] > 0.3
+    assert bodies.matched(truth, truth).equal(truth)
 
 
 # -- the edit's criterion -------------------------------------------------------------------------------
