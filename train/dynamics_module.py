@@ -42,7 +42,6 @@ class DynamicsModule(ScheduledModule):
         corruption: at most this share of the fed-back video ids is replaced by random ones.
         event_weight: how much more a step that is told something counts.
         mode_shares: how often each of ``tokens_per_pass`` is trained.
-        read_pairs: pairs of latent frames of every window from which the state is read in training.
         caption_dropout: share of scenes shown without their caption.
         start_from: a checkpoint of this module whose weights to start from.
         only_outcome: trains nothing but the reader of reward and end, which needs no transformer and little time.
@@ -64,8 +63,6 @@ class DynamicsModule(ScheduledModule):
         header_weight: float = 0.3,
         caption_weight: float = 0.1,
         event_weight: float = 3.0,
-        read_weight: float = 0.3,
-        read_pairs: int = 2,
         mode_shares: list[float] | None = None,
         caption_dropout: float = 0.15,
         start_from: str | None = None,
@@ -82,9 +79,9 @@ class DynamicsModule(ScheduledModule):
         self.codec = StateCodec(self.schema)
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
         self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
-        self.state_weight, self.header_weight, self.read_weight = state_weight, header_weight, read_weight
+        self.state_weight, self.header_weight = state_weight, header_weight
         self.caption_weight, self.event_weight = caption_weight, event_weight
-        self.caption_dropout, self.tokenizer_path, self.read_pairs = caption_dropout, tokenizer_path, read_pairs
+        self.caption_dropout, self.tokenizer_path = caption_dropout, tokenizer_path
         self.text: TextTokenizer = store.text
         if start_from:
             load_trained(self, start_from, "dynamics.")
@@ -175,8 +172,6 @@ class DynamicsModule(ScheduledModule):
             weight = 1 + (self.change_weight - 1) * near_changes(prepared.video, self.layout.grid).flatten()
             total = total + (video_nats * weight).sum() / weight.sum()
             out["video"] = video_nats.mean()
-            out["read"] = self._reading_loss(prepared, hide=disturb)
-            total = total + self.read_weight * out["read"]
         return {"loss": total} | out
 
     def _outcome_loss(self, batch: DynamicsBatch) -> Tensor:
@@ -193,20 +188,6 @@ class DynamicsModule(ScheduledModule):
         told = self.layout.pack_header(batch["text"], ids[0])[:, 1 : self.layout.header_text.stop + 1]
         logits, target = self.dynamics.caption_logits(*ids, scene, told[:, :-1]), told[:, 1:]
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=v.special("pad"))
-
-    def _reading_loss(self, batch: DynamicsBatch, *, hide: bool) -> Tensor:
-        """Nats an id of the scene and the state read from ``read_pairs`` pairs of latent frames of every window."""
-        size, steps = batch.actions.shape
-        rows = torch.arange(size, device=batch.video.device).repeat(self.read_pairs if hide else 1)
-        at = torch.randint(1, steps, rows.shape, device=rows.device) if hide else torch.full_like(rows, steps - 1)
-        previous = batch.video[rows, at - 1]
-        if hide:
-            alone = torch.rand(len(rows), 1, device=previous.device) < 0.15
-            previous = torch.where(alone, -1, previous)
-        logits = self.dynamics.read(batch.video[rows, at], previous)
-        state = batch.states[rows, at]
-        ids = torch.cat([batch.static[rows], self.schema.encode(state, "absolute")], 1)
-        return F.cross_entropy(logits.flatten(0, 1), ids.flatten())
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         mode = int(torch.multinomial(self.mode_shares, 1))

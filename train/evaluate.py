@@ -195,7 +195,9 @@ def evaluate(
         with suppress(ImportError):  # without MuJoCo there is nothing to foresee but what was recorded
             some = held_out_states(effort.outcome_episodes)
             done("outcome", measure_outcomes(world, some, horizon=effort.horizon, seed=seed, sampling=sampling))
-    done("read", measure_read(world, acted, per_episode=effort.reads_per_episode, seed=seed, sampling=sampling).numbers)
+    if world.estimator is not None:
+        read = measure_read(world, acted, per_episode=effort.reads_per_episode, seed=seed, sampling=sampling)
+        done("read", read.numbers)
     edits = _edits(world, acted, effort, seed, sampling)
     done("edit", edits if isinstance(edits, dict) else edits.numbers)
     done("speed", measure_speed(world, steps=effort.timed_steps, sampling=sampling).numbers)

@@ -76,7 +76,6 @@ class Rollout:
         upsample: whether steps also give upsampled frames.
     """
 
-    READ_FRAMES = 8  # latent frames from which a scene is read, at the most
     SCENE_TRIES = 8  # draws of where everything is, until no body stands in another
 
     def __init__(
@@ -312,9 +311,8 @@ class Rollout:
                 pictures[i], video[i] = ids, ids[-1]
             if isinstance(beginning.state, Tensor):
                 values[i] = world.checked_state(beginning.state)
-            elif beginning.frames is not None:
-                read = world.estimator is not None
-                values[i] = world.estimate(beginning.frames)[0] if read else self._read(pictures[i])
+            elif beginning.frames is not None and world.schema.num_values:
+                values[i] = world.estimate(beginning.frames)[0]
         if not bool(has_state.all()):
             missing = (~has_state).nonzero()[:, 0].tolist()
             values[missing] = self._sample_scene(text[missing], [generators[i] for i in missing])
@@ -376,18 +374,6 @@ class Rollout:
         if self._large is not None:
             self._large = self._large.clone()
             self._large[rows] = self._enlarged(frames[rows, -1])
-
-    def _read(self, ids: Tensor) -> Tensor:
-        """The state that latent frames (T, V) show at their end, (num_values,)."""
-        schema, dynamics = self.world.schema, self.world.dynamics
-        blank = torch.zeros(schema.num_values, device=ids.device)
-        if not schema.num_values:
-            return blank
-        ids = ids[-self.READ_FRAMES :]
-        previous = torch.cat([torch.full_like(ids[:1], -1), ids[:-1]])
-        logits, count = dynamics.read(ids, previous).log_softmax(-1), dynamics.layout.num_static
-        scene = logits[:, :count].sum(0).argmax(-1)  # every frame tells of what does not change
-        return schema.decode(logits[-1, count:].argmax(-1), "absolute", schema.decode(scene, "static", blank))
 
     def _header(self, text: Tensor, values: Tensor, event: Tensor | None = None) -> tuple[Tensor, KeysValues]:
         dynamics = self.world.dynamics

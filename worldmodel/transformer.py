@@ -334,37 +334,6 @@ class Dynamics(nn.Module):
             x = block.finish(x, attend(query, keys, values, bias, backend))  # type: ignore[operator]
         return self.norm(x), KeysValues(torch.stack(new_keys), torch.stack(new_values))
 
-    # -- reading the picture ------------------------------------------------------------------------
-
-    def read(self, video: Tensor, previous: Tensor) -> Tensor:
-        """What a picture shows: the scene and the state, read from video ids alone.
-
-        Args:
-            video: (N, V) local ids of a latent frame; ``previous`` (N, V) of the one before, -1 if unknown.
-
-        Returns:
-            logits (N, S0 + S, local state ids): static slots, then the state's slots in absolute ids.
-        """
-        layout, v = self.layout, self.layout.vocabulary
-        ask = self.embed.weight[v.special("read")] + self.modality.weight[int(layout.step_modality[1])]
-        asked = torch.cat([self.static_slot.weight[: layout.num_static], self.state_slot.weight]) + ask
-        ids = torch.cat([video, previous], 1)
-        shown = (
-            self._embed_codes(ids) + self.cell.weight.repeat(2, 1) + self.modality.weight[int(layout.step_modality[-1])]
-        )
-        x = torch.cat([asked.expand(len(video), -1, -1), shown], 1)
-        count = len(asked)
-        place = torch.cat([layout.step_place[:1].expand(count, 2), layout.step_place[layout.step_video].repeat(2, 1)])
-        step = torch.zeros(len(place), dtype=torch.long)
-        step[-layout.num_video :] = -1
-        position = torch.cat([step[:, None], place], 1)
-        cos, sin = cos_sin(position, self.config.head_dim, self.device, self.attention_dtype)
-        for block in self.blocks:
-            query, key, value = block.project(x, cos, sin)  # type: ignore[operator]
-            x = block.finish(x, attend(query, [key], [value], None))  # type: ignore[operator]
-        legal = torch.cat([self.static_range, self.absolute_range])
-        return self.state_logits(self.norm(x)[:, :count], legal)
-
     # -- putting a scene into words -----------------------------------------------------------------
 
     def scene_prompt(self, static: Tensor, state_ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:

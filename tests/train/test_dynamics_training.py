@@ -141,7 +141,7 @@ def test_dynamics_learn_every_modality(tokens: Path) -> None:
         loss.backward()
         optimizer.step()
     after = module.losses(batch, 4, disturb=False)
-    assert set(after) == {"loss", "state", "first_state", "header", "caption", "video", "read"}
+    assert set(after) == {"loss", "state", "first_state", "header", "caption", "video"}
     for name, value in after.items():
         assert value < 0.8 * before[name], name
 

@@ -25,6 +25,7 @@ from train.record import draw_episode
 from train.text_obedience import measure_text
 from train.worlds.recordable import recordable
 from train.worlds.tabletop import Tabletop, tabletop_schema
+from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
@@ -110,7 +111,12 @@ def world() -> World:
     config = DynamicsConfig(width=24, depth=1, heads=2, window=2, max_text=16, max_event=64, tokens_per_pass=(64,))
     upsampler = Upsampler(UpsamplerConfig(width=8, levels=2, depth=1, condition=16), SCHEMA)
     return World(
-        schema=SCHEMA, text=text, tokenizer=tokenizer, dynamics=Dynamics(config, layout, SCHEMA), upsampler=upsampler
+        schema=SCHEMA,
+        text=text,
+        tokenizer=tokenizer,
+        dynamics=Dynamics(config, layout, SCHEMA),
+        upsampler=upsampler,
+        estimator=StateEstimator(StateEstimatorConfig(width=24, depth=1, heads=2, stem_width=8, stem_depth=1), SCHEMA),
     )
 
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from tokenizer.scene_schema import Entity, Field, SceneSchema
-from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
+from worldmodel.state_estimator import StateEstimator
 from worldmodel.world import World
 
-from .tiny_world import PLANE, STATELESS, shaken, tiny_world
+from .tiny_world import ESTIMATOR, PLANE, STATELESS, shaken, tiny_world
 
-SIZES = StateEstimatorConfig(resolution=16, width=24, depth=2, heads=2, stem_width=8, stem_depth=1)
 PRESENT = Field(name="present", kind="flag", role="present", static=True)
 CROWD = replace(  # whose bodies need not be there
     PLANE,
@@ -28,7 +27,7 @@ CROWD = replace(  # whose bodies need not be there
 
 def estimator(schema: SceneSchema = CROWD) -> StateEstimator:
     torch.manual_seed(0)
-    return shaken(StateEstimator(SIZES, schema), 0.15).eval()
+    return shaken(StateEstimator(ESTIMATOR, schema), 0.15).eval()
 
 
 def noise(rows: int = 6, frames: int = 5) -> Tensor:
@@ -155,9 +154,9 @@ def test_wrong_frames_are_refused_with_the_mend(frames: Tensor, mend: str) -> No
 
 def test_a_schema_without_state_and_a_size_without_cells_are_refused() -> None:
     with pytest.raises(ValueError, match="'film' has no scene state to estimate"):
-        StateEstimator(SIZES, STATELESS)
+        StateEstimator(ESTIMATOR, STATELESS)
     with pytest.raises(ValueError, match="resolution 20 is not a multiple of the cell of 8 pixels"):
-        replace(SIZES, resolution=20)
+        replace(ESTIMATOR, resolution=20)
 
 
 # -- in a world -------------------------------------------------------------------------------------
@@ -165,8 +164,12 @@ def test_a_schema_without_state_and_a_size_without_cells_are_refused() -> None:
 
 def test_a_world_begins_from_what_its_estimator_reads(tmp_path: Path) -> None:
     world = tiny_world(PLANE)
-    with pytest.raises(ValueError, match="has no state estimator: train one"):
-        world.estimate(noise())
+    world.estimator = None
+    for begin in (world.estimate, lambda frames: world.start(frames=frames)):
+        with pytest.raises(ValueError, match="has no state estimator: train one"):
+            begin(noise())
+    given = torch.zeros(6, PLANE.num_values)
+    assert torch.equal(world.start(frames=noise(), state=given).state, given)
     world.estimator = estimator(PLANE)
     rollout = world.start(frames=noise())
     torch.testing.assert_close(rollout.state, world.estimate(noise()))
@@ -182,6 +185,6 @@ def test_a_world_begins_from_what_its_estimator_reads(tmp_path: Path) -> None:
 def test_an_estimator_of_another_world_is_refused() -> None:
     world = tiny_world(PLANE)
     parts = {"schema": PLANE, "text": world.text, "tokenizer": world.tokenizer, "dynamics": world.dynamics}
-    for other in (estimator(CROWD), StateEstimator(replace(SIZES, resolution=32), PLANE)):
+    for other in (estimator(CROWD), StateEstimator(replace(ESTIMATOR, resolution=32), PLANE)):
         with pytest.raises(ValueError, match="this world shows something else: export one that was trained on the"):
             World(**parts, estimator=other)

@@ -16,6 +16,7 @@ from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
 from worldmodel.rollout import Sampling
+from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.world import World
 
@@ -73,6 +74,7 @@ DYNAMICS = DynamicsConfig(
     tokens_per_pass=(16, 4, 1),
     read_outcome=True,
 )
+ESTIMATOR = StateEstimatorConfig(resolution=16, width=24, depth=2, heads=2, stem_width=8, stem_depth=1)
 LIVELY = Sampling(state_temperature=1.0, video_temperature=1.0)  # every id is a dice throw, not only the likeliest
 
 
@@ -108,4 +110,7 @@ def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, end:
                 for head in (dynamics.state_head, dynamics.outcome.head):
                     head.weight[slot.offset : slot.offset + 2] = 0
                     head.bias[slot.offset : slot.offset + 2] = odds.log()
-    return World(schema=schema, text=text, tokenizer=tokenizer, dynamics=dynamics, sampling=sampling)
+    estimator = shaken(StateEstimator(ESTIMATOR, schema), 0.15) if schema.num_values else None
+    return World(
+        schema=schema, text=text, tokenizer=tokenizer, dynamics=dynamics, estimator=estimator, sampling=sampling
+    )
