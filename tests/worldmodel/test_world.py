@@ -70,7 +70,14 @@ def test_half_precision_takes_half_the_room_and_is_read_back_rounded(folder, tmp
 
 def test_a_saved_world_holds_numbers_and_text_alone(folder):
     names = {path.name for path in folder.iterdir()}
-    assert names == {"world.json", "text.model", "tokenizer.json", "tokenizer.safetensors", "dynamics.safetensors"}
+    assert names == {
+        "world.json",
+        "text.model",
+        "tokenizer.json",
+        "tokenizer.safetensors",
+        "dynamics.safetensors",
+        "estimator.safetensors",
+    }
 
 
 def test_a_world_is_asked_for_by_name(folder, monkeypatch):
