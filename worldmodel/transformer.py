@@ -365,7 +365,7 @@ class Dynamics(nn.Module):
         count, length = prompt[0].shape[1], x.shape[1]
         seen = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         seen[:count, :count] = True
-        hidden, _ = self.core(x, cos, sin, [], bias_of(seen, self.attention_dtype))
+        hidden, _ = self.core(x, cos, sin, [], bias_of(seen, self.attention_dtype)[None, None])
         return self.header_head(hidden[:, count:]).float()
 
     def positions(self, step: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
