@@ -60,7 +60,7 @@ class Effort:
     events_per_episode: int = 8
     upsampled_episodes: int = 4
     upsampled_steps: int = 16
-    outcome_episodes: int = 160
+    outcome_episodes: int = 96
     timed_steps: int = 80
     mode_episodes: int = 6
     endless_episodes: int = 4

@@ -178,7 +178,7 @@ class Rollout:
             self._rewrite_header(list(range(len(self)))[rows])
 
     def tell(self, event: str, row: int | None = None) -> None:
-        """Tells the next step, and it alone, what happens: ``"the red ball is kicked north"``. Empty: nothing.
+        """Tells the next step, and it alone, what happens: ``"everything slows down"``. Empty: nothing.
 
         Every row, or one; what was told before and has not happened yet is replaced. It is a condition, as a caption
         is: what the world was trained on, it does. Raises ValueError for a text that is too long, and in a world
