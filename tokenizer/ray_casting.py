@@ -24,7 +24,8 @@ def coverage(signed: Tensor, edge: float = 1.0) -> Tensor:
     signed = signed.clamp(-2, 2)  # rays almost in a face's plane come near it far away
     below = torch.cat([signed[..., 1:, :], signed[..., -1:, :]], -2)
     beside = torch.cat([signed[..., 1:], signed[..., -1:]], -1)
-    slope = torch.addcmul((below - signed).square_(), beside - signed, beside - signed).sqrt_() + 1e-4
+    down, across = below - signed, beside - signed
+    slope = torch.addcmul(down.square(), across, across).add_(1e-8).sqrt_()
     return (signed / (slope * edge) + 0.5).clamp(0, 1)
 
 
