@@ -219,7 +219,8 @@ def evaluate(
         states = [torch.from_numpy(e.states[0]) for e in acted if e.states is not None]
         done("caption", measure_captions(world, torch.stack(states)))
         if world.max_event:
-            done("events", _events(world, acted, effort, seed, sampling))
+            with suppress(ImportError):  # as above
+                done("events", _events(world, acted, effort, seed, sampling))
     if world.schema.name == "breakout":
         done("breakout", measure_breakout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling))
     upsampled = None

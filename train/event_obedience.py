@@ -52,8 +52,14 @@ def measure_events(
                 after = [_simulated(env, clip.states[-1], changes) for changes in (edit, {})]
             except ValueError:  # bodies that a collision has pressed into one another
                 continue
+            columns = [schema.columns(entity, field) for entity, fields in edit.items() for field in fields]
+            changed = [c for c in columns if not torch.equal(after[0][0, c], after[1][0, c])]
+            if not changed:  # nothing comes of it
+                continue
             clips.append(clip)
-            cases.append((kind, text, edit, *after))
+            cases.append((kind, text, edit, *after, changed))
+    if not cases:
+        return {"rows": 0}
     told, untold = (start(world, clips, seed=seed, sampling=sampling) for _ in range(2))
     motion = {name: _motion(untold.fork(), text, bodies) for name, text in MOTION.items()}
     for row, (_, text, *_) in enumerate(cases):
@@ -66,13 +72,11 @@ def measure_events(
 
     obeyed: dict[str, list[bool]] = {"obeyed": [], "untold": []}
     undisturbed = []
-    for row, (kind, _, edit, *_) in enumerate(cases):
-        columns = [schema.columns(entity, field) for entity, fields in edit.items() for field in fields]
+    for row, (kind, _, edit, _, _, changed) in enumerate(cases):
         for name, states in zip(("obeyed", "untold"), first, strict=True):
             nearer = [
                 (states[row, c] - truth[row, 0, c]).norm() < (states[row, c] - without[row, 0, c]).norm()
-                for c in columns
-                if not torch.equal(truth[row, 0, c], without[row, 0, c])
+                for c in changed
             ]
             obeyed[name].append(all(map(bool, nearer)))
         obeyed.setdefault(f"obeyed_{kind}", []).append(obeyed["obeyed"][-1])

@@ -19,7 +19,7 @@ from tokenizer.causal_conv import ResidualBlock, RMSNorm
 from tokenizer.scene_schema import SceneSchema, Slot
 from worldmodel.attention import attend
 from worldmodel.rotary import cos_sin
-from worldmodel.transformer import Block, DynamicsConfig, KeysValues, _only, bias_of
+from worldmodel.transformer import Block, DynamicsConfig, KeysValues, bias_of, only_legal
 
 CELL = 8  # pixels, each way
 
@@ -149,7 +149,7 @@ class StateEstimator(nn.Module):
         return self.norm(x), KeysValues(torch.stack(all_keys), torch.stack(all_values))
 
     def _logits(self, hidden: Tensor, slots: slice) -> Tensor:
-        return _only(self.head(hidden), self.legal[slots])
+        return only_legal(self.head(hidden), self.legal[slots])
 
     # -- reading ------------------------------------------------------------------------------------
 

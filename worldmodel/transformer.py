@@ -291,13 +291,13 @@ class Dynamics(nn.Module):
 
     def state_logits(self, hidden: Tensor, legal: Tensor) -> Tensor:
         """(..., S, width) to logits over local state ids, in which only each slot's ``legal`` ones (S, 2) count."""
-        return _only(self.state_head(hidden), legal)
+        return only_legal(self.state_head(hidden), legal)
 
     def outcome_logits(self, state: Tensor, previous: Tensor) -> Tensor:
         """States (..., F) at a step's end and beginning to logits (..., O, local state ids) of its outcome's slots."""
         assert self.outcome is not None
         logits = self.outcome(state.flatten(0, -2), previous.flatten(0, -2)).unflatten(0, state.shape[:-1])
-        return _only(logits, self.absolute_range[self.outcome.places])
+        return only_legal(logits, self.absolute_range[self.outcome.places])
 
     def video_logits(self, hidden: Tensor, previous_ids: Tensor) -> Tensor:
         """(..., V, width) to logits over codes; a learned gate favours the previous id at the same place."""
@@ -511,7 +511,7 @@ class Dynamics(nn.Module):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
 
 
-def _only(logits: Tensor, legal: Tensor) -> Tensor:
+def only_legal(logits: Tensor, legal: Tensor) -> Tensor:
     """Logits (..., n, ids) in which only each slot's ``legal`` ids (n, 2), from and to, count."""
     ids = torch.arange(logits.shape[-1], device=logits.device)
     return logits.float().masked_fill((ids < legal[:, :1]) | (ids >= legal[:, 1:]), -torch.inf)
