@@ -186,9 +186,10 @@ class ScenePainter(nn.Module):
 
 class StatePainter(nn.Module):
     """An embedding for every state slot: its own entity's values, the bodies around it, and the bounds and tiles it may
-    meet; for tiles, the bodies that may meet them.
+    meet; for tiles, the bodies that may meet them. With ``words``, also what a told event's words say to one like it.
 
-    Bounds are the ends of a position's range, where the walls of a walled world stand.
+    Bounds are the ends of a position's range, where the walls of a walled world stand. Whom an event means is hard to
+    find by attention alone, for a name must meet its bearer; told of the words, an entity knows its own.
     """
 
     slot_entity: Tensor  # grouped by signature
@@ -197,7 +198,7 @@ class StatePainter(nn.Module):
     high: Tensor
     turns: Tensor
 
-    def __init__(self, schema: SceneSchema, width: int, hidden: int = 96) -> None:
+    def __init__(self, schema: SceneSchema, width: int, hidden: int = 96, words: int = 0) -> None:
         super().__init__()
         self.read = StateReader(schema)
         signatures = list(dict.fromkeys(e.fields for e in schema.entities))
@@ -210,6 +211,12 @@ class StatePainter(nn.Module):
         self.own = nn.ModuleList(
             nn.Sequential(nn.Linear(n, hidden), nn.GELU(), nn.Linear(hidden, width)) for n in sizes
         )
+        self.words = nn.EmbeddingBag(words, width, mode="sum") if words else None
+        self.hearing = nn.ModuleList(nn.Linear(n, width) for n in sizes if words)
+        self.heard = nn.Linear(width, width, bias=False) if words else None
+        if self.words is not None and self.heard is not None:
+            nn.init.normal_(self.words.weight, std=0.5)
+            nn.init.zeros_(self.heard.weight)
         self.pairs = nn.Linear(15, hidden, bias=False)
         self.first = nn.Linear(self.read.num_kind, hidden)
         self.second = nn.Linear(self.read.num_kind, hidden, bias=False)
@@ -236,12 +243,21 @@ class StatePainter(nn.Module):
         turns = torch.tensor([2 * pi / periods[0] if periods else 0.0 for periods in angles])
         self.register_buffer("turns", turns, persistent=False)
 
-    def forward(self, state: Tensor) -> Tensor:
-        """State vectors (N, num_values) to (N, num_slots, width)."""
+    def listen(self, words: Tensor) -> Tensor:
+        """Local text ids (N, n), -1 for none, to their words' sum, (N, width): zero for those that are told nothing."""
+        assert self.words is not None
+        return self.words(words.clamp_min(0), per_sample_weights=(words >= 0).to(self.words.weight))
+
+    def forward(self, state: Tensor, told: Tensor | None = None) -> Tensor:
+        """State vectors (N, num_values), and what :meth:`listen` made of an event, to (N, num_slots, width)."""
         seen, dtype = self.read(state), self.out.weight.dtype
-        inputs = seen.encoded.to(dtype)
-        entities = [net(inputs[:, self.get_buffer(f"own_{i}")]) for i, net in enumerate(self.own)]
-        slots = torch.cat(entities, 1)[:, self.slot_entity]
+        own = [seen.encoded.to(dtype)[:, self.get_buffer(f"own_{i}")] for i in range(len(self.own))]
+        entities = torch.cat([net(inputs) for net, inputs in zip(self.own, own, strict=True)], 1)
+        if told is not None and self.heard is not None:
+            hearing = torch.cat([net(inputs) for net, inputs in zip(self.hearing, own, strict=True)], 1)
+            told = told[:, None].to(dtype)
+            entities = entities + self.heard(F.gelu(hearing + told) * (told != 0).any(-1, keepdim=True))
+        slots = entities[:, self.slot_entity]
         if not self.read.bodies:
             return slots
         met = self._around(seen, dtype) + self._bounds(seen, dtype)
@@ -253,7 +269,7 @@ class StatePainter(nn.Module):
     def matrices(self) -> list[nn.Parameter]:
         """Its weights but the biases, for an optimizer that treats matrices apart."""
         layers = [self.own, self.pairs, self.first, self.second, self.mix, self.out, self.bounds, self.bounded]
-        layers += [] if self.tiles is None else [self.tiles]
+        layers += [layer for layer in (self.hearing, self.heard, self.tiles) if layer is not None]
         return [p for layer in layers for p in layer.parameters() if p.dim() == 2]
 
     def _around(self, seen: Seen, dtype: torch.dtype) -> Tensor:

@@ -35,6 +35,13 @@ class Seen:
     scene: Tensor
     encoded: Tensor
 
+    @property
+    def overlapping(self) -> Tensor:
+        """In which states bodies stand in one another, bool (N,)."""
+        solid = (self.present > 0.5) & (self.size > 0)
+        near = torch.cdist(self.position, self.position) < 0.9 * (self.size[:, None] + self.size[:, :, None])
+        return (near & solid[:, None] & solid[:, :, None]).sum((1, 2)) > solid.sum(1)  # each is near itself
+
 
 class StateReader(nn.Module):
     """Pulls what painters need out of flat state vectors, by role. Holds no weights.

@@ -42,6 +42,7 @@ class DynamicsModule(ScheduledModule):
         corruption: at most this share of the fed-back video ids is replaced by random ones.
         event_weight: how much more a step that is told something counts.
         mode_shares: how often each of ``tokens_per_pass`` is trained.
+        state_mode_shares: how often each of ``state_tokens_per_pass`` is.
         caption_dropout: share of scenes shown without their caption.
         start_from: a checkpoint of this module whose weights to start from.
         only_outcome: trains nothing but the reader of reward and end, which needs no transformer and little time.
@@ -64,6 +65,7 @@ class DynamicsModule(ScheduledModule):
         caption_weight: float = 0.1,
         event_weight: float = 3.0,
         mode_shares: list[float] | None = None,
+        state_mode_shares: list[float] | None = None,
         caption_dropout: float = 0.15,
         start_from: str | None = None,
         only_outcome: bool = False,
@@ -78,6 +80,7 @@ class DynamicsModule(ScheduledModule):
         self.dynamics = Dynamics(dynamics_config, self.layout, self.schema)
         self.codec = StateCodec(self.schema)
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
+        self.state_mode_shares = torch.tensor(state_mode_shares or [1.0] * len(self.dynamics.state_modes))
         self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
         self.state_weight, self.header_weight = state_weight, header_weight
         self.caption_weight, self.event_weight = caption_weight, event_weight
@@ -116,7 +119,12 @@ class DynamicsModule(ScheduledModule):
 
     def fed(self, batch: dict[str, Tensor], inputs: Tensor) -> tuple[DynamicsBatch, Any]:
         """Windows whose steps start from ``inputs`` (B, T, F), and the ids that lead from there to the truth."""
-        states = batch["states"]
+        states, places = batch["states"], batch["event"].shape[1]
+        if places != self.layout.max_event:
+            raise ValueError(
+                f"windows with {places} places for an event's ids and a model with {self.layout.max_event}: "
+                "give both the same max_event"
+            )
         targets = self.codec.targets(states, inputs)
         ids = torch.where(targets.weight > 0.5, targets.high, targets.low)
         first = self.schema.encode(states[:, 0], "absolute")
@@ -136,13 +144,15 @@ class DynamicsModule(ScheduledModule):
         )
         return prepared, targets
 
-    def losses(self, batch: dict[str, Tensor], k: int, *, disturb: bool) -> dict[str, Tensor]:
+    def losses(
+        self, batch: dict[str, Tensor], k: int, state_k: int | None = None, *, disturb: bool
+    ) -> dict[str, Tensor]:
         """Nats an id, by modality, and their weighted sum as ``loss``."""
         prepared, targets = self.prepare(batch, disturb=disturb)
         if self.only_outcome:
             return {"loss": self._outcome_loss(prepared)}
         with_video = "video" in batch
-        logits = self.dynamics(prepared, k, with_video=with_video)
+        logits = self.dynamics(prepared, k, state_k=state_k, with_video=with_video)
 
         log_p = logits.state.log_softmax(-1)
         low = log_p.gather(-1, targets.low[..., None])[..., 0]
@@ -190,8 +200,15 @@ class DynamicsModule(ScheduledModule):
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=v.special("pad"))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        mode = int(torch.multinomial(self.mode_shares, 1))
-        losses = self.losses(batch, self.dynamics.config.tokens_per_pass[mode], disturb=True)
+        k = self.dynamics.config.tokens_per_pass[int(torch.multinomial(self.mode_shares, 1))]
+        state_k = self.dynamics.state_modes[int(torch.multinomial(self.state_mode_shares, 1))]
+        beside: Any = batch.pop("beside", None)
+        losses = self.losses(batch, k, state_k, disturb=True)
+        if beside is not None:
+            other = {name: value.flatten(0, 1) for name, value in beside.items()}
+            other = self.losses(other, k, state_k, disturb=True)
+            losses |= {f"beside/{name}": value for name, value in other.items()}
+            losses["loss"] = losses["loss"] + other["loss"]
         self.log_dict({name: value.detach() for name, value in losses.items()}, batch_size=len(batch["states"]))
         return losses["loss"]
 

@@ -39,7 +39,7 @@ from train.measurements import (
     measure_speed,
     measure_tokenizer,
 )
-from train.modes import measure_modes
+from train.modes import measure_modes, measure_state_modes
 from train.shots import measure_shots
 from train.text_obedience import measure_captions, measure_text
 from train.upsampler_quality import measure_upsampler
@@ -195,6 +195,11 @@ def evaluate(
         with suppress(ImportError):  # without MuJoCo there is nothing to foresee but what was recorded
             some = held_out_states(effort.outcome_episodes)
             done("outcome", measure_outcomes(world, some, horizon=effort.horizon, seed=seed, sampling=sampling))
+            some = some[: 4 * effort.mode_episodes]
+            if len(world.dynamics.state_modes) > 1 and some:
+                steps = effort.timed_steps // 4
+                found = measure_state_modes(world, some, seed=seed, sampling=sampling, steps=steps)
+                done("state_modes", found)
     if world.estimator is not None:
         read = measure_read(world, acted, per_episode=effort.reads_per_episode, seed=seed, sampling=sampling)
         done("read", read.numbers)

@@ -354,6 +354,30 @@ def in_batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield rows[begin : begin + ROWS]
 
 
+class Events:
+    """When reward and end first come, as a world foresees them and as they happened."""
+
+    def __init__(self, schema: SceneSchema) -> None:
+        columns = {role: list(schema.role_columns(role).values())[:1] for role in ("reward", "terminated")}
+        self.columns = {role: found[0].start if found else None for role, found in columns.items()}
+        self.steps: dict[str, tuple[list[int | None], list[int | None]]] = {role: ([], []) for role in columns}
+
+    def note(self, states: Tensor, truth: Tensor) -> None:
+        """States (T, num_values) that may go on after the true ones (n, num_values)."""
+        for role, column in self.columns.items():
+            if column is not None:
+                foreseen, happened = self.steps[role]
+                foreseen.append(first_event(states[: len(truth) + EVENT_TOLERANCE, column] > 0.5))
+                happened.append(first_event(truth[:, column] > 0.5))
+
+    def numbers(self) -> Numbers:
+        numbers: Numbers = {}
+        for role, (foreseen, happened) in self.steps.items():
+            numbers[f"{role}_f1"] = event_f1(foreseen, happened)
+            numbers[f"{role}_events"] = sum(step is not None for step in happened)
+        return numbers
+
+
 def measure_rollout(
     world: World, episodes: Sequence[Episode], *, horizon: int, seed: int, sampling: Sampling
 ) -> Measured:
@@ -368,8 +392,7 @@ def measure_rollout(
     horizon = min(horizon, max(e.num_steps for e in episodes))
     generator = torch.Generator().manual_seed(seed)
     scores: dict[str, list[Tensor]] = {}
-    events: dict[str, tuple[list[int | None], list[int | None]]] = {"reward": ([], []), "terminated": ([], [])}
-    pictures = Pictures([], [])
+    events, pictures = Events(world.schema), Pictures([], [])
 
     def note(name: str, values: Tensor | None) -> None:
         if values is not None:
@@ -411,21 +434,28 @@ def measure_rollout(
         for role in ("camera", "light"):
             note(f"{role}_error_deg", angle_error(world.schema, role, ours.states, truth))
             note(f"{role}_error_deg_copy_last", angle_error(world.schema, role, first.expand_as(truth), truth))
-        for role, (foreseen, happened) in events.items():
-            for columns in list(world.schema.role_columns(role).values())[:1]:
-                for row, steps in enumerate(length.tolist()):
-                    foreseen.append(first_event(ours.states[row, : steps + EVENT_TOLERANCE, columns.start] > 0.5))
-                    happened.append(first_event(truth[row, :steps, columns.start] > 0.5))
+        for row, steps in enumerate(length.tolist()):
+            events.note(ours.states[row], truth[row, :steps])
 
     numbers: Numbers = {
         "rows": len(episodes),
         "horizon": horizon,
         **_summary({k: torch.cat(v) for k, v in scores.items()}),
+        **events.numbers(),
     }
-    for role, (foreseen, happened) in events.items():
-        numbers[f"{role}_f1"] = event_f1(foreseen, happened)
-        numbers[f"{role}_events"] = sum(step is not None for step in happened)
     return Measured(numbers, pictures)
+
+
+def foreseen_states(
+    world: World, episodes: Sequence[TokenisedEpisode], *, horizon: int, seed: int, sampling: Sampling
+) -> Tensor:
+    """Free running on the actions of episodes of states alone, from their first states: (B, horizon, num_values)."""
+    found = []
+    for rows in in_batches(episodes):
+        rollout = world.start(state=torch.stack([e.states[0] for e in rows]), seed=seed, sampling=sampling)
+        actions = padded([e.actions.numpy() for e in rows], horizon)
+        found.append(torch.stack([rollout.step(action).state.cpu() for action in actions.unbind(1)], 1))
+    return torch.cat(found)
 
 
 def measure_outcomes(
@@ -433,22 +463,11 @@ def measure_outcomes(
 ) -> Numbers:
     """``reward_f1`` and ``terminated_f1`` as ``measure_rollout`` has them, of episodes of states alone: events are
     rare, and these are cheap enough to have many."""
-    numbers: Numbers = {"rows": len(episodes)}
-    events: dict[str, tuple[list[int | None], list[int | None]]] = {"reward": ([], []), "terminated": ([], [])}
-    for rows in in_batches(episodes):
-        rollout = world.start(state=torch.stack([e.states[0] for e in rows]), seed=seed, sampling=sampling)
-        actions = padded([e.actions.numpy() for e in rows], horizon)
-        states = torch.stack([rollout.step(action).state.cpu() for action in actions.unbind(1)], 1)
-        for role, (foreseen, happened) in events.items():
-            column = next(iter(world.schema.role_columns(role).values())).start
-            for row, episode in enumerate(rows):
-                steps = len(episode.actions)
-                foreseen.append(first_event(states[row, : steps + EVENT_TOLERANCE, column] > 0.5))
-                happened.append(first_event(episode.states[1:, column] > 0.5))
-    for role, (foreseen, happened) in events.items():
-        numbers[f"{role}_f1"] = event_f1(foreseen, happened)
-        numbers[f"{role}_events"] = sum(step is not None for step in happened)
-    return numbers
+    events = Events(world.schema)
+    states = foreseen_states(world, episodes, horizon=horizon, seed=seed, sampling=sampling)
+    for row, episode in zip(states, episodes, strict=True):
+        events.note(row, episode.states[1:])
+    return {"rows": len(episodes), **events.numbers()}
 
 
 def _summary(scores: dict[str, Tensor]) -> Numbers:

@@ -82,7 +82,7 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
             "simulate",
             simulated / "index.parquet",
             [
-                "train.tokenize", "--simulate", str(size.simulated), "--events", "0.12",
+                "train.tokenize", "--simulate", str(size.simulated), "--events", "0.3",
                 "--seed", str(seed + 1000), "--out", str(simulated),
             ],
         ),
@@ -106,8 +106,8 @@ def stages(size: Size, work: Path, seed: int) -> list[tuple[str, Path, list[str]
         fit("state", "dynamics/state.yaml", size.state_steps, model__tokens=simulated, data__tokens=simulated),
         fit(
             "video", "dynamics/video.yaml", size.video_steps,
-            model__tokens=tokens, data__tokens=tokens, model__start_from=work / "runs/state/last.ckpt",
-            model__tokenizer_path=tokenizer,
+            model__tokens=tokens, data__tokens=tokens, data__beside=simulated,
+            model__start_from=work / "runs/state/last.ckpt", model__tokenizer_path=tokenizer,
         ),
         fit(
             "outcome", "dynamics/outcome.yaml", size.outcome_steps, model__tokens=simulated, data__tokens=simulated,

@@ -26,7 +26,8 @@ ENGINES = ("torch", "openvino", "cuda_graph")
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` None means the default mode.
+    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` and ``state_tokens_per_pass`` None
+    mean the default mode.
 
     ``guidance`` is by how much more than with no caption a scene keeps to its caption: 1 as it was learned, 0 not at
     all (classifier-free guidance, arXiv:2207.12598).
@@ -38,6 +39,7 @@ class Sampling:
     top_p: float = 1.0
     guidance: float = 1.0
     tokens_per_pass: int | None = None
+    state_tokens_per_pass: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,19 +114,24 @@ class Engine:
         chance: Tensor,
         limits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, KeysValues]:
-        """The state's pass: next ids and state, and keys and values of action and state slots.
+        """The state's passes: next ids and state, and keys and values of action and state slots.
 
         The state is kept within ``limits`` (B, F, 2) before anything is read of it or drawn.
         """
-        dynamics = self.world.dynamics
+        dynamics, num_state = self.world.dynamics, ids.shape[1]
         seen = past if dynamics.config.state_sees_video else past.without_video
-        x = dynamics.embed_state(actions, ids, state, torch.ones_like(actions, dtype=torch.bool))
-        bias = pass_bias(seen, seen.seen.new_ones(1, x.shape[1]))
-        hidden, kept = dynamics.core(x, cos, sin, seen.pieces, bias, self.world.attention)
-        if not ids.shape[1]:
-            return ids, state, kept
-        logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
-        ids, probabilities = sample(logits, sampling.state_temperature, chance)
+        k = sampling.state_tokens_per_pass or dynamics.state_modes[0]
+        canvas = dynamics.state_canvas(actions, state, torch.ones_like(actions, dtype=torch.bool), past.told, k)
+        if num_state <= k:
+            x = dynamics.feed_state(canvas, ids)
+            bias = pass_bias(seen, seen.seen.new_ones(1, x.shape[1]))
+            hidden, kept = dynamics.core(x, cos, sin, seen.pieces, bias, self.world.attention)
+            if not num_state:
+                return ids, state, kept
+            logits = dynamics.state_logits(hidden[:, dynamics.layout.step_state], dynamics.change_range)
+            ids, probabilities = sample(logits, sampling.state_temperature, chance)
+        else:
+            ids, probabilities, kept = self._state_in_passes(sampling, seen, canvas, ids, k, cos, sin, chance)
         led = self.world.codec.advance(state, ids, probabilities)
         if limits is not None:
             ids, led = self.world.limiter.keep_step(ids, led, state, limits)
@@ -137,6 +144,34 @@ class Engine:
             if limits is not None:
                 ids, led = self.world.limiter.keep_step(ids, led, state, limits)
         return ids, led, kept
+
+    def _state_in_passes(
+        self,
+        sampling: Sampling,
+        seen: Past,
+        canvas: Tensor,
+        ids: Tensor,
+        k: int,
+        cos: Tensor,
+        sin: Tensor,
+        chance: Tensor,
+    ) -> tuple[Tensor, Tensor, KeysValues]:
+        """k ids of a state at a time, each pass told those before: ids, their probabilities, keys and values."""
+        dynamics, num_state, shares = self.world.dynamics, ids.shape[1], []
+        seen, unknown = seen.with_room(1 + num_state), dynamics.not_yet_read(k)
+        for begin in range(0, num_state, k):
+            slots = slice(begin + 1 if begin else 0, begin + 1 + k)  # the action slot goes with the first
+            fed = ids[:, -k:].clone()
+            fed[:, [slot - begin for slot in unknown if 0 <= slot - begin < k]] = -1
+            x = dynamics.feed_state(canvas[:, slots], fed)
+            bias = pass_bias(seen, seen.seen.new_ones(1, x.shape[1]))
+            hidden, new = dynamics.core(x, cos[slots], sin[slots], seen.pieces, bias, self.world.attention)
+            logits = dynamics.state_logits(hidden[:, -k:], dynamics.change_range[begin : begin + k])
+            drawn, share = sample(logits, sampling.state_temperature, chance[:, begin : begin + k])
+            seen.fill(1 + num_state - slots.start, new)
+            ids = torch.cat([ids, drawn], 1)
+            shares.append(share)
+        return ids[:, num_state:], torch.cat(shares, 1), seen.video[-1].last(1 + num_state)
 
     def draw(
         self,

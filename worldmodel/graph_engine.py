@@ -40,14 +40,17 @@ class GraphEngine(Engine, ABC):
         """What else a graph depends on besides shapes and weights."""
         return ()
 
+    def _state_in_many(self, sampling: Sampling) -> bool:
+        dynamics = self.world.dynamics
+        return (sampling.state_tokens_per_pass or dynamics.state_modes[0]) < dynamics.layout.num_state
+
     # -- the step -----------------------------------------------------------------------------------
 
     def step(  # type: ignore[override]
         self, sampling: Sampling, past: Past, turn: tuple[Tensor, Tensor], *given: Tensor
     ) -> Stepped:
-        layout = self.world.dynamics.layout
-        if sampling.tokens_per_pass != layout.num_video:  # many passes: a graph for each kind of them
-            return super().step(sampling, past, turn, *given)
+        if sampling.tokens_per_pass != self.world.dynamics.layout.num_video or self._state_in_many(sampling):
+            return super().step(sampling, past, turn, *given)  # many passes: a graph for each kind of them
 
         def stepped(past: Past, cos: Tensor, sin: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             made = Engine(self.world).step(sampling, past, (cos, sin), *tensors)  # pyright: ignore[reportCallIssue]
@@ -59,6 +62,9 @@ class GraphEngine(Engine, ABC):
     def simulate(  # type: ignore[override]
         self, sampling: Sampling, past: Past, *given: Tensor
     ) -> tuple[Tensor, Tensor, KeysValues]:
+        if self._state_in_many(sampling):  # whose loop writes in place, as no graph may
+            return super().simulate(sampling, past, *given)
+
         def simulated(past: Past, *tensors: Tensor) -> tuple[Tensor, ...]:
             ids, state, kept = Engine.simulate(self, sampling, past, *tensors)
             return ids, state, kept.keys, kept.values
@@ -116,11 +122,13 @@ def _flattened(past: Past, given: Sequence[Tensor], call: Function) -> tuple[lis
     a graph takes none."""
     held = [tensor for piece in past.pieces for tensor in (piece.keys, piece.values)]
     full, split = [tensor for tensor in held if tensor.numel()], len(past.states)
+    hears = past.told is not None
 
     def called(seen: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         rest = iter(tensors)
+        told = next(rest) if hears else None
         flat = [next(rest) if tensor.numel() else tensor for tensor in held]
         pieces = [KeysValues(keys, values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
-        return call(Past(pieces[:split], pieces[split:], seen), *rest)
+        return call(Past(pieces[:split], pieces[split:], seen, told=told), *rest)
 
-    return [past.seen, *full, *given], called
+    return [past.seen, *([past.told] if past.told is not None else []), *full, *given], called

@@ -8,7 +8,7 @@ where training shows them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,14 @@ from worldmodel.transformer import Dynamics, KeysValues, bias_of
 @dataclass(frozen=True)
 class Past:
     """What one pass attends to: pieces that state slots left, pieces that video slots left, and which of all their
-    keys, in this order, each row may see: bool (B, keys). ``whole``: every row sees them all, as the host knows."""
+    keys, in this order, each row may see: bool (B, keys). ``whole``: every row sees them all, as the host knows.
+    ``told``: what state slots hear of an event, (B, width), if the world can be told any."""
 
     states: list[KeysValues]
     video: list[KeysValues]
     seen: Tensor
     whole: bool = False
+    told: Tensor | None = None
 
     @property
     def pieces(self) -> list[KeysValues]:
@@ -34,12 +36,12 @@ class Past:
 
     @property
     def without_video(self) -> Past:
-        return Past(self.states, [], self.seen[:, : sum(piece.keys.shape[3] for piece in self.states)], self.whole)
+        return replace(self, video=[], seen=self.seen[:, : sum(piece.keys.shape[3] for piece in self.states)])
 
     def followed_by(self, kept: KeysValues) -> Past:
-        """With keys after it that every row may see."""
+        """With keys after it that every row may see; no more is heard."""
         seen = F.pad(self.seen, (0, kept.keys.shape[3]), value=True)
-        return Past(self.states, [*self.video, kept], seen, self.whole)
+        return replace(self, video=[*self.video, kept], seen=seen, told=None)
 
     def with_room(self, size: int) -> Past:
         """All in one piece, with room at its end that nobody sees before it is filled."""
@@ -57,7 +59,7 @@ class Past:
     def turned(self, cos: Tensor, sin: Tensor) -> Past:
         """With the keys of each part's first piece moved to another step."""
         states, video = ([turn(part[0], cos, sin), *part[1:]] for part in (self.states, self.video))
-        return Past(states, video, self.seen, self.whole)
+        return replace(self, states=states, video=video)
 
 
 def turn(kept: KeysValues, cos: Tensor, sin: Tensor) -> KeysValues:
@@ -87,6 +89,8 @@ class StepCache:
         self.near = room(window * self.count), room(window * layout.num_video)
         self.born = torch.full((batch,), clock)
         self.header_seen = torch.zeros(batch, self.start, dtype=torch.bool)
+        hears = config.max_event and dynamics.state_painter is not None
+        self.told = torch.zeros(batch, config.width, device=dynamics.device, dtype=dynamics.dtype) if hears else None
 
     def __len__(self) -> int:
         return len(self.born)
@@ -113,15 +117,19 @@ class StepCache:
         self.replace_header(rows, header, header_seen)
         self._write(self.near, (self.clock - 1) % self.dynamics.config.window, first, rows)
 
-    def replace_header(self, rows: Tensor, header: KeysValues, header_seen: Tensor) -> None:
-        """Puts another header in its place, for rows whose scene was edited."""
+    def replace_header(self, rows: Tensor, header: KeysValues, header_seen: Tensor, told: Tensor | None = None) -> None:
+        """Puts another header in its place, for rows whose scene was edited or that are told something."""
         self.header_seen[rows.cpu()] = header_seen.cpu()
+        if self.told is not None:
+            self.told[rows] = self.told.new_zeros(1) if told is None else told
         far = self.far[0]
         far.keys[:, rows, :, : self.start], far.values[:, rows, :, : self.start] = header.keys, header.values
 
     def forget_events(self) -> None:
         """Hides from every row what one step was told."""
         self.header_seen[:, self.dynamics.layout.scene_end :] = False
+        if self.told is not None:
+            self.told.zero_()
 
     def commit(self, step: KeysValues) -> None:
         """Appends one whole step for all rows and moves the clock. Positions count steps, not frames."""
@@ -154,7 +162,7 @@ class StepCache:
             seen += [anchored.repeat_interleave(size, 1), recent.repeat_interleave(size, 1)]
         states, video = zip(self.far, self.near, strict=True)
         shown = torch.cat(seen, 1)
-        return Past(list(states), list(video), shown.to(self.dynamics.device), bool(shown.all()))
+        return Past(list(states), list(video), shown.to(self.dynamics.device), bool(shown.all()), self.told)
 
     # -- copies -------------------------------------------------------------------------------------
 
@@ -166,6 +174,7 @@ class StepCache:
             pieces = tuple(KeysValues(kept.keys.clone(), kept.values.clone()) for kept in getattr(self, name))
             setattr(twin, name, pieces)
         twin.born, twin.header_seen = self.born.clone(), self.header_seen.clone()
+        twin.told = None if self.told is None else self.told.clone()
         return twin
 
 

@@ -83,11 +83,16 @@ class Rollout:
     ) -> None:
         self.world = world
         dynamics, batch = world.dynamics, len(beginnings)
-        k = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
-        if k not in dynamics.config.tokens_per_pass:
-            known = ", ".join(map(str, dynamics.config.tokens_per_pass))
-            raise ValueError(f"this world was not trained for {k} tokens per pass; choose from {known}")
-        self.sampling = replace(sampling, tokens_per_pass=k)
+        chosen = {}
+        for name, modes in (
+            ("tokens_per_pass", dynamics.config.tokens_per_pass),
+            ("state_tokens_per_pass", dynamics.state_modes),
+        ):
+            k = chosen[name] = getattr(sampling, name) or modes[0]
+            if k not in modes:
+                known = ", ".join(map(str, modes))
+                raise ValueError(f"this world was not trained for {k} {name.replace('_', ' ')}; choose from {known}")
+        self.sampling = replace(sampling, **chosen)
         self.time = 0
         self.captions = [""] * batch
         self._events = [""] * batch  # what the next step is told
@@ -124,11 +129,12 @@ class Rollout:
             action = torch.full((len(self),), -1)
         else:
             action = self.world.actions.batch(action, len(self))
-        with torch.inference_mode():  # a step is many small operations, each a little cheaper so
-            with self.world.engine.computing():
+        with self.world.engine.computing():
+            with torch.inference_mode():  # a step is many small operations, each a little cheaper so
                 begun = self._advance(action.to(self.world.device))
+            self._leave_inference_mode()
+        with torch.inference_mode():
             upsampled = self._upsampled(begun)
-        self._leave_inference_mode()
         return Step(
             frames=self.frames,
             state=self._shown,
@@ -391,7 +397,9 @@ class Rollout:
         text = self.world.encode_captions([self.captions[row] for row in rows])
         event = self.world.encode_events([self._events[row] for row in rows])
         ids, kept = self._header(text, self.state[index], event)
-        self.cache.replace_header(index, kept, ids != self.world.dynamics.layout.vocabulary.special("pad"))
+        painter = self.world.dynamics.state_painter
+        told = painter.listen(event) if painter is not None and self.world.max_event else None
+        self.cache.replace_header(index, kept, ids != self.world.dynamics.layout.vocabulary.special("pad"), told)
 
     def _sample_scene(self, text: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Draws a scene id by id, first what it consists of and then where everything is, (n, num_values)."""
@@ -415,7 +423,10 @@ class Rollout:
         for _ in range(self.SCENE_TRIES):
             chances = [generators[row] for row in open_rows]
             values[open_rows] = self._sample_state(text[open_rows], values[open_rows], chances)
-            open_rows = [row for row in open_rows if self._overlapping(values[row : row + 1])]
+            if dynamics.state_painter is None:
+                break
+            again = dynamics.state_painter.read(values[open_rows]).overlapping.tolist()  # which no scene begins with
+            open_rows = [row for row, overlapping in zip(open_rows, again, strict=True) if overlapping]
             if not open_rows:
                 break
         return values
@@ -450,16 +461,6 @@ class Rollout:
         guided = torch.lerp(untold, told, self.sampling.guidance)
         return torch.where(told.isfinite() & untold.isfinite(), guided, told)
 
-    def _overlapping(self, values: Tensor) -> bool:
-        """Whether bodies stand in one another, which no scene begins with."""
-        painter = self.world.dynamics.state_painter
-        if painter is None:
-            return False
-        seen = painter.read(values)
-        solid = (seen.present > 0.5) & (seen.size > 0)
-        near = torch.cdist(seen.position, seen.position) < 0.9 * (seen.size[:, None] + seen.size[:, :, None])
-        return bool((near & solid[:, None] & solid[:, :, None]).sum() > solid.sum())  # each is near itself
-
     def _state_pass(
         self, past: Past, step: int, nothing: Tensor, ids: Tensor, values: Tensor
     ) -> tuple[Tensor, KeysValues]:
@@ -468,7 +469,7 @@ class Rollout:
         slots = slice(0, 1 + dynamics.layout.num_state)
         fed = F.pad(ids[:, :-1], (1, 0), value=-1) if ids.shape[1] else ids
         x = dynamics.embed_state(nothing, fed, values, torch.zeros_like(nothing, dtype=torch.bool))
-        passes = dynamics.pass_of_slot(1, first=True)[slots]
+        passes = dynamics.pass_of_slot(1, 1)[slots]
         return self._pass(x, slots, step, past, passes[None] <= passes[:, None])
 
     def _first_state(self, past: Past, step: int, nothing: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:

@@ -40,6 +40,7 @@ class DynamicsConfig:
 
     ``window`` steps are remembered besides the header and the first ``anchor_frames`` latent frames.
     ``tokens_per_pass`` are the video modes the weights are trained for; the first is the default.
+    ``state_tokens_per_pass`` are the state's modes likewise; none means all of a state at once.
     ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
     With ``read_outcome``, reward and end are read from the state that a step led to (`outcome.py`), not foreseen.
     ``max_text`` and ``max_event`` are places for a caption's ids and for those of what is told in mid-stream.
@@ -53,12 +54,14 @@ class DynamicsConfig:
     max_text: int = 64
     max_event: int = 0
     tokens_per_pass: tuple[int, ...] = (64,)
+    state_tokens_per_pass: tuple[int, ...] = ()
     state_sees_video: bool = False
     code_levels: tuple[int, ...] = ()
     read_outcome: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
+        object.__setattr__(self, "state_tokens_per_pass", tuple(self.state_tokens_per_pass))
         object.__setattr__(self, "code_levels", tuple(self.code_levels))
         if self.width % (6 * self.heads):
             needed = 6 * self.heads
@@ -95,7 +98,7 @@ class Block(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual connections around the attended (..., heads, Q, head_dim) and the MLP."""
         x = x + self.merge(attended.transpose(-3, -2).flatten(-2))
-        return x + self.down(F.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
 
 
 class CodeDigits(nn.Module):
@@ -186,6 +189,10 @@ class Dynamics(nn.Module):
         for k in config.tokens_per_pass:
             if k < 1 or layout.num_video % k:
                 raise ValueError(f"tokens_per_pass {k} does not divide the {layout.num_video} ids of a frame")
+        self.state_modes = config.state_tokens_per_pass or (max(1, layout.num_state),)
+        for k in self.state_modes:
+            if k < 1 or layout.num_state % k:
+                raise ValueError(f"state_tokens_per_pass {k} does not divide the {layout.num_state} ids of a state")
         self.embed = nn.Embedding(len(vocabulary), width)
         self.modality = nn.Embedding(5, width)
         self.static_slot = nn.Embedding(max(1, layout.num_static), width)
@@ -193,8 +200,9 @@ class Dynamics(nn.Module):
         self.cell = nn.Embedding(layout.num_video, width)
         self.previous = nn.Embedding(vocabulary.size("video"), width)
         self.pass_size = nn.Embedding(len(config.tokens_per_pass), width)
-        has_state = layout.num_state > 0
-        self.state_painter = StatePainter(schema, width) if has_state else None
+        self.state_pass_size = nn.Embedding(len(self.state_modes), width) if len(self.state_modes) > 1 else None
+        has_state, words = layout.num_state > 0, vocabulary.size("text") if config.max_event else 0
+        self.state_painter = StatePainter(schema, width, words=words) if has_state else None
         painted = has_state and schema.view is not None
         self.scene_painter = ScenePainter(schema, layout.grid, width, moments=2) if painted else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -246,22 +254,40 @@ class Dynamics(nn.Module):
         v = self.layout.vocabulary
         return torch.where(actions >= 0, actions + v.span("action").start, v.special("step"))
 
-    def embed_state(self, actions: Tensor, input_ids: Tensor, state: Tensor, known: Tensor) -> Tensor:
-        """The action slot and the state slots of one step, (N, 1 + S, width).
+    def state_canvas(
+        self, actions: Tensor, state: Tensor, known: Tensor, told: Tensor | None = None, k: int | None = None
+    ) -> Tensor:
+        """What a step's action slot and each state slot are told before any of its ids is known, (N, 1 + S, width).
 
-        ``actions`` (N,); ``input_ids`` (N, S) local ids k places earlier, -1 for none; ``state`` (N, F) the
-        state the step starts from, read only where ``known`` (N,) (a first step starts from none).
+        ``actions`` (N,); ``state`` (N, F) the state the step starts from, read only where ``known`` (N,) (a first step
+        starts from none, id by id); ``told`` (N, width) what ``StatePainter.listen`` made of an event's words; ``k``,
+        one of ``state_modes``, ids of the state are predicted per pass (by default the first).
         """
-        v = self.layout.vocabulary
         act = self.embed(self.action_ids(actions))[:, None]
         kinds = self.modality(self.step_kinds[: 1 + self.layout.num_state])
         if not self.layout.num_state:
             return act + kinds
-        fed = torch.where(input_ids >= 0, input_ids + v.span("state").start, v.special("mask"))
-        x = self.embed(fed) + self.state_slot.weight + act
         assert self.state_painter is not None
-        x = x + self.state_painter(state) * known[:, None, None].to(x.dtype)
+        told_of = self.state_painter(state, told)
+        if self.state_pass_size is not None:
+            told_of = told_of + self.state_pass_size.weight[self.state_modes.index(k or self.state_modes[0])]
+        x = act + self.state_slot.weight + told_of * known[:, None, None].to(act.dtype)
         return torch.cat([act, x], 1) + kinds
+
+    def feed_state(self, canvas: Tensor, input_ids: Tensor) -> Tensor:
+        """Adds the ids (N, n) that lie k places earlier, -1 for none, to the last n of these slots' canvas."""
+        v = self.layout.vocabulary
+        fed = self.embed(torch.where(input_ids >= 0, input_ids + v.span("state").start, v.special("mask")))
+        return canvas + F.pad(fed, (0, 0, canvas.shape[1] - fed.shape[1], 0))
+
+    def not_yet_read(self, k: int) -> list[int]:
+        """State slots whose input, k places earlier in the same step, is read only when the state is whole."""
+        read = [] if self.outcome is None else self.outcome.slots
+        return [slot + k for slot in read if slot + k < self.layout.num_state]
+
+    def embed_state(self, actions: Tensor, input_ids: Tensor, state: Tensor, known: Tensor) -> Tensor:
+        """The action slot and all state slots of one step, (N, 1 + S, width), in one pass; see :meth:`state_canvas`."""
+        return self.feed_state(self.state_canvas(actions, state, known), input_ids)
 
     def canvas(self, actions: Tensor, previous_ids: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
         """What each video slot of one step is told before any of its ids is known, (N, V, width).
@@ -387,21 +413,21 @@ class Dynamics(nn.Module):
         real = ids != self.layout.vocabulary.special("pad")
         return bias_of(causal & real[:, None], self.attention_dtype)[:, None]
 
-    def pass_of_slot(self, k: int, *, first: bool) -> Tensor:
-        """In which pass of its step each slot is settled: int64 (step_length,). A first state goes id by id."""
+    def pass_of_slot(self, k: int, state_k: int) -> Tensor:
+        """In which pass of its step each slot is settled: int64 (step_length,)."""
         layout = self.layout
-        state = torch.arange(layout.num_state) if first else torch.zeros(layout.num_state, dtype=torch.long)
-        state_passes = layout.num_state if first else 1
-        video = torch.arange(layout.num_video) // k + state_passes
+        state = torch.arange(layout.num_state) // max(1, state_k)
+        video = torch.arange(layout.num_video) // k + (int(state[-1]) + 1 if len(state) else 1)
         return torch.cat([torch.zeros(1, dtype=torch.long), state, video])
 
     # -- teacher forcing ----------------------------------------------------------------------------
 
-    def forward(self, batch: DynamicsBatch, k: int, *, with_video: bool = True) -> Logits:
+    def forward(self, batch: DynamicsBatch, k: int, *, state_k: int | None = None, with_video: bool = True) -> Logits:
         """Logits for every id of a batch of scenes, each predicted from exactly what streaming would show it.
 
-        ``k`` is the number of video tokens per pass. ``with_video=False`` runs the state's part alone, which
-        is exact when the state does not look at video.
+        ``k`` is the number of video tokens per pass, ``state_k`` that of state tokens (the default mode's, if None); a
+        first state goes id by id. ``with_video=False`` runs the state's part alone, which is exact when the state does
+        not look at video.
         """
         layout, config, window = self.layout, self.config, self.config.window
         batch_size, steps = batch.actions.shape
@@ -413,9 +439,12 @@ class Dynamics(nn.Module):
         header_bias = self.header_bias(header_ids)
 
         flat = {name: getattr(batch, name).flatten(0, 1) for name in ("actions", "states", "input_states")}
-        shifted = _shift(batch.state_ids, layout.num_state, first_by=1)
+        state_k = state_k or self.state_modes[0]
+        shifted = _shift(batch.state_ids, state_k, first_by=1)
+        shifted[:, 1:, self.not_yet_read(state_k)] = -1
         known = (torch.arange(steps, device=device) > 0).repeat(batch_size)
-        x = self.embed_state(flat["actions"], shifted.flatten(0, 1), flat["input_states"], known)
+        x = self.state_canvas(flat["actions"], flat["input_states"], known, self._heard(batch, steps), state_k)
+        x = self.feed_state(x, shifted.flatten(0, 1))
         if with_video:
             fed = _shift(batch.input_video, k, first_by=k).flatten(0, 1)
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1).flatten(0, 1)
@@ -430,7 +459,7 @@ class Dynamics(nn.Module):
         origin_cos, origin_sin = self.positions(torch.tensor(0), layout.header_place)
         far = torch.arange(steps) - window - 1
         turn = self.turn(far)  # (T, 1, 1, d) each
-        biases = self._block_biases(header_bias, batch.told, steps, length, k)
+        biases = self._block_biases(header_bias, batch.told, steps, length, k, state_k)
 
         for block in self.blocks:
             query, key, value = block.project(header, origin_cos, origin_sin)  # type: ignore[operator]
@@ -471,13 +500,20 @@ class Dynamics(nn.Module):
             video = self.video_logits(x[:, :, count:], before)
         return Logits(self.header_head(header).float(), state, video)
 
+    def _heard(self, batch: DynamicsBatch, steps: int) -> Tensor | None:
+        """What each block's state slots are told of the events, (B * T, width)."""
+        if batch.event is None or batch.told is None or self.state_painter is None or not self.config.max_event:
+            return None
+        there = torch.arange(steps, device=self.device) == batch.told[:, None]
+        return (self.state_painter.listen(batch.event)[:, None] * there[..., None]).flatten(0, 1)
+
     def turn(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin that move keys by so many steps and leave their place: (n, 1, 1, d) each."""
         cos, sin = self.positions(steps, torch.zeros(1, 2, dtype=torch.long))
         return cos[:, None], sin[:, None]
 
     def _block_biases(
-        self, header_bias: Tensor, told: Tensor | None, steps: int, length: int, k: int
+        self, header_bias: Tensor, told: Tensor | None, steps: int, length: int, k: int, state_k: int
     ) -> list[tuple[slice, int, Tensor]]:
         """What each query of each block may see, as (query rows, how many slots of a step are keys, bias) parts."""
         layout, window, device = self.layout, self.config.window, self.device
@@ -490,7 +526,8 @@ class Dynamics(nn.Module):
         ages = torch.arange(window, 0, -1, device=device)
         anchored = [t > window + i for i in range(1, min(self.config.anchor_frames, steps - 1) + 1)]
         seen_steps = torch.stack([*anchored, *(t >= age for age in ages)], 1)  # (T, anchors and window)
-        passes = torch.stack([self.pass_of_slot(k, first=bool(i == 0)) for i in range(steps)])[:, :length].to(device)
+        order = [self.pass_of_slot(k, 1), *[self.pass_of_slot(k, state_k)] * (steps - 1)]
+        passes = torch.stack(order)[:, :length].to(device)
         inside = passes[:, None, :] <= passes[:, :, None]  # (T, Q, Q)
 
         def part(rows: slice, reach: int) -> tuple[slice, int, Tensor]:

@@ -71,6 +71,19 @@ class OwnSteps(DynamicsModule):
         return inputs
 
 
+class ShortToLong(DynamicsModule):
+    """Windows that grow while it trains, from ``SHORTEST`` latent frames to whole ones (Loong, arXiv:2410.02757). Its early
+    frames weigh more, too: here the cells of a first frame always weigh as those that change."""
+
+    SHORTEST = 3
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        whole = batch["states"].shape[1]
+        length = self.SHORTEST + round((whole - self.SHORTEST) * self.global_step / (self.hparams["total_steps"] - 1))
+        by_step = ("states", "actions", "video", "skipped")
+        return super().training_step({k: v[:, :length] if k in by_step else v for k, v in batch.items()}, index)
+
+
 class ModalBlock(Block):
     """A block whose MLP and its norm are video's own for the video slots (modality experts, DropletVideo,
     arXiv:2503.06053). A pass has the slots of states, of video, or of both, which their number tells."""
@@ -86,7 +99,7 @@ class ModalBlock(Block):
         slots = x.shape[-2]
         at = {self.num_video: 0, self.num_state + self.num_video: self.num_state}.get(slots, slots)
         parts = zip((self, self.other), x.split([at, slots - at], -2), strict=True)
-        made = [b.down(F.gelu(b.up(b.mlp_norm(part)), approximate="tanh")) for b, part in parts]
+        made = [b.down(F.gelu(b.up(b.mlp_norm(part)))) for b, part in parts]
         return x + torch.cat(made, -2)
 
 
@@ -102,6 +115,7 @@ IDEAS: dict[str, dict[str, Any]] = {
     "state sees video": {"config": {"state_sees_video": True}},
     "own norm and MLP for video": {"experts": True},
     "last frames encoded again": {"encoded_again": True},
+    "short windows first": {"module": ShortToLong},
 }
 
 
@@ -119,7 +133,8 @@ def trained(tokens: Path, start: Path, steps: int, idea: dict[str, Any], seed: i
     if experts:
         counts = layout.num_state, layout.num_video
         dynamics.blocks = nn.ModuleList(ModalBlock(dynamics.config, block, *counts) for block in dynamics.blocks)
-    data = TokenDataModule(str(tokens), num_blocks=num_blocks, batch_size=8, seed=seed)
+    event = module.dynamics.config.max_event
+    data = TokenDataModule(str(tokens), num_blocks=num_blocks, max_event=event, batch_size=8, seed=seed)
     begin = time.perf_counter()
     L.Trainer(
         accelerator="cpu", devices=1, max_steps=steps, logger=False, enable_checkpointing=False,
@@ -131,7 +146,8 @@ def trained(tokens: Path, start: Path, steps: int, idea: dict[str, Any], seed: i
 @torch.no_grad()
 def foreseen(module: DynamicsModule, tokens: Path) -> dict[str, float]:
     """Nats an id on the validation split."""
-    data = TokenDataModule(str(tokens), num_blocks=8, batch_size=16, validation_windows=64)
+    event = module.dynamics.config.max_event
+    data = TokenDataModule(str(tokens), num_blocks=8, max_event=event, batch_size=16, validation_windows=64)
     kept: dict[str, list[float]] = {"video": [], "state": []}
     for batch in data.val_dataloader():
         losses = module.losses(batch, module.dynamics.config.tokens_per_pass[0], disturb=False)

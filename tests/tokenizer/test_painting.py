@@ -74,6 +74,21 @@ def test_only_cells_near_a_body_are_told_of_its_moving():
     assert change[:2, :3].min() > 20 * change[5:, 5:].max()  # the player is seen at the top left
 
 
+def test_only_who_is_told_something_hears_it_each_in_its_own_way():
+    painter, state = shaken(StatePainter(PLANE, 24, words=9), 0.1), state_with(PLANE, player=(0.1, 0.2), ball=(-0.2, 0))
+    states = PLANE.write(state.repeat(2, 1), {"player": {"colour": "red"}, "ball": {"colour": "blue"}})
+    with torch.no_grad():
+        silent, told = painter(states), painter(states, painter.listen(torch.tensor([[-1, -1], [3, 7]])))
+        swapped = painter(states, painter.listen(torch.tensor([[7, 3], [3, 8]])))
+    change = (told - silent).norm(dim=-1)
+    assert change[0].abs().max() == 0
+    assert change[1].min() > 0
+    player, ball = ([s.entity for s in PLANE.slots].index(entity) for entity in (0, 1))
+    assert not torch.allclose((told - silent)[1, player], (told - silent)[1, ball])
+    torch.testing.assert_close(swapped[0], told[1])  # the order of words is for the stream to tell
+    assert not torch.allclose(swapped[1], told[1])
+
+
 def test_absent_bodies_are_not_painted():
     present = Field(name="present", kind="flag", role="present", static=True)
     schema = replace(

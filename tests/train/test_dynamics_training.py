@@ -118,6 +118,43 @@ def test_a_window_is_told_one_event_and_cannot_foresee_the_others(tmp_path: Path
     assert any(bool(unheard[draw]["skipped"].any()) for draw in range(9))
 
 
+def test_states_beside_the_stream_are_learned_with_it(tokens: Path, tmp_path: Path) -> None:
+    from train.tokenize import write_simulated
+
+    def data_of(beside: Path, **changes: int) -> TokenDataModule:
+        given = {"num_blocks": 5, "max_text": 24, "max_event": 24, "batch_size": 2, "beside_count": 4} | changes
+        return TokenDataModule(str(tokens), beside=str(beside), **given)
+
+    for name, text in (("others", None), ("ours", TokenStore(tokens).text)):
+        size = VideoTokenizerConfig()
+        write_simulated("tabletop", 6, tmp_path / name, size, seed=3, num_steps=8, workers=1, eventful=0.5, text=text)
+    with pytest.raises(ValueError, match="make both kinds with one text tokenizer"):
+        data_of(tmp_path / "others").train_dataloader()
+    data = data_of(tmp_path / "ours")
+    first, again = (next(iter(data.train_dataloader())) for _ in range(2))
+    beside = first["beside"]
+    assert beside["states"].shape[:3] == (2, 4, 3)
+    assert torch.equal(beside["states"], again["beside"]["states"])
+    assert len(beside["states"].flatten(0, 1).unique(dim=0)) == 8
+    assert (beside["told"] > 0).any()
+    assert not (first["told"] > 0).any()
+    assert "video" not in beside
+
+    torch.manual_seed(0)
+    module = DynamicsModule(str(tokens), CONFIG | {"max_event": 24, "state_tokens_per_pass": [30, 6]})
+    logged: dict[str, Tensor] = {}
+    module.log_dict = lambda named, **_: logged.update(named)  # type: ignore[method-assign]
+    loss = module.training_step(first, 0)
+    torch.testing.assert_close(loss, logged["loss"])
+    assert {"video", "beside/told", "beside/state"} <= set(logged)
+    assert "beside/video" not in logged
+    loss.backward()
+    heard = module.dynamics.state_painter.heard  # type: ignore[union-attr]
+    assert heard.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="beside_count 4"):
+        data_of(tmp_path / "ours", beside_count=2).load_state_dict(data.state_dict())
+
+
 def test_windows_longer_than_every_episode_are_refused(tokens: Path) -> None:
     with pytest.raises(ValueError, match="lower num_blocks"):
         TokenWindows(TokenStore(tokens), "train", num_blocks=99, max_text=24)

@@ -87,7 +87,8 @@ def on_meta(what: Any) -> Any:
     if isinstance(what, list | tuple):
         return type(what)(on_meta(part) for part in what)
     if isinstance(what, Past):
-        return Past(on_meta(what.states), on_meta(what.video), on_meta(what.seen))
+        told = None if what.told is None else on_meta(what.told)
+        return Past(on_meta(what.states), on_meta(what.video), on_meta(what.seen), told=told)
     return KeysValues(on_meta(what.keys), on_meta(what.values))
 
 
@@ -128,11 +129,12 @@ def assert_same(ours: Rollout, theirs: Rollout, steps: int) -> None:
     [
         replace(LIVELY, tokens_per_pass=16),
         pytest.param(replace(LIVELY, tokens_per_pass=4), marks=pytest.mark.slow),
+        pytest.param(replace(LIVELY, tokens_per_pass=4, state_tokens_per_pass=3), marks=pytest.mark.slow),
         pytest.param(Sampling(), marks=pytest.mark.slow),
     ],
 )
 def test_openvino_agrees_with_torch_through_edits_and_resets(sampling: Sampling):
-    world = tiny_world()
+    world = tiny_world(state_tokens_per_pass=(9, 3))
     rollouts = [each.start(["a red ball", ""], seed=3, sampling=sampling) for each in (world, fast(world))]
     assert_same(*rollouts, steps=6)  # type: ignore[misc]
     for rollout in rollouts:

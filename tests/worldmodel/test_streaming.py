@@ -27,8 +27,8 @@ CAPTIONS = ["a red ball", ""]
 TOLD, EVENT = 5, "rolls"  # to the first row, before this step
 
 
-def lively(k: int) -> Sampling:
-    return replace(LIVELY, tokens_per_pass=k)
+def lively(k: int, state_k: int | None = None) -> Sampling:
+    return replace(LIVELY, tokens_per_pass=k, state_tokens_per_pass=state_k)
 
 
 @dataclass
@@ -74,6 +74,7 @@ def play(
     k: int,
     steps: int = STEPS,
     edits: Mapping[int, Mapping[str, Mapping[str, Any]]] | None = None,
+    state_k: int | None = None,
 ) -> Played:
     """A rollout of two rows with every logit that it sampled from."""
     logits: list[Tensor] = []
@@ -84,7 +85,7 @@ def play(
 
     for file in (engine_file, rollout_file):
         monkeypatch.setattr(file, "sample", recording)
-    rollout = world.start(CAPTIONS, seed=3, sampling=lively(k))
+    rollout = world.start(CAPTIONS, seed=3, sampling=lively(k, state_k))
     played = Played(rollout, logits)
     played.note(torch.full((2,), -1), rollout.state)
     for t in range(1, steps):
@@ -116,12 +117,25 @@ def split(played: Played, k: int) -> tuple[list[Tensor], list[Tensor], list[Tens
     states, video = [], []
     for t in range(len(played.video)):
         if t and layout.num_state:
-            states.append(next(rest).clone())
+            passes = layout.num_state // (played.rollout.sampling.state_tokens_per_pass or layout.num_state)
+            states.append(torch.cat([next(rest) for _ in range(passes)], 1))
             if outcome is not None:
                 states[-1][:, outcome.slots] = next(rest)
         video.append(torch.cat([next(rest) for _ in range(layout.num_video // k)], 1))
     assert next(rest, None) is None
     return static, first, states, video
+
+
+@pytest.mark.parametrize("state_k", [9, 3, 1])
+def test_states_in_several_passes_equal_the_whole_forward_too(monkeypatch, state_k: int):
+    world = tiny_world(state_tokens_per_pass=(9, 3, 1))
+    played = play(monkeypatch, world, 16, state_k=state_k)
+    _, _, states, video = split(played, 16)
+    with torch.no_grad():
+        whole, other = (world.dynamics(played.batch(), 16, state_k=k) for k in (state_k, {9: 3, 3: 1, 1: 9}[state_k]))
+    assert max(difference(logits, whole.state[:, t + 1]) for t, logits in enumerate(states)) <= 1e-5
+    assert max(difference(logits, whole.video[:, t]) for t, logits in enumerate(video)) <= 1e-5
+    assert max(difference(logits, other.state[:, t + 1]) for t, logits in enumerate(states)) > 1e-3
 
 
 @pytest.mark.parametrize("k", [16, 4, 1])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tokenizer.state_reader import StateReader
 from tokenizer.text_tokenizer import TextTokenizer
 from worldmodel.rollout import Rollout, Sampling
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
@@ -234,7 +235,7 @@ def test_a_width_that_three_axes_cannot_share_is_refused():
 def test_no_sampled_scene_begins_with_bodies_in_one_another(monkeypatch: pytest.MonkeyPatch):
     def overlaps() -> int:
         rollout = WORLD.start(seed=0, batch=60)
-        return sum(rollout._overlapping(state[None]) for state in rollout.state)
+        return int(StateReader(WORLD.schema)(rollout.state).overlapping.sum())
 
     assert overlaps() == 0
     monkeypatch.setattr(Rollout, "SCENE_TRIES", 1)

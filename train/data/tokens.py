@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenizer.action_space import ActionSpace
@@ -168,7 +168,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
             raise ValueError(f"no {split} episode in {store.folder} has {num_blocks} latent frames: lower num_blocks")
         self.num_blocks, self.skip_share, self.seed = num_blocks, skip_share, seed
         self.text = [pad_text(store.text.encode(e.caption), max_text) for e in self.episodes]
-        self.max_event, self.tokenizer = max_event, store.text
+        self.max_event, self.tokenizer, self.vocabulary = max_event, store.text, store.vocabulary
         self.windows = [(i, t) for i, e in enumerate(self.episodes) for t in range(len(e.states) - num_blocks + 1)]
         self._round: tuple[int, np.ndarray] | None = None
 
@@ -207,6 +207,25 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         return item
 
 
+class Beside(Dataset[dict[str, Any]]):
+    """Windows of one kind, each with ``count`` of another kind ``beside`` it, stacked."""
+
+    def __init__(self, windows: TokenWindows, others: TokenWindows, count: int) -> None:
+        ours, theirs = (part.vocabulary for part in (windows, others))
+        if replace(theirs, video=ours.video) != ours:
+            raise ValueError(
+                "the tokens beside have another vocabulary: make both kinds with one text tokenizer (--text)"
+            )
+        self.windows, self.others, self.count = windows, others, count
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        others = [self.others[draw * self.count + i] for i in range(self.count)]
+        return {**self.windows[draw], "beside": default_collate(others)}
+
+
 class TokenDataModule(L.LightningDataModule):
     """Batches of token windows.
 
@@ -214,6 +233,8 @@ class TokenDataModule(L.LightningDataModule):
         tokens: folder that ``python -m train.tokenize`` wrote.
         num_blocks: latent frames in a window; should exceed the dynamics' window, so that anchors are learned.
         skip_share: share of windows with a jump in time.
+        beside: another such folder, of states alone: ``beside_count`` of its windows, of ``beside_blocks`` latent
+            frames, come with each window of ``tokens``, so that what was learned of them is kept.
     """
 
     def __init__(
@@ -227,17 +248,21 @@ class TokenDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         validation_windows: int = 128,
+        beside: str | None = None,
+        beside_blocks: int = 3,
+        beside_count: int = 4,
     ) -> None:
         super().__init__()
+        self.beside, self.beside_blocks, self.beside_count = beside, beside_blocks, beside_count
         self.tokens, self.num_blocks, self.max_text, self.max_event = tokens, num_blocks, max_text, max_event
         self.batch_size, self.skip_share, self.num_workers, self.seed = batch_size, skip_share, num_workers, seed
         self.validation_windows = validation_windows
 
-    def dataset(self, split: str) -> TokenWindows:
+    def dataset(self, split: str, *, beside: bool = False) -> TokenWindows:
         return TokenWindows(
-            TokenStore(self.tokens),
+            TokenStore(self.beside if beside and self.beside else self.tokens),
             split,
-            num_blocks=self.num_blocks,
+            num_blocks=self.beside_blocks if beside else self.num_blocks,
             max_text=self.max_text,
             max_event=self.max_event,
             skip_share=self.skip_share if split == "train" else 0.0,
@@ -246,7 +271,9 @@ class TokenDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> StatefulDataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        dataset = self.dataset("train")
+        dataset: TokenWindows | Beside = self.dataset("train")
+        if self.beside:
+            dataset = Beside(dataset, self.dataset("train", beside=True), self.beside_count)
         return StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -263,7 +290,8 @@ class TokenDataModule(L.LightningDataModule):
         return DataLoader(data, self.batch_size, sampler=range(min(len(data), self.validation_windows)))
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("batch_size", "num_workers", "seed", "num_blocks", "max_text", "max_event", "skip_share")
+        names = ["batch_size", "num_workers", "seed", "num_blocks", "max_text", "max_event", "skip_share"]
+        names += ["beside", "beside_blocks", "beside_count"] if self.beside else []
         devices = self.trainer.world_size if self.trainer else 1
         return {name: getattr(self, name) for name in names} | {"devices": devices}
 
