@@ -96,7 +96,7 @@ def export_world(
         dynamics=network,
         upsampler=None if upsampler is None else read_upsampler(upsampler),
         estimator=None if estimator is None else read_estimator(estimator),
-        sampling=Sampling(),
+        sampling=Sampling(guidance=2.0),  # as captions are kept to best: `text` of an evaluation
     )
     world.save_pretrained(out, half=half)
     return world

@@ -53,6 +53,8 @@ def measure_state_modes(
     """
     bodies, reader = Bodies.of(world.schema), StateReader(world.schema)
     rows = [episode for episode in episodes if len(episode.actions) >= HORIZON]
+    if not rows:
+        return {"rows": 0}
     truth = torch.stack([episode.states[1 : 1 + HORIZON] for episode in rows])
     there = bodies.present(truth)
 

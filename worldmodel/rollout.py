@@ -451,7 +451,9 @@ class Rollout:
 
     def _guiding(self, text: Tensor) -> Tensor:
         """Captions, and where they are to guide more or less than they do, as many empty ones after them."""
-        return text if self.sampling.guidance == 1 else torch.cat([text, torch.full_like(text, -1)])
+        if self.sampling.guidance == 1 or not bool((text >= 0).any()):
+            return text
+        return torch.cat([text, torch.full_like(text, -1)])
 
     def _guided(self, logits: Tensor, rows: int) -> Tensor:
         """Logits of ``_guiding``'s rows to those of the first ``rows``."""

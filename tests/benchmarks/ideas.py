@@ -72,8 +72,8 @@ class OwnSteps(DynamicsModule):
 
 
 class ShortToLong(DynamicsModule):
-    """Windows that grow while it trains, from ``SHORTEST`` latent frames to whole ones (Loong, arXiv:2410.02757). Its early
-    frames weigh more, too: here the cells of a first frame always weigh as those that change."""
+    """Windows that grow while it trains, from ``SHORTEST`` latent frames to whole ones (Loong, arXiv:2410.02757), where
+    early frames weigh more, too: here the cells of a first frame always weigh as those that change."""
 
     SHORTEST = 3
 

@@ -54,6 +54,7 @@ CONTRACT = {
     "text": "attributes_obeyed attributes_obeyed_0 attributes_obeyed_2 count_obeyed colour_obeyed shape_obeyed",
     "caption": "claims_true count_true colour_true shape_true material_true",
     "outcome": "reward_f1 terminated_f1 reward_events",
+    "state_modes": "30 6 recorded_overlapping",
     "events": "stopped slower as_is faster obeyed untold undisturbed error_8 untold_error_8",
     "upsampler": (
         "psnr_db bicubic_psnr_db regressor_psnr_db one_step_psnr_db two_step_psnr_db four_step_psnr_db "
@@ -108,7 +109,16 @@ def world() -> World:
         16,
         64,
     )
-    config = DynamicsConfig(width=24, depth=1, heads=2, window=2, max_text=16, max_event=64, tokens_per_pass=(64,))
+    config = DynamicsConfig(
+        width=24,
+        depth=1,
+        heads=2,
+        window=2,
+        max_text=16,
+        max_event=64,
+        tokens_per_pass=(64,),
+        state_tokens_per_pass=(30, 6),
+    )
     upsampler = Upsampler(UpsamplerConfig(width=8, levels=2, depth=1, condition=16), SCHEMA)
     return World(
         schema=SCHEMA,
@@ -154,6 +164,8 @@ def test_every_key_of_the_contract_is_measured(figures: tuple[dict, Path]) -> No
     numbers, _ = figures
     for part, names in CONTRACT.items():
         assert set(names.split()) <= set(numbers[part])
+    keys = "error_8 error_32 overlapping overlapping_drawn simulate_ms step_ms"
+    assert all(set(keys.split()) == set(numbers["state_modes"][k]) for k in ("30", "6"))
     rollout, tokenizer = numbers["rollout"], numbers["tokenizer"]
     assert rollout["rows_by_step"] == [2] * 11 + [1] * 6
     assert len(rollout["player_error_by_step"]) == len(rollout["psnr_by_step_db"]) == 17
