@@ -151,7 +151,7 @@ class BodyLayers(nn.Module):
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
         at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
         there, drawn, sized = torch.ones_like(self.unsized[0]), self.unsized.shape[1], self.num_sized
-        if not _general(state):  # who is nowhere to be seen need not be cast
+        if not general(state):  # who is nowhere to be seen need not be cast
             there = (seen.present > 0).any(0)
             drawn, sized = int(there.sum()), int((there & ~self.unsized[0]).sum())
         # Far ones first, for what looks larger is nearer; last of all those without a size, then those not drawn.
@@ -221,7 +221,7 @@ class BodyLayers(nn.Module):
         colours = layers * self.colours.to(layers)[:, None]
         for i in range(layers.shape[1]):
             seen = torch.addcmul(colours[:, i], canvas.gather(2, place[:, i]), layers[:, i, 3:])
-            canvas = (canvas.scatter if _general(canvas) else canvas.scatter_)(2, place[:, i], seen)
+            canvas = (canvas.scatter if general(canvas) else canvas.scatter_)(2, place[:, i], seen)
         return canvas
 
 
@@ -279,7 +279,7 @@ class FloorShader(nn.Module):
     def forward(self, state: Tensor, scene: Tensor | None = None) -> Tensor:
         """States (n, num_values) to a layer each; ``scene`` (n, num_scene) is what is read of them, if at hand."""
         azimuth, scene = self.read.azimuth(state), self.read.scene(state) if scene is None else scene
-        if _general(state):
+        if general(state):
             return self._layer(azimuth, scene)
         # Where neither camera nor light turns from one moment to the next, the floor stays as it is.
         told = torch.cat([(scene.new_zeros(len(scene)) if azimuth is None else azimuth)[:, None], scene], 1)
@@ -333,7 +333,7 @@ class StateLayer(nn.Module):
         return torch.cat([composite(floor[:, :3], bodies), floor[:, 3:] * bodies[:, 3:]], 1)
 
 
-def _general(like: Tensor) -> bool:
+def general(like: Tensor) -> bool:
     """Whether what is computed must not depend on what happens to be shown: for gradients, in graphs, and wherever
     asking for it would keep the device waiting."""
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.camera import cell_centres, unproject
+from tokenizer.layers import general
 from tokenizer.scene_schema import SceneSchema, View
 from tokenizer.state_reader import Seen, StateMotion, StateReader
 
@@ -253,7 +254,7 @@ class StatePainter(nn.Module):
         seen, dtype = self.read(state), self.out.weight.dtype
         own = [seen.encoded.to(dtype)[:, self.get_buffer(f"own_{i}")] for i in range(len(self.own))]
         entities = torch.cat([net(inputs) for net, inputs in zip(self.own, own, strict=True)], 1)
-        if told is not None and self.heard is not None:
+        if told is not None and self.heard is not None and (general(told) or bool(told.any())):
             hearing = torch.cat([net(inputs) for net, inputs in zip(self.hearing, own, strict=True)], 1)
             told = told[:, None].to(dtype)
             entities = entities + self.heard(F.gelu(hearing + told) * (told != 0).any(-1, keepdim=True))

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 def refuse_changes(saved: dict[str, Any], mine: dict[str, Any]) -> None:
     """Refuses to go on with other batches than the run began with: the loader would resume wrongly in silence."""
-    changed = [f"{name} {saved[name]} (now {mine[name]})" for name in mine if saved.get(name) != mine[name]]
+    changed = [f"{name} {saved.get(name)} (now {mine[name]})" for name in mine if saved.get(name) != mine[name]]
     if changed:
         raise ValueError(f"the run that is resumed began with {', '.join(changed)}: set it back, or begin a new run")
 

@@ -354,7 +354,7 @@ def in_batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield rows[begin : begin + ROWS]
 
 
-class Events:
+class Outcomes:
     """When reward and end first come, as a world foresees them and as they happened."""
 
     def __init__(self, schema: SceneSchema) -> None:
@@ -392,7 +392,7 @@ def measure_rollout(
     horizon = min(horizon, max(e.num_steps for e in episodes))
     generator = torch.Generator().manual_seed(seed)
     scores: dict[str, list[Tensor]] = {}
-    events, pictures = Events(world.schema), Pictures([], [])
+    events, pictures = Outcomes(world.schema), Pictures([], [])
 
     def note(name: str, values: Tensor | None) -> None:
         if values is not None:
@@ -463,7 +463,7 @@ def measure_outcomes(
 ) -> Numbers:
     """``reward_f1`` and ``terminated_f1`` as ``measure_rollout`` has them, of episodes of states alone: events are
     rare, and these are cheap enough to have many."""
-    events = Events(world.schema)
+    events = Outcomes(world.schema)
     states = foreseen_states(world, episodes, horizon=horizon, seed=seed, sampling=sampling)
     for row, episode in zip(states, episodes, strict=True):
         events.note(row, episode.states[1:])

@@ -122,13 +122,13 @@ def _flattened(past: Past, given: Sequence[Tensor], call: Function) -> tuple[lis
     a graph takes none."""
     held = [tensor for piece in past.pieces for tensor in (piece.keys, piece.values)]
     full, split = [tensor for tensor in held if tensor.numel()], len(past.states)
-    hears = past.told is not None
+    heard = [] if past.told is None else [past.told]
 
     def called(seen: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         rest = iter(tensors)
-        told = next(rest) if hears else None
+        told = next(rest) if heard else None
         flat = [next(rest) if tensor.numel() else tensor for tensor in held]
         pieces = [KeysValues(keys, values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
         return call(Past(pieces[:split], pieces[split:], seen, told=told), *rest)
 
-    return [past.seen, *([past.told] if past.told is not None else []), *full, *given], called
+    return [past.seen, *heard, *full, *given], called

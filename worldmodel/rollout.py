@@ -132,7 +132,7 @@ class Rollout:
         with self.world.engine.computing():
             with torch.inference_mode():  # a step is many small operations, each a little cheaper so
                 begun = self._advance(action.to(self.world.device))
-            self._leave_inference_mode()
+            self._leave_inference_mode()  # still there: copies, too, would wake PyTorch's other threads
         with torch.inference_mode():
             upsampled = self._upsampled(begun)
         return Step(
@@ -397,9 +397,9 @@ class Rollout:
         text = self.world.encode_captions([self.captions[row] for row in rows])
         event = self.world.encode_events([self._events[row] for row in rows])
         ids, kept = self._header(text, self.state[index], event)
-        painter = self.world.dynamics.state_painter
-        told = painter.listen(event) if painter is not None and self.world.max_event else None
-        self.cache.replace_header(index, kept, ids != self.world.dynamics.layout.vocabulary.special("pad"), told)
+        dynamics = self.world.dynamics
+        seen = ids != dynamics.layout.vocabulary.special("pad")
+        self.cache.replace_header(index, kept, seen, dynamics.hear(event))
 
     def _sample_scene(self, text: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Draws a scene id by id, first what it consists of and then where everything is, (n, num_values)."""

@@ -500,12 +500,19 @@ class Dynamics(nn.Module):
             video = self.video_logits(x[:, :, count:], before)
         return Logits(self.header_head(header).float(), state, video)
 
+    def hear(self, event: Tensor) -> Tensor | None:
+        """What state slots are told of events, local text ids (B, max_event), -1 for none: (B, width), zero where nothing
+        is told; None in a world that can be told nothing."""
+        painter = self.state_painter
+        return None if painter is None or painter.words is None else painter.listen(event)
+
     def _heard(self, batch: DynamicsBatch, steps: int) -> Tensor | None:
-        """What each block's state slots are told of the events, (B * T, width)."""
-        if batch.event is None or batch.told is None or self.state_painter is None or not self.config.max_event:
+        """The same for each block, (B * T, width)."""
+        heard = None if batch.event is None or batch.told is None else self.hear(batch.event)
+        if heard is None or batch.told is None:
             return None
         there = torch.arange(steps, device=self.device) == batch.told[:, None]
-        return (self.state_painter.listen(batch.event)[:, None] * there[..., None]).flatten(0, 1)
+        return (heard[:, None] * there[..., None]).flatten(0, 1)
 
     def turn(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin that move keys by so many steps and leave their place: (n, 1, 1, d) each."""

@@ -153,6 +153,12 @@ def test_states_beside_the_stream_are_learned_with_it(tokens: Path, tmp_path: Pa
     assert heard.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="beside_count 4"):
         data_of(tmp_path / "ours", beside_count=2).load_state_dict(data.state_dict())
+    alone = TokenDataModule(str(tokens), num_blocks=5, max_text=24, max_event=24, batch_size=2)
+    with pytest.raises(ValueError, match=r"beside_blocks 3 \(now None\)"):
+        alone.load_state_dict(data.state_dict())
+    with pytest.raises(ValueError, match=r"beside_blocks None \(now 3\)"):
+        data.load_state_dict(alone.state_dict())
+    alone.load_state_dict({name: value for name, value in alone.state_dict().items() if "beside" not in name})  # older
 
 
 def test_windows_longer_than_every_episode_are_refused(tokens: Path) -> None:

@@ -290,10 +290,10 @@ class TokenDataModule(L.LightningDataModule):
         return DataLoader(data, self.batch_size, sampler=range(min(len(data), self.validation_windows)))
 
     def state_dict(self) -> dict[str, Any]:
-        names = ["batch_size", "num_workers", "seed", "num_blocks", "max_text", "max_event", "skip_share"]
-        names += ["beside", "beside_blocks", "beside_count"] if self.beside else []
+        names = ("batch_size", "num_workers", "seed", "num_blocks", "max_text", "max_event", "skip_share")
+        beside = {name: getattr(self, name) if self.beside else None for name in ("beside_blocks", "beside_count")}
         devices = self.trainer.world_size if self.trainer else 1
-        return {name: getattr(self, name) for name in names} | {"devices": devices}
+        return {name: getattr(self, name) for name in names} | beside | {"devices": devices}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         refuse_changes(state_dict, self.state_dict())
