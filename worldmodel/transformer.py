@@ -501,8 +501,8 @@ class Dynamics(nn.Module):
         return Logits(self.header_head(header).float(), state, video)
 
     def hear(self, event: Tensor) -> Tensor | None:
-        """What state slots are told of events, local text ids (B, max_event), -1 for none: (B, width), zero where there is
-        none; None in a world that can be told nothing."""
+        """What state slots are told of events, local text ids (B, max_event), -1 for none: (B, width), zero where
+        there is none; None in a world that can be told nothing."""
         painter = self.state_painter
         return None if painter is None or painter.words is None else painter.listen(event)
 
