@@ -48,7 +48,7 @@ class StateReader(nn.Module):
 
     Bodies are the entities with a ``position``; their ``kind`` vector says shape, colour, material, size and
     which entity they are when they are one of a kind. ``scene`` is every other dynamic value plus static
-    scene-wide ones, normalised, angles as sine and cosine.
+    scene-wide ones that can be seen, normalised, angles as sine and cosine.
 
     Everything is looked up in tables made once, for a state is read several times a step.
     """
@@ -117,7 +117,7 @@ class StateReader(nn.Module):
             (e, f)
             for e in schema.entities
             for f in e.fields
-            if e not in entities and f.role not in ("reward", "terminated", "tiles")
+            if e not in entities and f.role not in ("reward", "terminated", "motion", "tiles")
         ]
         self._keep("rest", [i for e, f in scene for i in self.inputs_of(e, f)], torch.long)
         self.num_scene = len(self.rest)
@@ -241,8 +241,11 @@ class StateMotion(nn.Module):
     """Scene states at every pixel frame of a step, from the states at its ends.
 
     Continuous dynamic values move evenly (the short way round where they are periodic); all others are the
-    step's own, and so are those of the roles that are ``held``.
+    step's own, and so are those of the roles that are ``held`` and what a cut has moved by more than ``CUT`` of its
+    range.
     """
+
+    CUT = 0.25
 
     moves: Tensor
     wraps: Tensor
@@ -257,8 +260,9 @@ class StateMotion(nn.Module):
             for f in entity.fields:
                 columns = schema.columns(entity.name, f.name)
                 moves[columns] = f.kind == "continuous" and not f.static and f.role not in held
-                if f.periodic:
-                    wraps[columns], low[columns], period[columns] = True, f.low, f.high - f.low
+                wraps[columns] = f.periodic
+                if f.kind == "continuous":
+                    low[columns], period[columns] = f.low, f.high - f.low
         for name, values in (("moves", moves), ("wraps", wraps), ("low", low), ("period", period)):
             self.register_buffer(name, values, persistent=False)
 
@@ -269,4 +273,5 @@ class StateMotion(nn.Module):
         change = torch.where(self.wraps, (change + span / 2) % span - span / 2, change)[..., None, :]
         moved = torch.addcmul(previous[..., None, :], change, fraction)
         moved = torch.where(self.wraps, self.low + (moved - self.low) % span, moved)
-        return torch.where(self.moves & (fraction < 1), moved, state[..., None, :])
+        moves = self.moves & (self.wraps | (change.abs() < self.CUT * span))
+        return torch.where(moves & (fraction < 1), moved, state[..., None, :])

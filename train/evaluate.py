@@ -41,7 +41,7 @@ from train.measurements import (
 )
 from train.modes import measure_modes, measure_state_modes
 from train.shots import measure_shots
-from train.text_obedience import measure_captions, measure_text
+from train.text_obedience import measure_captions, measure_motion, measure_text
 from train.upsampler_quality import measure_upsampler
 from worldmodel.engine import ENGINES
 from worldmodel.threads import choose_threads, keep_memory
@@ -223,6 +223,8 @@ def evaluate(
         done("text", measure_text(world, told, seed=seed, sampling=sampling))
         states = [torch.from_numpy(e.states[0]) for e in acted if e.states is not None]
         done("caption", measure_captions(world, torch.stack(states)))
+        if world.schema.role_columns("motion"):
+            done("motion", measure_motion(world, seed=seed, sampling=sampling))
         if world.max_event:
             with suppress(ImportError):  # as above
                 done("events", _events(world, acted, effort, seed, sampling))

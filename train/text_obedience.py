@@ -1,4 +1,4 @@
-"""Whether a scene is what its caption says, drawn from captions alone, and whether captions said of scenes are true.
+"""Whether a scene is what its header says, and whether captions said of scenes are true.
 
 A claim is one thing said of one body (its colour, shape or material), or how many bodies there are, where the caption
 names them all. Bodies are taken in the order in which captions name them.
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.measurements import Numbers
+from train.measurements import Bodies, Numbers
 from train.worlds.tabletop_captions import claims
 from worldmodel.rollout import Sampling
 from worldmodel.world import World
 
 ROWS = 16  # of a batch
+LATER = 8  # steps
 GUIDANCE = (0.0, 1.0, 2.0)
 
 
@@ -35,6 +36,29 @@ def measure_text(world: World, captions: Sequence[str], *, seed: int, sampling: 
             numbers["attributes_obeyed"] = share
             numbers |= {f"{name}_obeyed": sum(kind) / len(kind) if kind else None for name, kind in held.items()}
     return numbers
+
+
+def measure_motion(world: World, *, rows: int = 4 * ROWS, seed: int, sampling: Sampling) -> Numbers:
+    """How much moves in scenes that are drawn with a motion intensity M given, and nothing else: ``motion``.
+
+    ``M``: mean speed, in the velocities' unit, of the bodies there but the first, which is the player's, as the scene
+    begins; ``M_later`` the same after eight idle steps. ``rises``: share of levels with more motion than the one below.
+    """
+    name, level = next((e.name, f) for e in world.schema.entities for f in e.fields if f.role == "motion")
+    bodies, numbers, speeds = Bodies.of(world.schema), Numbers(), []
+    for share in (0.0, 0.25, 0.5, 0.75):
+        motion = level.low + share * (level.high - level.low)
+        rollout = world.start([""] * rows, seed=seed, state={name: {level.name: motion}}, sampling=sampling)
+        for suffix in ("", "_later"):
+            velocity = bodies.of_role(rollout.state, "velocity")
+            assert velocity is not None
+            moving = velocity.norm(dim=-1)[:, 1:][bodies.present(rollout.state)[:, 1:]]
+            numbers[f"{motion:.3g}{suffix}"] = moving.mean()
+            for _ in range(LATER * (not suffix)):
+                rollout.step(0)
+        speeds.append(float(numbers[f"{motion:.3g}"]))
+    rises = [low < high for low, high in zip(speeds, speeds[1:], strict=False)]
+    return numbers | {"rises": sum(rises) / len(rises)}
 
 
 def measure_captions(world: World, states: Tensor) -> Numbers:

@@ -160,14 +160,15 @@ class Engine:
         dynamics, num_state, shares = self.world.dynamics, ids.shape[1], []
         seen, unknown = seen.with_room(1 + num_state), dynamics.not_yet_read(k)
         for begin in range(0, num_state, k):
-            slots = slice(begin + 1 if begin else 0, begin + 1 + k)  # the action slot goes with the first
-            fed = ids[:, -k:].clone()
-            fed[:, [slot - begin for slot in unknown if 0 <= slot - begin < k]] = -1
+            end = min(begin + k, num_state)
+            slots = slice(begin + 1 if begin else 0, end + 1)  # the action slot goes with the first
+            fed = ids[:, num_state + begin - k :][:, : end - begin].clone()
+            fed[:, [slot - begin for slot in unknown if begin <= slot < end]] = -1
             x = dynamics.feed_state(canvas[:, slots], fed)
             bias = pass_bias(seen, seen.seen.new_ones(1, x.shape[1]))
             hidden, new = dynamics.core(x, cos[slots], sin[slots], seen.pieces, bias, self.world.attention)
-            logits = dynamics.state_logits(hidden[:, -k:], dynamics.change_range[begin : begin + k])
-            drawn, share = sample(logits, sampling.state_temperature, chance[:, begin : begin + k])
+            logits = dynamics.state_logits(hidden[:, begin - end :], dynamics.change_range[begin:end])
+            drawn, share = sample(logits, sampling.state_temperature, chance[:, begin:end])
             seen.fill(1 + num_state - slots.start, new)
             ids = torch.cat([ids, drawn], 1)
             shares.append(share)

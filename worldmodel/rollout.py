@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -45,8 +45,9 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """What a row starts from; everything left out is sampled. ``frames`` uint8 (1 + r * n, H, W, 3).
+    """What a row starts from. ``frames`` uint8 (1 + r * n, H, W, 3).
 
+    Everything left out is sampled to go with what is given: of a ``state`` told in part, the rest.
     ``hold`` and ``limit`` are as ``Rollout.hold`` and ``Rollout.limit`` take them; the first state keeps to them too.
     """
 
@@ -309,7 +310,7 @@ class Rollout:
 
         values = torch.zeros(len(rows), world.schema.num_values, device=world.device)
         video = torch.full((len(rows), layout.num_video), -1, device=world.device)
-        has_state = torch.tensor([b.state is not None or b.frames is not None for b in beginnings])
+        parts = torch.full_like(values, torch.nan)  # of states that are told in part
         pictures: dict[int, Tensor] = {}
         for i, beginning in enumerate(beginnings):
             if beginning.frames is not None:
@@ -319,14 +320,12 @@ class Rollout:
                 values[i] = world.checked_state(beginning.state)
             elif beginning.frames is not None and world.schema.num_values:
                 values[i] = world.estimate(beginning.frames)[0]
-        if not bool(has_state.all()):
-            missing = (~has_state).nonzero()[:, 0].tolist()
-            values[missing] = self._sample_scene(text[missing], [generators[i] for i in missing])
-        for i, beginning in enumerate(beginnings):
             if isinstance(beginning.state, Mapping):
-                if beginning.frames is None:
-                    values[i] = self._sample_scene(text[i : i + 1], [generators[i]])[0]
-                values[i] = world.schema.write(values[i], beginning.state)
+                parts[i] = world.schema.write(parts[i], beginning.state)
+        drawn = [i for i, b in enumerate(beginnings) if b.frames is None and not isinstance(b.state, Tensor)]
+        if drawn:
+            values[drawn] = self._sample_scene(text[drawn], parts[drawn], [generators[i] for i in drawn])
+        values = torch.where(parts.isnan(), values, parts)
         limits = world.limiter.free(len(rows), world.schema.num_values).to(world.device)
         for i, beginning in enumerate(beginnings):
             limits[i] = world.limiter.hold(world.limiter.limit(limits[i], beginning.limit or {}), beginning.hold or {})
@@ -401,8 +400,11 @@ class Rollout:
         seen = ids != dynamics.layout.vocabulary.special("pad")
         self.cache.replace_header(index, kept, seen, dynamics.hear(event))
 
-    def _sample_scene(self, text: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Draws a scene id by id, first what it consists of and then where everything is, (n, num_values)."""
+    def _sample_scene(self, text: Tensor, parts: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Draws a scene id by id, first what it consists of and then where everything is, (n, num_values).
+
+        ``parts`` (n, num_values) are taken as they are where they are numbers; what comes after them knows them.
+        """
         world, dynamics, layout, schema = self.world, self.world.dynamics, self.world.dynamics.layout, self.world.schema
         values = torch.zeros(len(text), schema.num_values, device=world.device)
         if not schema.num_values:
@@ -412,17 +414,19 @@ class Rollout:
         cos, sin = dynamics.positions(torch.tensor(0), layout.header_place)
         start = layout.vocabulary.span("state").start
         texts = self._guiding(text)
+        known, said = self._told(parts, "static")
         for i, (low, high) in enumerate(dynamics.static_range.tolist()):
             ids = layout.pack_header(texts, static.repeat(len(texts) // len(text), 1))
             hidden, _ = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
             logits = dynamics.header_head(hidden[:, layout.header_static][:, i : i + 1]).float()
             logits = self._guided(logits[..., start + low : start + high], len(text))
-            static[:, i] = low + sample(logits, temperature, uniforms(generators, 1, world.device))[0][:, 0]
+            drawn = low + sample(logits, temperature, uniforms(generators, 1, world.device))[0][:, 0]
+            static[:, i] = torch.where(known[:, i], said[:, i], drawn)
         values = schema.decode(static, "static", values)
         open_rows = list(range(len(text)))
         for _ in range(self.SCENE_TRIES):
             chances = [generators[row] for row in open_rows]
-            values[open_rows] = self._sample_state(text[open_rows], values[open_rows], chances)
+            values[open_rows] = self._sample_state(text[open_rows], values[open_rows], parts[open_rows], chances)
             if dynamics.state_painter is None:
                 break
             again = dynamics.state_painter.read(values[open_rows]).overlapping.tolist()  # which no scene begins with
@@ -431,7 +435,16 @@ class Rollout:
                 break
         return values
 
-    def _sample_state(self, text: Tensor, values: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def _told(self, parts: Tensor, coding: Literal["static", "absolute"]) -> tuple[Tensor, Tensor]:
+        """Which slots' ids the numbers among values (n, num_values) settle, bool (n, slots), and the ids."""
+        schema = self.world.schema
+        slots = schema.static_slots if coding == "static" else schema.slots
+        known = ~parts[:, [slot.columns.start for slot in slots]].isnan()
+        return known, schema.encode(parts.nan_to_num(), coding)
+
+    def _sample_state(
+        self, text: Tensor, values: Tensor, parts: Tensor, generators: list[torch.Generator]
+    ) -> Tensor:
         """Draws where everything is at first, for scenes whose static values (n, num_values) are given."""
         world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
         texts = self._guiding(text)
@@ -440,13 +453,15 @@ class Rollout:
         past = self._header_past(header_kv, header_ids != layout.vocabulary.special("pad"), 0)
         nothing = torch.full((len(texts),), -1, device=world.device)
         ids = dynamics.absolute_range[:, 0].expand(len(text), -1).clone()
+        known, said = self._told(parts, "absolute")
         for i in range(layout.num_state):
             hidden, _ = self._state_pass(past, 0, nothing, ids.repeat(twice, 1), values.repeat(twice, 1))
             logits = self._guided(
                 dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range), len(text)
             )
             chance = uniforms(generators, 1, world.device)
-            ids[:, i] = sample(logits[:, i : i + 1], self.sampling.scene_temperature, chance)[0][:, 0]
+            drawn = sample(logits[:, i : i + 1], self.sampling.scene_temperature, chance)[0][:, 0]
+            ids[:, i] = torch.where(known[:, i], said[:, i], drawn)
         return world.codec.settled(world.schema.decode(ids, "absolute", values))
 
     def _guiding(self, text: Tensor) -> Tensor:

@@ -191,8 +191,8 @@ class Dynamics(nn.Module):
                 raise ValueError(f"tokens_per_pass {k} does not divide the {layout.num_video} ids of a frame")
         self.state_modes = config.state_tokens_per_pass or (max(1, layout.num_state),)
         for k in self.state_modes:
-            if k < 1 or layout.num_state % k:
-                raise ValueError(f"state_tokens_per_pass {k} does not divide the {layout.num_state} ids of a state")
+            if not 1 <= k <= max(1, layout.num_state):
+                raise ValueError(f"state_tokens_per_pass {k} is not between 1 and the {layout.num_state} ids of a state")
         self.embed = nn.Embedding(len(vocabulary), width)
         self.modality = nn.Embedding(5, width)
         self.static_slot = nn.Embedding(max(1, layout.num_static), width)

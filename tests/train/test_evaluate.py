@@ -54,7 +54,8 @@ CONTRACT = {
     "text": "attributes_obeyed attributes_obeyed_0 attributes_obeyed_2 count_obeyed colour_obeyed shape_obeyed",
     "caption": "claims_true count_true colour_true shape_true material_true",
     "outcome": "reward_f1 terminated_f1 reward_events",
-    "state_modes": "30 6 recorded_overlapping",
+    "state_modes": "31 6 recorded_overlapping",
+    "motion": "0 0.2 0.4 0.6 0_later 0.6_later rises",
     "events": "stopped slower as_is faster obeyed untold undisturbed error_8 untold_error_8",
     "upsampler": (
         "psnr_db bicubic_psnr_db regressor_psnr_db one_step_psnr_db two_step_psnr_db four_step_psnr_db "
@@ -117,7 +118,7 @@ def world() -> World:
         max_text=16,
         max_event=64,
         tokens_per_pass=(64,),
-        state_tokens_per_pass=(30, 6),
+        state_tokens_per_pass=(31, 6),
     )
     upsampler = Upsampler(UpsamplerConfig(width=8, levels=2, depth=1, condition=16), SCHEMA)
     return World(
@@ -165,7 +166,7 @@ def test_every_key_of_the_contract_is_measured(figures: tuple[dict, Path]) -> No
     for part, names in CONTRACT.items():
         assert set(names.split()) <= set(numbers[part])
     keys = "error_8 error_32 overlapping overlapping_drawn simulate_ms step_ms"
-    assert all(set(keys.split()) == set(numbers["state_modes"][k]) for k in ("30", "6"))
+    assert all(set(keys.split()) == set(numbers["state_modes"][k]) for k in ("31", "6"))
     rollout, tokenizer = numbers["rollout"], numbers["tokenizer"]
     assert rollout["rows_by_step"] == [2] * 11 + [1] * 6
     assert len(rollout["player_error_by_step"]) == len(rollout["psnr_by_step_db"]) == 17

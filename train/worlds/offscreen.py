@@ -81,8 +81,9 @@ class Offscreen:
             scene.flags[flag] = 0
         return self._entity_of_segment[pixels[..., 0]]
 
-    def picture(self, shadows: np.ndarray, light: np.ndarray) -> np.ndarray:
-        """uint8 ``(size, size, 3)``. ``shadows``: ``(n, 3)``, x, y and half extent of what casts one."""
+    def picture(self, shadows: np.ndarray, light: np.ndarray, depth: float = 1.0) -> np.ndarray:
+        """uint8 ``(size, size, 3)``. ``shadows``: ``(n, 3)``, x, y and half extent of what casts one; ``depth`` of 1 is
+        how dark they are by day."""
         scene = self._scene
         drawn = scene.ngeom
         steepness = -light[2]
@@ -90,11 +91,12 @@ class Offscreen:
         turn = np.array(
             [math.cos(along), -math.sin(along), 0, math.sin(along), math.cos(along), 0, 0, 0, 1], dtype=np.float64
         )
+        colour = _SHADOW * np.array([1, 1, 1, depth], dtype=np.float32)
         for x, y, size in shadows:
             middle = np.array([x, y, 0.004]) + size * np.array([light[0], light[1], 0.0]) / steepness
             extent = np.array([size / steepness, size, 0.0005])
             mujoco.mjv_initGeom(
-                scene.geoms[scene.ngeom], mujoco.mjtGeom.mjGEOM_ELLIPSOID, extent, middle, turn, _SHADOW
+                scene.geoms[scene.ngeom], mujoco.mjtGeom.mjGEOM_ELLIPSOID, extent, middle, turn, colour
             )
             scene.ngeom += 1
         pixels = self._pixels(self.size)

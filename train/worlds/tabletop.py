@@ -49,6 +49,7 @@ _TOP_SPEED = 0.9  # of a pushed player, m/s
 _STIFFNESS = 150.0**2  # of contacts, 1/s^2: half a period, one bounce, lasts five physics steps
 _CAMERA_DRIVE, _CAMERA_DAMPING = 4.5, 4.5  # rad/s^2 and 1/s: at most 1 rad/s
 _LIGHT_HEIGHT = math.radians(55)
+_DIFFUSE, _SPECULAR = 0.68, 0.6  # of the light at its brightest; what else there is stays when it goes out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +110,20 @@ def tabletop_schema() -> SceneSchema:
         number("yaw_rate", "angular_velocity", "rad/s", -10, 10, 64, change=5),
     )
     camera = (
-        number("azimuth", "camera", "rad", -math.pi / 4, math.pi / 4, 128, change=0.1),
+        number("azimuth", "camera", "rad", -math.pi / 4, math.pi / 4, 128, change=math.pi / 2),  # a cut
         number("azimuth_rate", "camera_rate", "rad/s", -1.5, 1.5, 64, change=0.5),
     )
     light = (
         number("angle", "light", "rad", -math.pi, math.pi, 64, periodic=True, change=0.2),
         number("rate", "light_rate", "rad/s", -1.5, 1.5, 64, change=0.2),
-        number("brightness", "light_brightness", "", 0.5, 1.0, 8, static=True),
+        number("brightness", "light_brightness", "", 0, 1, 16, change=1.0),
     )
     target = (number("position", "position", "m", -half, half, 64, size=2, static=True),)
     episode = (
         Field(name="reward", kind="flag", role="reward"),
         Field(name="terminated", kind="flag", role="terminated"),
+        # Motion intensity: mean speed at the episode's start of the bodies that are not the player's.
+        number("motion", "motion", "m/s", 0, 0.8, 16, static=True),
     )
     return SceneSchema(
         name="tabletop",
@@ -177,7 +180,7 @@ def sample_scene(rng: np.random.Generator) -> dict[str, dict[str, Any]]:
     scene["light"] = {
         "angle": float(rng.uniform(-math.pi, math.pi)),
         "rate": rate,
-        "brightness": float(rng.uniform(0.5, 1.0)),
+        "brightness": float(np.interp(rng.random(), (0, 0.2, 1), (0, 0.5, 1))),
     }
     scene["target"] = {"position": goal.tolist()}
     return scene
@@ -245,7 +248,6 @@ def mjcf(scene: Mapping[str, Mapping[str, Any]], rendered: int = RENDERED) -> st
         f'<material name="{name}" specular="{m.specular}" shininess="{m.shininess}"/>' for name, m in MATERIALS.items()
     )
     x, y = scene["target"]["position"]
-    strength = scene["light"]["brightness"]
     return f"""<mujoco>
 <option timestep="{1 / 240}" gravity="0 0 0" integrator="implicitfast"/>
 <visual>
@@ -257,8 +259,8 @@ def mjcf(scene: Mapping[str, Mapping[str, Any]], rendered: int = RENDERED) -> st
 <default><geom condim="1" solimp="0.95 0.99 0.001"/></default>
 <asset>{materials}<material name="mark" emission="0.35" specular="0"/><material name="matt" specular="0"/></asset>
 <worldbody>
-  <light type="directional" castshadow="false" diffuse="{_numbers(*[0.68 * strength] * 3)}" \
-specular="{_numbers(*[0.6 * strength] * 3)}" ambient="0 0 0" dir="0 0 -1"/>
+  <light type="directional" castshadow="false" diffuse="{_numbers(*[_DIFFUSE] * 3)}" \
+specular="{_numbers(*[_SPECULAR] * 3)}" ambient="0 0 0" dir="0 0 -1"/>
   <geom name="ground" type="plane" size="9 9 1" pos="0 0 -0.01" rgba="0.15 0.18 0.24 1" material="matt" contype="0" \
 conaffinity="0"/>
   <geom name="floor" type="box" size="{_numbers(half, half, 0.005)}" pos="0 0 -0.005" rgba="0.80 0.78 0.73 1" \
@@ -277,7 +279,7 @@ class Snapshot:
     static: np.ndarray
     physics: np.ndarray
     camera: tuple[float, float]
-    light: tuple[float, float]
+    light: tuple[float, float, float]
     outcome: bool
     caption: str
     generator: Mapping[str, Any]
@@ -337,6 +339,10 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
         edit = (options or {}).get("state")
         if edit is not None:
             values = self.schema.write(values, edit)
+        scene = self.schema.to_dict(values)
+        speeds = [math.hypot(*scene[name]["velocity"]) for name in BODIES[1:] if scene[name]["present"]]
+        motion = min(sum(speeds) / max(1, len(speeds)), self.schema.entity("episode").field("motion").high)
+        values = self.schema.write(values, {"episode": {"motion": motion}})
         self.caption = ""
         self._load(values)
         self.caption = caption(self.schema.to_dict(values), self.np_random)
@@ -384,7 +390,8 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
                 values[self._at(name, "yaw")] = qpos[3 * i + 2] % (math.pi / 2)
                 values[self._at(name, "yaw_rate")] = qvel[3 * i + 2]
         values[self._at("camera", "azimuth")], values[self._at("camera", "azimuth_rate")] = self._camera
-        values[self._at("light", "angle")], values[self._at("light", "rate")] = self._light
+        for name, value in zip(("angle", "rate", "brightness"), self._light, strict=True):
+            values[self._at("light", name)] = value
         values[self._at("episode", "reward")] = values[self._at("episode", "terminated")] = self._outcome
         return values
 
@@ -452,7 +459,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
             self._data.qvel[3 * i : 3 * i + 3] = (*body["velocity"], body["yaw_rate"] if self._is_box[i] else 0)
         mujoco.mj_forward(self._model, self._data)
         self._camera = (scene["camera"]["azimuth"], scene["camera"]["azimuth_rate"])
-        self._light = (scene["light"]["angle"], scene["light"]["rate"])
+        self._light = (scene["light"]["angle"], scene["light"]["rate"], scene["light"]["brightness"])
         self._outcome = False
 
     def _build(self, static: np.ndarray) -> None:
@@ -501,8 +508,8 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
         if abs(azimuth) >= limit:
             azimuth, rate = math.copysign(limit, azimuth), 0.0
         self._camera = (azimuth, 0.0 if drive == 0 and abs(rate) < 1e-3 else rate)
-        angle, rate = self._light
-        self._light = ((angle + dt * rate + math.pi) % (2 * math.pi) - math.pi, rate)
+        angle, rate, brightness = self._light
+        self._light = ((angle + dt * rate + math.pi) % (2 * math.pi) - math.pi, rate, brightness)
 
     def _rests_on_target(self) -> bool:
         near = math.dist(self._data.qpos[:2], self._target) < 0.7 * TARGET_RADIUS
@@ -519,14 +526,16 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
     def _draw(self) -> tuple[np.ndarray, np.ndarray | None]:
         if self._offscreen is None:
             return np.zeros(self.observation_space.shape or (), dtype=np.uint8), None
-        angle = self._light[0]
+        angle, _, brightness = self._light
+        self._model.light_diffuse[:], self._model.light_specular[:] = brightness * _DIFFUSE, brightness * _SPECULAR
         flat, steep = math.cos(_LIGHT_HEIGHT), math.sin(_LIGHT_HEIGHT)
         light = np.array([-flat * math.cos(angle), -flat * math.sin(angle), -steep])
         mujoco.mj_kinematics(self._model, self._data)  # mj_step leaves the poses one physics step behind
         self._offscreen.place(self._data, VIEW, self._camera[0], light)
         entity_map = self._offscreen.entity_map(SEGMENTED) if self.segmentation else None
         places = self._data.qpos.reshape(-1, 3)[:, :2]
-        picture = self._offscreen.picture(np.column_stack([places, self._sizes]), light)
+        shadows = np.column_stack([places, self._sizes])
+        picture = self._offscreen.picture(shadows, light, min(1.0, 2 * brightness))
         return shrink(picture, self.resolution), entity_map
 
     def _observe(self, records: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, Any]]:

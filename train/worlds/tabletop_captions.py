@@ -84,7 +84,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
     def light() -> str:
         strength, rate = scene["light"]["brightness"], scene["light"]["rate"]
-        look = "dim" if strength < 0.65 else "soft" if strength < 0.82 else "bright"
+        look = "faint" if strength < 0.3 else "dim" if strength < 0.65 else "soft" if strength < 0.82 else "bright"
         if abs(rate) < 0.02:
             return pick(f"the {look} light stands still", f"{look} steady light", f"a {look} fixed lamp")
         way = "clockwise" if rate < 0 else "counterclockwise"
@@ -112,7 +112,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
     form = rng.integers(6)
     if form == 0:
-        text = f"{listed(bodies, full=False)} {table()}"
+        text = listed(bodies, full=bool(rng.random() < 0.5)) + pick("", f" {table()}")
     elif form == 1:
         text = players()
     elif form == 2:

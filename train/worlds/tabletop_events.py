@@ -1,7 +1,8 @@
 """What may befall a Tabletop in mid-stream besides actions, each with the words that tell of it beforehand.
 
-An event is an edit of velocities and rates, small enough to be a step's change in the schema; physics goes on from
-there. Bodies are named by their colour, so of those whose colour another shares none is spoken.
+An event is an edit of velocities and rates, of the light's brightness, or a cut to where else the camera stands, small
+enough to be a step's change in the schema; physics goes on from there. Bodies are named by their colour, so of those
+whose colour another shares none is spoken.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _DIRECTIONS = {
 }  # fmt: skip
 _KICK, _SWING, _TURN = 1.0, 0.45, 0.19  # m/s, rad/s, rad/s
 _TOP = 1.9  # m/s
+_ASIDE = 0.5  # rad: where a new shot is taken from, to either side
 
 
 def draw_event(scene: Scene, rng: np.random.Generator) -> Event:
@@ -53,6 +55,7 @@ def draw_event(scene: Scene, rng: np.random.Generator) -> Event:
         return {"light": {"rate": float(np.clip(turn + by, -1.0, 1.0))}}
 
     kinds = ["kick"] * 5 * bool(known) + ["stop"] * bool(set(known) & set(moving)) + ["camera"] * 2 + ["light"] * 2
+    kinds += ["shot", "brightness"] * 2
     kinds += ["all_stop", "slower", "faster"] * bool(moving)
     kind = pick(*kinds)
     if kind == "kick":
@@ -79,6 +82,25 @@ def draw_event(scene: Scene, rng: np.random.Generator) -> Event:
             return kind, pick("the camera stands still", "the camera stops"), {"camera": {"azimuth_rate": 0.0}}
         rate = float(np.clip(swing + way * _SWING, -1.4, 1.4))
         return kind, pick(f"the camera swings {side}", f"pan {side}"), {"camera": {"azimuth_rate": rate}}
+    if kind == "shot":
+        azimuth = scene["camera"]["azimuth"]
+        views = {"left": -_ASIDE, "right": _ASIDE, "front": 0.0}
+        side = pick(*(side for side, there in views.items() if abs(there - azimuth) > 0.25))
+        text = pick(f"cut to the {side}", f"a new shot from the {side}", f"a new shot, seen from the {side}")
+        if rng.random() < 0.25:  # none is named: from the other side
+            side, text = "right" if azimuth < 0 else "left", pick("a new shot", "cut")
+        return kind, text, {"camera": {"azimuth": views[side], "azimuth_rate": 0.0}}
+    if kind == "brightness":
+        strength = scene["light"]["brightness"]
+        if strength < 0.35:
+            text, new = pick("the light comes on", "lights on", "the lamp goes on"), 1.0
+        elif rng.random() < 0.5:
+            text, new = pick("the light goes out", "lights out", "the lamp goes out"), 0.0
+        elif strength > 0.75 or rng.random() < 0.5:
+            text, new = pick("the light dims", "dim the light"), strength - 0.3
+        else:
+            text, new = pick("the light grows brighter", "brighten the light"), min(strength + 0.3, 1.0)
+        return kind, text, {"light": {"brightness": new}}
     still = abs(turn) < 0.02
     if not still and abs(turn) <= _TURN and rng.random() < 0.5:
         return kind, pick("the light stands still", "the light stops"), turned(-turn)
