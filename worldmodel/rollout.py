@@ -442,9 +442,7 @@ class Rollout:
         known = ~parts[:, [slot.columns.start for slot in slots]].isnan()
         return known, schema.encode(parts.nan_to_num(), coding)
 
-    def _sample_state(
-        self, text: Tensor, values: Tensor, parts: Tensor, generators: list[torch.Generator]
-    ) -> Tensor:
+    def _sample_state(self, text: Tensor, values: Tensor, parts: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Draws where everything is at first, for scenes whose static values (n, num_values) are given."""
         world, dynamics, layout = self.world, self.world.dynamics, self.world.dynamics.layout
         texts = self._guiding(text)

@@ -192,7 +192,9 @@ class Dynamics(nn.Module):
         self.state_modes = config.state_tokens_per_pass or (max(1, layout.num_state),)
         for k in self.state_modes:
             if not 1 <= k <= max(1, layout.num_state):
-                raise ValueError(f"state_tokens_per_pass {k} is not between 1 and the {layout.num_state} ids of a state")
+                raise ValueError(
+                    f"state_tokens_per_pass {k} is not between 1 and the {layout.num_state} ids of a state"
+                )
         self.embed = nn.Embedding(len(vocabulary), width)
         self.modality = nn.Embedding(5, width)
         self.static_slot = nn.Embedding(max(1, layout.num_static), width)

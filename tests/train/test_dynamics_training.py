@@ -141,7 +141,7 @@ def test_states_beside_the_stream_are_learned_with_it(tokens: Path, tmp_path: Pa
     assert "video" not in beside
 
     torch.manual_seed(0)
-    module = DynamicsModule(str(tokens), CONFIG | {"max_event": 24, "state_tokens_per_pass": [30, 6]})
+    module = DynamicsModule(str(tokens), CONFIG | {"max_event": 24, "state_tokens_per_pass": [31, 6]})
     logged: dict[str, Tensor] = {}
     module.log_dict = lambda named, **_: logged.update(named)  # type: ignore[method-assign]
     loss = module.training_step(first, 0)

@@ -139,6 +139,36 @@ def test_the_camera_swings_with_inertia_and_stops_at_its_limit(simulator: Tablet
     assert _field(simulator, "camera", "azimuth")[0] == pytest.approx(math.pi / 4)
 
 
+@needs_gl
+def test_when_the_light_goes_out_the_scene_goes_on_in_the_dusk_and_without_shadows() -> None:
+    env = Tabletop()
+    env.reset(seed=0, options={"state": {"light": {"brightness": 1.0, "rate": 0.3}}})
+
+    def seen(**light: float) -> np.ndarray:
+        env.write_state({"light": light})
+        return env.render().astype(float)
+
+    lit, turned, dark = seen(angle=0.0), seen(angle=2.0), seen(brightness=0.0)
+    floor = lit.min(-1) > 150
+    assert np.abs(lit - turned).mean() > 1
+    assert 0.3 < dark[floor].mean() / lit[floor].mean() < 0.7
+    assert np.array_equal(dark, seen(angle=0.0))  # what is left comes from everywhere
+    env.step(0)
+    assert _field(env, "light", "brightness") == 0
+    assert seen(brightness=1.0)[floor].mean() > 150
+    env.close()
+
+
+def test_motion_intensity_is_how_fast_the_others_are_as_the_episode_begins(simulator: Tabletop) -> None:
+    others = {"body_1": ALONE["body_1"] | {"velocity": (0.3, 0.4)}}
+    simulator.reset(seed=0, options={"state": ALONE | others | {"player": ALONE["player"] | {"velocity": (1, 0)}}})
+    assert _field(simulator, "episode", "motion") == pytest.approx(0.5 / 3)
+    for _ in range(5):
+        simulator.step(EAST)
+    simulator.write_state({"body_2": {"velocity": (1.0, 0.0)}})
+    assert _field(simulator, "episode", "motion") == pytest.approx(0.5 / 3)
+
+
 def test_resting_on_the_target_is_rewarded_and_ends_the_episode(simulator: Tabletop) -> None:
     simulator.reset(seed=0, options={"state": ALONE})
     simulator.write_state({"player": {"position": (0.02, 0.0), "velocity": (0.0, 0.0)}})
@@ -243,4 +273,10 @@ def test_events_say_what_they_do_and_stay_within_a_step_s_change():
                 assert scene[name]["colour"] in text
                 way = ("north" * (gained[1] > 0.1) or "south" * (gained[1] < -0.1)), "east" * (gained[0] > 0.1)
                 assert all(word in text for word in way)
-    assert kinds == {"kick", "stop", "all_stop", "slower", "faster", "camera", "light"}
+            if kind == "brightness" and "out" in text.split():
+                assert edit == {"light": {"brightness": 0.0}}
+            if kind == "shot":
+                sides = {"left": -1, "front": 0, "right": 1}
+                named = [sign for side, sign in sides.items() if side in text]
+                assert named in ([], [np.sign(float(after[schema.columns("camera", "azimuth")]))])
+    assert kinds == {"kick", "stop", "all_stop", "slower", "faster", "camera", "light", "shot", "brightness"}

@@ -336,6 +336,17 @@ def test_a_fork_goes_its_own_way_and_leaves_its_origin_alone():
     assert same(frames_of(twin), frames_of(rollout))
 
 
+def test_what_is_drawn_after_a_part_that_was_told_goes_with_it():
+    def colours(told: str) -> set[tuple[str, str]]:
+        scenes = WORLD.start([""] * 16, seed=3, state={"player": {"colour": told, "position": (0.25, -0.125)}})
+        assert all(scenes.describe(row)["player"]["colour"] == told for row in range(16))
+        assert all(scenes.describe(row)["player"]["position"] == (0.25, -0.125) for row in range(16))
+        return {(scenes.describe(row)["ball"]["colour"], scenes.describe(row)["ball"]["size"]) for row in range(16)}
+
+    assert colours("red") == colours("red")
+    assert colours("red") != colours("blue")
+
+
 def test_rows_reset_alone_equal_a_fresh_start_and_the_others_go_on():
     rollout, calm = (WORLD.start(["a red ball", "two bodies", ""], seed=2) for _ in range(2))
     for each in (rollout, calm):

@@ -291,14 +291,23 @@ def test_states_move_evenly_and_the_short_way_round() -> None:
     previous, state = torch.zeros(2, SCENE.num_values)
     x, angle = SCENE.columns("player", "position").start, SCENE.columns("light", "angle").start
     shape = SCENE.columns("player", "shape").start
-    previous[x], state[x] = -0.1, 0.3
+    previous[x], state[x] = -0.1, 0.1
     previous[angle], state[angle] = 2.8, -2.8
     state[shape] = 2
     moved = StateMotion(SCENE)(previous, state, 4)
-    torch.testing.assert_close(moved[:, x], torch.tensor([0.0, 0.1, 0.2, 0.3]))
+    torch.testing.assert_close(moved[:, x], torch.tensor([-0.05, 0.0, 0.05, 0.1]))
     torch.testing.assert_close(moved[:, angle], torch.tensor([2.9, -3.0, -2.9, -2.8]))
     assert moved[:, shape].tolist() == [2, 2, 2, 2]
     assert torch.equal(moved[-1], state)
+
+
+def test_what_a_cut_has_moved_is_there_at_once_and_all_else_goes_on_evenly() -> None:
+    previous, state = torch.zeros(2, SCENE.num_values)
+    x, azimuth = SCENE.columns("player", "position").start, SCENE.columns("camera", "azimuth").start
+    state[x], previous[azimuth], state[azimuth] = 0.2, -0.5, 0.5
+    moved = StateMotion(SCENE)(previous, state, 4)
+    assert moved[:, azimuth].tolist() == [0.5] * 4
+    torch.testing.assert_close(moved[:, x], torch.tensor([0.05, 0.1, 0.15, 0.2]))
 
 
 # -- mistakes -----------------------------------------------------------------------------------------------

@@ -95,9 +95,7 @@ class Offscreen:
         for x, y, size in shadows:
             middle = np.array([x, y, 0.004]) + size * np.array([light[0], light[1], 0.0]) / steepness
             extent = np.array([size / steepness, size, 0.0005])
-            mujoco.mjv_initGeom(
-                scene.geoms[scene.ngeom], mujoco.mjtGeom.mjGEOM_ELLIPSOID, extent, middle, turn, colour
-            )
+            mujoco.mjv_initGeom(scene.geoms[scene.ngeom], mujoco.mjtGeom.mjGEOM_ELLIPSOID, extent, middle, turn, colour)
             scene.ngeom += 1
         pixels = self._pixels(self.size)
         scene.ngeom = drawn
