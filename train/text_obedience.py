@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def measure_motion(world: World, *, rows: int = 4 * ROWS, seed: int, sampling: S
             for _ in range(LATER * (not suffix)):
                 rollout.step(0)
         speeds.append(float(numbers[f"{motion:.3g}"]))
-    rises = [low < high for low, high in zip(speeds, speeds[1:], strict=False)]
+    rises = [low < high for low, high in pairwise(speeds)]
     return numbers | {"rises": sum(rises) / len(rises)}
 
 
