@@ -16,6 +16,7 @@ from gradio import themes
 from starlette.staticfiles import StaticFiles
 
 from demo.play_socket import Playroom
+from tokenizer.scene_schema import SceneSchema
 
 ASSETS = Path(__file__).parent / "assets"
 SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "DejaVu Sans", "sans-serif")
@@ -31,11 +32,15 @@ EXAMPLES = {
         "seen from the left",
     }
 }
-START = """(caption, seed) => {
-    const detail = {caption: caption || null, seed: Math.trunc(seed) || 0};
+START = """(caption, seed, motion) => {
+    const detail = {caption: caption || null, seed: Math.trunc(seed) || 0, state: motion ? JSON.parse(motion) : null};
     document.dispatchEvent(new CustomEvent("world:start", {detail}));
 }"""
-NEXT = f"(caption, seed) => {{ const next = (Math.trunc(seed) || 0) + 1; ({START})(caption, next); return next }}"
+NEXT = f"""(caption, seed, motion) => {{
+    const next = (Math.trunc(seed) || 0) + 1;
+    ({START})(caption, next, motion);
+    return next;
+}}"""
 LOAD = """(async () => {
     const { play } = await import(new URL("play-assets/play.js", document.baseURI));
     const stage = await new Promise((found) => {
@@ -76,17 +81,33 @@ def build_page(world: Any) -> gr.Blocks:
                     seed = gr.Number(
                         7, label="Seed", show_label=False, container=False, precision=0, minimum=0, min_width=90
                     )
+                    motion = gr.Dropdown(
+                        _motions(world.schema), value="", label="Motion", show_label=False, container=False,
+                        min_width=120, visible=bool(world.schema.role_columns("motion")), elem_id="motion",
+                    )  # fmt: skip
                     start = gr.Button("Start this world", variant="primary", size="md", min_width=150, scale=2)
                     following = gr.Button("Next seed", size="md", min_width=110, scale=1, elem_id="next-world")
                 gr.HTML(html_template=_asset("scene.html"), js_on_load=LOAD, apply_default_css=False, elem_id="scene")
         theme.click(None, js=THEME_TOGGLE)
         for begin in (start.click, prompt.submit, seed.submit):
-            begin(None, [prompt, seed], js=START)
-        following.click(None, [prompt, seed], seed, js=NEXT)
+            begin(None, [prompt, seed, motion], js=START)
+        following.click(None, [prompt, seed, motion], seed, js=NEXT)
         for button, caption in examples:
-            choose = f"(_, seed) => {{ ({START})({json.dumps(caption)}, seed); return {json.dumps(caption)} }}"
-            button.click(None, [prompt, seed], prompt, js=choose)
+            said = json.dumps(caption)
+            choose = f"(_, seed, motion) => {{ ({START})({said}, seed, motion); return {said} }}"
+            button.click(None, [prompt, seed, motion], prompt, js=choose)
     return page
+
+
+def _motions(schema: SceneSchema) -> list[tuple[str, str]]:
+    """What may be said of a scene's motion intensity, and the part of a state that says so, as JSON."""
+    choices = [("any motion", "")]
+    for name, field in ((e.name, f) for e in schema.entities for f in e.fields if f.role == "motion"):
+        for quarter in range(4):
+            value = round(field.low + quarter / 4 * (field.high - field.low), 4)
+            said = f"about {value:g} {field.unit}" if quarter else "all at rest"
+            choices.append((said, json.dumps({name: {field.name: value}})))
+    return choices
 
 
 def build_app(world: Any, *, seats: int = 4) -> FastAPI:

@@ -4,7 +4,7 @@ The client sends JSON objects with a ``type``:
 
 | type | fields | meaning |
 |---|---|---|
-| ``start`` | ``caption`` (or null), ``seed`` | begin a world |
+| ``start`` | ``caption`` (or null), ``seed``, ``state`` (or null): {entity: {field: value}} | begin a world |
 | ``keys`` | ``held``: names of actions | which actions' keys are down; the server keeps time, not the client |
 | ``edit`` | ``edit``: {entity: {field: value}}, ``continues`` | write the state; true within a drag |
 | ``tell`` | ``event`` | tell the next step what happens |
@@ -179,7 +179,8 @@ class Player:
                 self.steps_per_s = pace
             case "start":
                 caption, seed = _field(said, "caption", (str, type(None))), _field(said, "seed", int)
-                self._wait(Command(lambda: session.start(caption, seed), plays_on=True))
+                state = _field(said, "state", (dict, type(None)))
+                self._wait(Command(lambda: session.start(caption, seed, state), plays_on=True))
             case "edit":
                 self._wait_for_edit(_field(said, "edit", dict), said.get("continues") is True)
             case "tell":

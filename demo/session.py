@@ -90,14 +90,15 @@ class Session:
 
     # -- beginning and end --------------------------------------------------------------------------
 
-    def start(self, caption: str | None, seed: int) -> Picture:
-        """Begins a world from a caption (None lets the model choose) and forgets the one before."""
+    def start(self, caption: str | None, seed: int, state: Mapping[str, Mapping[str, Any]] | None = None) -> Picture:
+        """Begins a world from a caption and a part of its state (what is None, the model chooses) and forgets the one
+        before."""
         caption, most = (caption or "").strip(), self.config.max_caption
         if len(caption) > most:
             raise ValueError(f"The prompt has {len(caption)} characters; keep it under {most}.")
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"The seed must lie between 0 and {MAX_SEED}, got {seed}.")
-        rollout = self.world.start(caption=caption or None, seed=seed, upsample=self.upsample)
+        rollout = self.world.start(caption=caption or None, seed=seed, state=state, upsample=self.upsample)
         picture = Picture(frames=_frames(rollout.frames), state=_state(rollout), time=int(rollout.time))
         self.branches = [Branch(rollout, picture, Mark(rollout.snapshot(), picture))]
         self.current = 0

@@ -127,8 +127,8 @@ class World:
         Args:
             caption: one for all rows or one for each.
             frames: uint8 (B, 1 + r * n, H, W, 3) or without B: the state is read from them.
-            state: float32 (B, num_values) or (num_values,), or an edit ``{entity: {field: value}}`` written over
-                the sampled start of every row.
+            state: float32 (B, num_values) or (num_values,), or ``{entity: {field: value}}``: a part of it, around
+                which the rest of every row is sampled.
             seed: of row 0, row i taking ``seed + i``; or one for each row. Same seeds, same rollouts.
             batch: number of rows; by default as many as captions, frames, states or seeds say.
 

@@ -81,12 +81,12 @@ export function play(stage, scene) {
 
   // -- from the player
 
-  function start({ caption, seed }) {
+  function start({ caption, seed, state }) {
     world = { caption, seed };
     last = null;
     toast.hidden = find(".caption").hidden = true;
     show("Imagining…", caption || "a world of the model's own choice");
-    socket.send({ type: "start", caption, seed });
+    socket.send({ type: "start", caption, seed, state });
     document.activeElement?.blur(); // keys are for playing now
   }
 

@@ -48,6 +48,7 @@ SCHEMA = SceneSchema(
             fields=(
                 Field(name="reward", kind="flag", role="reward"),
                 Field(name="terminated", kind="flag", role="terminated"),
+                number("motion", "motion", "m/s", 0.0, 0.8, static=True),
             ),
         ),
     ),
@@ -64,7 +65,9 @@ class FakeWorld:
         x, y = state[0, SCHEMA.columns("player", "position")].tolist()
         return [f"the player is {'north' if y > 0 else 'south'}-{'east' if x > 0 else 'west'}"]
 
-    def start(self, caption: str | None = None, *, seed: int = 0, upsample: bool = False) -> FakeRollout:
+    def start(
+        self, caption: str | None = None, *, seed: int = 0, state: Any = None, upsample: bool = False
+    ) -> FakeRollout:
         if caption and "impossible" in caption:
             raise ValueError("No world holds the impossible; describe balls, boxes and cylinders.")
         chance = torch.Generator().manual_seed(seed)
@@ -83,7 +86,8 @@ class FakeWorld:
                 "yaw": 0.3,
             }
         scene["player"]["position"] = (-0.3, -0.3)
-        return FakeRollout(self, SCHEMA.write(torch.zeros(1, SCHEMA.num_values), scene), upsample)
+        values = SCHEMA.write(torch.zeros(1, SCHEMA.num_values), scene)
+        return FakeRollout(self, SCHEMA.write(values, state or {}), upsample)
 
 
 class FakeRollout:

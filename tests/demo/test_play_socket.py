@@ -117,6 +117,8 @@ def test_the_world_introduces_itself_and_moves_as_keys_say(url):
         ('{"type": "start", "caption": 7, "seed": 1}', "needs 'caption' as str or NoneType"),
         ('{"type": "start", "caption": null, "seed": -4}', "seed must lie between"),
         (json.dumps({"type": "start", "caption": "long " * 200, "seed": 1}), "keep it under 400"),
+        ('{"type": "start", "caption": null, "seed": 1, "state": 3}', "needs 'state' as dict or NoneType"),
+        ('{"type": "start", "caption": null, "seed": 1, "state": {"moon": {}}}', "no entity 'moon'"),
         ('{"type": "start", "caption": "impossible", "seed": 1}', "describe balls"),
         ('{"type": "edit", "edit": {"player": {"position": [NaN, 0]}}}', "finite"),
         ('{"type": "edit", "edit": {"player": {"position": [1e999, 0]}}}', "finite"),

@@ -38,6 +38,11 @@ def test_a_start_shows_one_frame_and_a_step_four(session):
     assert picture.step_ms > 0
 
 
+def test_a_part_of_the_state_may_be_said_beforehand(session):
+    at = slice(SCHEMA.columns("player", "position").start, SCHEMA.columns("player", "position").stop)
+    assert session.start(None, 1, {"player": {"position": (0.25, 0.125)}}).state[at] == [0.25, 0.125]
+
+
 def test_the_same_seed_starts_the_same_world(session):
     first = session.start("a red ball", seed=5)
     again = session.start("a red ball", seed=5)
