@@ -83,7 +83,7 @@ def build_page(world: Any) -> gr.Blocks:
                     )
                     motion = gr.Dropdown(
                         _motions(world.schema), value="", label="Motion", show_label=False, container=False,
-                        min_width=120, visible=bool(world.schema.role_columns("motion")), elem_id="motion",
+                        min_width=160, visible=bool(world.schema.role_columns("motion")), elem_id="motion",
                     )  # fmt: skip
                     start = gr.Button("Start this world", variant="primary", size="md", min_width=150, scale=2)
                     following = gr.Button("Next seed", size="md", min_width=110, scale=1, elem_id="next-world")

@@ -24,7 +24,6 @@ class OutcomeReader(nn.Module):
     """
 
     places: Tensor
-    said: Tensor  # the local ids that may be said of any of them
 
     PAIR = 10
 
@@ -33,9 +32,6 @@ class OutcomeReader(nn.Module):
         self.read = StateReader(schema)
         self.slots = [i for i, s in enumerate(schema.slots) if s.field.role in ROLES and s.field.change is None]
         self.register_buffer("places", torch.tensor(self.slots, dtype=torch.long), persistent=False)
-        ranges = schema.legal_ranges("absolute")[self.slots].tolist()
-        said = sorted({i for low, high in ranges for i in range(low, high)})
-        self.register_buffer("said", torch.tensor(said, dtype=torch.long), persistent=False)
         self.first = nn.Linear(self.read.num_kind, hidden)
         self.second = nn.Linear(self.read.num_kind, hidden, bias=False)
         self.pair = nn.Linear(self.PAIR, hidden, bias=False)
@@ -67,7 +63,4 @@ class OutcomeReader(nn.Module):
             there = seen.present[:, None] * seen.present[:, :, None]
             hidden = hidden + (met * there[..., None].to(dtype)).sum((1, 2))
         hidden = hidden[:, None] + self.slot.weight[: len(self.slots)]
-        hidden = F.gelu(self.join(F.gelu(hidden)))
-        logits = F.linear(hidden, self.head.weight[self.said], self.head.bias[self.said])  # few of many ids
-        others = logits.new_full((*logits.shape[:-1], self.head.out_features), -torch.inf)
-        return others.index_copy(-1, self.said, logits)
+        return self.head(F.gelu(self.join(F.gelu(hidden))))
