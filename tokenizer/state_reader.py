@@ -227,6 +227,12 @@ class StateReader(nn.Module):
         entity, name = self.schema.view.azimuth_of.split(".")
         return state[:, self.schema.columns(entity, name).start]
 
+    def motion(self, state: Tensor) -> Tensor:
+        """Mean speed of the bodies that are there and have a velocity but the first (the player): (N,), in its unit."""
+        seen, moves = self.forward(state), (self.velocity != self.schema.num_values).any(-1)
+        there = (seen.present * moves)[:, 1:]
+        return (seen.velocity.norm(dim=-1)[:, 1:] * there).sum(-1) / there.sum(-1).clamp_min(1)
+
     def picture(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where bodies are seen, (N, B, 2), their apparent radius and how many picture heights a unit is, (N, B)."""
         assert self.schema.view is not None

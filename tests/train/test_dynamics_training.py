@@ -102,11 +102,14 @@ def test_a_window_is_told_one_event_and_cannot_foresee_the_others(tmp_path: Path
     episodes = {tuple(e.states[0].tolist()): e for e in store.load("train")}
     assert sum(len(e.events) for e in episodes.values()) > 10
     windows = TokenWindows(store, "train", num_blocks=5, max_text=24, max_event=32)
-    told = 0
+    told, motion = 0, store.schema.columns("episode", "motion").start
+    assert motion == store.schema.num_values - 1
     for draw in range(60):
         item = windows[draw]
-        episode = episodes[tuple(item["opening"].tolist())]
-        start = next(t for t in range(len(episode.states)) if torch.equal(episode.states[t], item["states"][0]))
+        episode, (*begun, said) = episodes[tuple(item["opening"].tolist())], item["states"][0].tolist()
+        start = next(t for t in range(len(episode.states)) if episode.states[t, :-1].tolist() == begun)
+        assert said == pytest.approx(float(windows.read.motion(item["states"][:1]).clamp_max(0.8)))
+        assert (item["states"][:, motion] == said).all()
         here = {block: episode.events[start + block] for block in range(1, 5) if start + block in episode.events}
         block, words = int(item["told"]), store.text.decode(item["event"][item["event"] >= 0].tolist())
         assert set(item["skipped"].nonzero()[:, 0].tolist()) == set(here) - {block}

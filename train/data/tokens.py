@@ -26,6 +26,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenizer.action_space import ActionSpace
 from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_reader import StateReader
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.vocabulary import Vocabulary
@@ -149,7 +150,8 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
     A jump makes the rest of the window come from another moment of the same episode, as an edit or a cut
     would: the frames must follow the new state, whatever they showed before. ``skipped`` (T,) marks the blocks
     that cannot be foreseen: the one after a jump, and those that were told something but the one, ``told``, whose
-    ``event`` (max_event,) is given. ``opening`` (F,) is the episode's first state, which its caption speaks of.
+    ``event`` (max_event,) is given. ``opening`` (F,) is the episode's first state, which its caption speaks of. What
+    the header says of motion is made true of the window's own beginning.
     """
 
     def __init__(
@@ -171,9 +173,16 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         self.max_event, self.tokenizer, self.vocabulary = max_event, store.text, store.vocabulary
         self.windows = [(i, t) for i, e in enumerate(self.episodes) for t in range(len(e.states) - num_blocks + 1)]
         self._round: tuple[int, np.ndarray] | None = None
+        self.read = StateReader(store.schema)
+        self.motion = [(e.name, f) for e in store.schema.entities for f in e.fields if f.role == "motion"]
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    def _begun_at(self, states: Tensor) -> Tensor:
+        for name, level in self.motion:
+            states[:, self.read.schema.columns(name, level.name)] = level.legal(self.read.motion(states[:1]))
+        return states
 
     def __getitem__(self, draw: int) -> dict[str, Tensor]:
         number, place = divmod(draw, len(self.windows))
@@ -195,7 +204,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         skipped[[block for block, _ in events if block != told]] = True
         item = {
             "text": self.text[which],
-            "states": episode.states[times],
+            "states": self._begun_at(episode.states[times]),
             "actions": actions,
             "skipped": skipped,
             "opening": episode.states[0],

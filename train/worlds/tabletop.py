@@ -22,6 +22,7 @@ import torch
 
 from tokenizer.clip import shrink
 from tokenizer.scene_schema import Entity, Field, SceneSchema, View
+from tokenizer.state_reader import StateReader
 from train.worlds.offscreen import Offscreen
 from train.worlds.recordable import step_info
 from train.worlds.tabletop_captions import caption
@@ -122,7 +123,7 @@ def tabletop_schema() -> SceneSchema:
     episode = (
         Field(name="reward", kind="flag", role="reward"),
         Field(name="terminated", kind="flag", role="terminated"),
-        # Motion intensity: mean speed at the episode's start of the bodies that are not the player's.
+        # Motion intensity: mean speed of the bodies that are not the player's, as a stream of states begins.
         number("motion", "motion", "m/s", 0, 0.8, 16, static=True),
     )
     return SceneSchema(
@@ -315,6 +316,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
             raise ValueError(f"resolution {resolution} is not drawn by Tabletop: choose 64, 128 or 256")
         self.resolution, self.segmentation, self.render_mode = resolution, segmentation, render_mode
         self.schema = tabletop_schema()
+        self._read = StateReader(self.schema)
         self.observation_space = gymnasium.spaces.Box(0, 255, (resolution, resolution, 3), np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
         self._rendered = max(resolution, RENDERED)
@@ -339,9 +341,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
         edit = (options or {}).get("state")
         if edit is not None:
             values = self.schema.write(values, edit)
-        scene = self.schema.to_dict(values)
-        speeds = [math.hypot(*scene[name]["velocity"]) for name in BODIES[1:] if scene[name]["present"]]
-        motion = min(sum(speeds) / max(1, len(speeds)), self.schema.entity("episode").field("motion").high)
+        motion = float(self._read.motion(values[None]).clamp_max(self.schema.entity("episode").field("motion").high))
         values = self.schema.write(values, {"episode": {"motion": motion}})
         self.caption = ""
         self._load(values)
