@@ -181,7 +181,7 @@ def sample_scene(rng: np.random.Generator) -> dict[str, dict[str, Any]]:
     scene["light"] = {
         "angle": float(rng.uniform(-math.pi, math.pi)),
         "rate": rate,
-        "brightness": float(np.interp(rng.random(), (0, 0.2, 1), (0, 0.5, 1))),
+        "brightness": float(np.interp(rng.random(), (0.1, 0.25, 1), (0, 0.5, 1))),  # in a tenth of scenes it is out
     }
     scene["target"] = {"position": goal.tolist()}
     return scene

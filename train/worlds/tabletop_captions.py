@@ -84,6 +84,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
     def light() -> str:
         strength, rate = scene["light"]["brightness"], scene["light"]["rate"]
+        if strength < 0.02:
+            return pick("the light is out", "no light is on")
         look = "faint" if strength < 0.3 else "dim" if strength < 0.65 else "soft" if strength < 0.82 else "bright"
         if abs(rate) < 0.02:
             return pick(f"the {look} light stands still", f"{look} steady light", f"a {look} fixed lamp")
