@@ -233,6 +233,14 @@ class StateReader(nn.Module):
         there = (seen.present * moves)[:, 1:]
         return (seen.velocity.norm(dim=-1)[:, 1:] * there).sum(-1) / there.sum(-1).clamp_min(1)
 
+    def begun(self, states: Tensor) -> Tensor:
+        """A stream of states (T, num_values) that begins with the first: a copy, with that one's motion intensity."""
+        states = states.clone()
+        for entity in self.schema.entities:
+            for f in (f for f in entity.fields if f.role == "motion"):
+                states[:, self.schema.columns(entity.name, f.name)] = f.legal(self.motion(states[:1]))
+        return states
+
     def picture(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where bodies are seen, (N, B, 2), their apparent radius and how many picture heights a unit is, (N, B)."""
         assert self.schema.view is not None
@@ -257,19 +265,22 @@ class StateMotion(nn.Module):
     wraps: Tensor
     low: Tensor
     period: Tensor
+    cut: Tensor  # the changes from which on a value was moved by a cut
 
     def __init__(self, schema: SceneSchema, held: tuple[str, ...] = ()) -> None:
         super().__init__()
         moves = torch.zeros(schema.num_values, dtype=torch.bool)
         wraps, low, period = moves.clone(), torch.zeros(schema.num_values), torch.ones(schema.num_values)
+        cut = torch.full_like(low, torch.inf)
         for entity in schema.entities:
             for f in entity.fields:
                 columns = schema.columns(entity.name, f.name)
                 moves[columns] = f.kind == "continuous" and not f.static and f.role not in held
-                wraps[columns] = f.periodic
-                if f.kind == "continuous":
-                    low[columns], period[columns] = f.low, f.high - f.low
-        for name, values in (("moves", moves), ("wraps", wraps), ("low", low), ("period", period)):
+                if f.periodic:
+                    wraps[columns], low[columns], period[columns] = True, f.low, f.high - f.low
+                elif f.kind == "continuous":
+                    cut[columns] = self.CUT * (f.high - f.low)
+        for name, values in (("moves", moves), ("wraps", wraps), ("low", low), ("period", period), ("cut", cut)):
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, previous: Tensor, state: Tensor, frames: int) -> Tensor:
@@ -279,5 +290,5 @@ class StateMotion(nn.Module):
         change = torch.where(self.wraps, (change + span / 2) % span - span / 2, change)[..., None, :]
         moved = torch.addcmul(previous[..., None, :], change, fraction)
         moved = torch.where(self.wraps, self.low + (moved - self.low) % span, moved)
-        moves = self.moves & (self.wraps | (change.abs() < self.CUT * span))
-        return torch.where(moves & (fraction < 1), moved, state[..., None, :])
+        moves = self.moves & (change.abs() < self.cut) & (fraction < 1)
+        return torch.where(moves, moved, state[..., None, :])

@@ -43,8 +43,8 @@ def measure_shots(
         told.tell(text)
         shown = told.step(0)
         pairs = ((shown.frames[row, -1], render(shown.state[row])) for row in range(len(episodes)))
-        scores = [psnr(picture, truth) for picture, truth in pairs if truth is not None]
-        numbers |= {f"{name}_psnr_db": torch.stack(scores).mean()} if scores else {}
+        worth = [psnr(picture, truth) for picture, truth in pairs if truth is not None]
+        numbers |= {f"{name}_psnr_db": torch.stack(worth).mean()} if worth else {}
     reader, bodies = StateReader(schema), Bodies.of(schema)
     was, _, there = body_colours(uncut, reader)
     for row in range(len(episodes)):
@@ -52,17 +52,17 @@ def measure_shots(
         cut.edit({entity: {field.name: here + half if here < field.low + half else here - half}}, row)
     for number in range(1, STEPS + 1):
         ours, theirs = cut.step(0), uncut.step(0)
-        found: dict[str, list[torch.Tensor]] = {"psnr_db": [], "uncut_psnr_db": [], "ignored_psnr_db": []}
+        scores: dict[str, list[torch.Tensor]] = {"psnr_db": [], "uncut_psnr_db": [], "ignored_psnr_db": []}
         for row in range(len(episodes)):
             after, without = render(ours.state[row]), render(theirs.state[row])
             if after is None or without is None:
                 continue
             shown, unmoved = ours.frames[row, -1], theirs.frames[row, -1]
             for name, (picture, truth) in zip(
-                found, ((shown, after), (unmoved, without), (unmoved, after)), strict=True
+                scores, ((shown, after), (unmoved, without), (unmoved, after)), strict=True
             ):
-                found[name].append(psnr(picture, truth))
-        numbers |= {f"{name}_{number}": torch.stack(each).mean() for name, each in found.items() if each}
+                scores[name].append(psnr(picture, truth))
+        numbers |= {f"{name}_{number}": torch.stack(each).mean() for name, each in scores.items() if each}
         now, around, still = body_colours(cut, reader)
         kept = (now - was).square().sum(-1) < (now - around).square().sum(-1)
         numbers[f"bodies_drawn_{number}"] = kept[there & still].float().mean()

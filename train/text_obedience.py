@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.measurements import Bodies, Numbers
+from tokenizer.state_reader import StateReader
+from train.measurements import Numbers
 from train.worlds.tabletop_captions import claims
 from worldmodel.rollout import Sampling
 from worldmodel.world import World
@@ -42,24 +43,20 @@ def measure_text(world: World, captions: Sequence[str], *, seed: int, sampling: 
 def measure_motion(world: World, *, rows: int = 4 * ROWS, seed: int, sampling: Sampling) -> Numbers:
     """How much moves in scenes that are drawn with a motion intensity M given, and nothing else: ``motion``.
 
-    ``M``: mean speed, in the velocities' unit, of the bodies there but the first, which is the player's, as the scene
-    begins; ``M_later`` the same after eight idle steps. ``rises``: share of levels with more motion than the one below.
+    ``M``: the motion that there is as the scene begins (``StateReader.motion``); ``M_later`` the same after eight idle
+    steps. ``rises``: share of levels with more motion than the one below.
     """
     name, level = next((e.name, f) for e in world.schema.entities for f in e.fields if f.role == "motion")
-    bodies, numbers, speeds = Bodies.of(world.schema), Numbers(), []
+    read, begun, later = StateReader(world.schema), Numbers(), Numbers()
     for share in (0.0, 0.25, 0.5, 0.75):
         motion = level.low + share * (level.high - level.low)
         rollout = world.start([""] * rows, seed=seed, state={name: {level.name: motion}}, sampling=sampling)
-        for suffix in ("", "_later"):
-            velocity = bodies.of_role(rollout.state, "velocity")
-            assert velocity is not None
-            moving = velocity.norm(dim=-1)[:, 1:][bodies.present(rollout.state)[:, 1:]]
-            numbers[f"{motion:.3g}{suffix}"] = moving.mean()
-            for _ in range(LATER * (not suffix)):
-                rollout.step(0)
-        speeds.append(float(numbers[f"{motion:.3g}"]))
-    rises = [low < high for low, high in pairwise(speeds)]
-    return numbers | {"rises": sum(rises) / len(rises)}
+        begun[f"{motion:.3g}"] = read.motion(rollout.state).mean()
+        for _ in range(LATER):
+            rollout.step(0)
+        later[f"{motion:.3g}_later"] = read.motion(rollout.state).mean()
+    rises = [bool(low < high) for low, high in pairwise(begun.values())]
+    return begun | later | {"rises": sum(rises) / len(rises)}
 
 
 def measure_captions(world: World, states: Tensor) -> Numbers:

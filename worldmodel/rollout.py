@@ -414,7 +414,7 @@ class Rollout:
         cos, sin = dynamics.positions(torch.tensor(0), layout.header_place)
         start = layout.vocabulary.span("state").start
         texts = self._guiding(text)
-        known, said = self._told(parts, "static")
+        known, said = self._given(parts, "static")
         for i, (low, high) in enumerate(dynamics.static_range.tolist()):
             ids = layout.pack_header(texts, static.repeat(len(texts) // len(text), 1))
             hidden, _ = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
@@ -435,7 +435,7 @@ class Rollout:
                 break
         return values
 
-    def _told(self, parts: Tensor, coding: Literal["static", "absolute"]) -> tuple[Tensor, Tensor]:
+    def _given(self, parts: Tensor, coding: Literal["static", "absolute"]) -> tuple[Tensor, Tensor]:
         """Which slots' ids the numbers among values (n, num_values) settle, bool (n, slots), and the ids."""
         schema = self.world.schema
         slots = schema.static_slots if coding == "static" else schema.slots
@@ -451,7 +451,7 @@ class Rollout:
         past = self._header_past(header_kv, header_ids != layout.vocabulary.special("pad"), 0)
         nothing = torch.full((len(texts),), -1, device=world.device)
         ids = dynamics.absolute_range[:, 0].expand(len(text), -1).clone()
-        known, said = self._told(parts, "absolute")
+        known, said = self._given(parts, "absolute")
         for i in range(layout.num_state):
             hidden, _ = self._state_pass(past, 0, nothing, ids.repeat(twice, 1), values.repeat(twice, 1))
             logits = self._guided(

@@ -17,7 +17,7 @@ export function play(stage, scene) {
   const keyboard = new Keyboard({ pad: find(".pad"), shortcuts: SHORTCUTS, held: (held) => socket.send({ type: "keys", held }), shortcut: act });
   const map = new SceneMap(scene.querySelector(".map canvas"), (edit, continues) => socket.send({ type: "edit", edit, continues }));
   const table = new ValueTable(scene);
-  let world = { caption: null, seed: 7 }; // as it was started last
+  let world = { caption: null, seed: 7, state: null }; // as it was started last
   let realTime = 15, last = null, toastTimer = 0, hiddenWhilePlaying = false, recordingSince = 0;
 
   // -- from the server
@@ -82,7 +82,7 @@ export function play(stage, scene) {
   // -- from the player
 
   function start({ caption, seed, state }) {
-    world = { caption, seed };
+    world = { caption, seed, state };
     last = null;
     toast.hidden = find(".caption").hidden = true;
     show("Imagining…", caption || "a world of the model's own choice");

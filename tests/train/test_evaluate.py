@@ -50,7 +50,9 @@ CONTRACT = {
         "idle_sharpness_16 idle_palette_16 idle_bodies_drawn_16 idle_bodies_constant_16 "
         "moving_sharpness_16 moving_palette_16 moving_bodies_drawn_16 moving_bodies_constant_16"
     ),
-    "shots": "psnr_db_1 psnr_db_2 uncut_psnr_db_1 ignored_psnr_db_1 bodies_drawn_1 bodies_apart_1",
+    "shots": (
+        "psnr_db_1 psnr_db_2 uncut_psnr_db_1 ignored_psnr_db_1 bodies_drawn_1 bodies_apart_1 told_psnr_db dark_psnr_db"
+    ),
     "text": "attributes_obeyed attributes_obeyed_0 attributes_obeyed_2 count_obeyed colour_obeyed shape_obeyed",
     "caption": "claims_true count_true colour_true shape_true material_true",
     "outcome": "reward_f1 terminated_f1 reward_events",

@@ -174,15 +174,9 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         self.windows = [(i, t) for i, e in enumerate(self.episodes) for t in range(len(e.states) - num_blocks + 1)]
         self._round: tuple[int, np.ndarray] | None = None
         self.read = StateReader(store.schema)
-        self.motion = [(e.name, f) for e in store.schema.entities for f in e.fields if f.role == "motion"]
 
     def __len__(self) -> int:
         return len(self.windows)
-
-    def _begun_at(self, states: Tensor) -> Tensor:
-        for name, level in self.motion:
-            states[:, self.read.schema.columns(name, level.name)] = level.legal(self.read.motion(states[:1]))
-        return states
 
     def __getitem__(self, draw: int) -> dict[str, Tensor]:
         number, place = divmod(draw, len(self.windows))
@@ -204,7 +198,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         skipped[[block for block, _ in events if block != told]] = True
         item = {
             "text": self.text[which],
-            "states": self._begun_at(episode.states[times]),
+            "states": self.read.begun(episode.states[times]),
             "actions": actions,
             "skipped": skipped,
             "opening": episode.states[0],

@@ -341,8 +341,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
         edit = (options or {}).get("state")
         if edit is not None:
             values = self.schema.write(values, edit)
-        motion = float(self._read.motion(values[None]).clamp_max(self.schema.entity("episode").field("motion").high))
-        values = self.schema.write(values, {"episode": {"motion": motion}})
+        values = self._read.begun(values[None])[0]
         self.caption = ""
         self._load(values)
         self.caption = caption(self.schema.to_dict(values), self.np_random)
