@@ -16,7 +16,7 @@ from gradio import themes
 from starlette.staticfiles import StaticFiles
 
 from demo.play_socket import Playroom
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 
 ASSETS = Path(__file__).parent / "assets"
 SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "DejaVu Sans", "sans-serif")
@@ -99,7 +99,7 @@ def build_page(world: Any) -> gr.Blocks:
     return page
 
 
-def _motions(schema: SceneSchema) -> list[tuple[str, str]]:
+def _motions(schema: StateSchema) -> list[tuple[str, str]]:
     """What may be said of a scene's motion intensity, and the part of a state that says so, as JSON."""
     choices = [("any motion", "")]
     for name, field in ((e.name, f) for e in schema.entities for f in e.fields if f.role == "motion"):

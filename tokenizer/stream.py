@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from tokenizer.vocabulary import Vocabulary
 
 
@@ -77,7 +77,7 @@ class Layout:
 
     @classmethod
     def of(
-        cls, vocabulary: Vocabulary, schema: SceneSchema, grid: tuple[int, int], max_text: int, max_event: int = 0
+        cls, vocabulary: Vocabulary, schema: StateSchema, grid: tuple[int, int], max_text: int, max_event: int = 0
     ) -> Layout:
         """Of a world with this schema, and so many places for a caption and for an event."""
         return cls(

@@ -16,10 +16,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
-from tokenizer.layers import StateLayer, composite
 from tokenizer.quantizer import QuantizerConfig
-from tokenizer.scene_schema import SceneSchema
-from tokenizer.state_reader import StateMotion
+from tokenizer.scene.renderer import SceneRenderer, composite
+from tokenizer.scene.state_reader import StateMotion
+from tokenizer.state_schema import StateSchema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
     beyond the state is added on top.
     """
 
-    def __init__(self, config: VideoTokenizerConfig, latent_dim: int, schema: SceneSchema | None = None) -> None:
+    def __init__(self, config: VideoTokenizerConfig, latent_dim: int, schema: StateSchema | None = None) -> None:
         super().__init__()
         width, detail, (rows, columns) = config.decoder_width, config.detail_width, config.grid
         self.config = config
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
         self.layer = self.motion = self.correct = None
         if schema is not None:
-            self.layer = StateLayer(
+            self.layer = SceneRenderer(
                 schema, config.resolution, hidden=config.shader_width, edge=config.edge, mark=config.mark
             )
             self.motion = StateMotion(schema, held=("light",))

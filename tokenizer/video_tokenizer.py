@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from tokenizer.video_autoencoder import Decoder, Encoder, Shown, VideoTokenizerConfig
 from tokenizer.weights import load_weights, save_weights
 
@@ -43,7 +43,7 @@ class VideoTokenizer(nn.Module):
     With a ``schema`` (which must have a view) decoding takes the scene states too, wherever they are known.
     """
 
-    def __init__(self, config: VideoTokenizerConfig, schema: SceneSchema | None = None) -> None:
+    def __init__(self, config: VideoTokenizerConfig, schema: StateSchema | None = None) -> None:
         super().__init__()
         self.config, self.schema = config, schema
         self.quantizer = Quantizer(config.quantizer)
@@ -189,7 +189,7 @@ class VideoTokenizer(nn.Module):
         return tokenizer.eval()
 
 
-def read_config(folder: str | Path) -> tuple[VideoTokenizerConfig, SceneSchema | None]:
+def read_config(folder: str | Path) -> tuple[VideoTokenizerConfig, StateSchema | None]:
     """The sizes of the tokenizer exported to ``folder``, and the schema of the states it decodes with."""
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
@@ -197,6 +197,6 @@ def read_config(folder: str | Path) -> tuple[VideoTokenizerConfig, SceneSchema |
     try:
         about = json.loads(path.read_text())
         schema = about.pop("schema", None)
-        return VideoTokenizerConfig(**about), SceneSchema.from_json(schema) if schema else None
+        return VideoTokenizerConfig(**about), StateSchema.from_json(schema) if schema else None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} describes no tokenizer ({error}): export it again, with this version") from None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.action_space import ActionSpace
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from tokenizer.text_tokenizer import TextTokenizer
 
 Range = Literal["special", "text", "action", "state", "video"]
@@ -49,7 +49,7 @@ class Vocabulary:
         *,
         text: TextTokenizer | None = None,
         actions: ActionSpace | None = None,
-        schema: SceneSchema | None = None,
+        schema: StateSchema | None = None,
         num_codes: int = 0,
     ) -> Vocabulary:
         """The vocabulary that these tokenizers and a codebook of ``num_codes`` speak together."""

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    from train.cli import main as run  # importing Lightning takes seconds
+    from train.running.cli import main as run  # importing Lightning takes seconds
 
     try:
         run()

@@ -24,13 +24,12 @@ from torch import Tensor
 
 from tokenizer.clip import Episode, shrink
 from tokenizer.video_tokenizer import VideoTokenizer
-from train.breakout_quality import measure_breakout
 from train.data.episodes import SPLITS, EpisodeStore
-from train.edit_obedience import EditResult, draw_cases, measure_edits
-from train.endless import Renderer, measure_endless
 from train.export import read_tokenizer, read_upsampler
-from train.held_out import held_out, held_out_states
-from train.measurements import (
+from train.measure.edits import EditResult, draw_cases, measure_edits
+from train.measure.endless import Renderer, measure_endless
+from train.measure.held_out import held_out, held_out_states
+from train.measure.measurements import (
     Numbers,
     captions,
     measure_outcomes,
@@ -39,11 +38,12 @@ from train.measurements import (
     measure_speed,
     measure_tokenizer,
 )
-from train.modes import measure_modes, measure_state_modes
-from train.shots import measure_shots
-from train.text_obedience import measure_captions, measure_motion, measure_text
-from train.upsampler_quality import measure_upsampler
-from worldmodel.engine import ENGINES
+from train.measure.modes import measure_modes, measure_state_modes
+from train.measure.shots import measure_shots
+from train.measure.text import measure_captions, measure_motion, measure_text
+from train.measure.upsampler import measure_upsampler
+from train.worlds.breakout.measures import measure_breakout
+from worldmodel.engines.torch_engine import ENGINES
 from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
@@ -238,7 +238,7 @@ def evaluate(
         done("upsampler", upsampled.numbers)
     numbers["about"]["seconds"] = round(time.monotonic() - begun, 1)
     if report is not None:
-        from train.report import write
+        from train.measure.report import write
 
         write(
             report,
@@ -258,7 +258,7 @@ def _simulator(world: World) -> Any:
     if world.schema.name != "tabletop":
         raise ValueError(f"there is no simulator of {world.schema.name!r} to say what should be seen")
     import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
-    from train.worlds.tabletop import Tabletop
+    from train.worlds.tabletop.simulator import Tabletop
 
     return Tabletop(world.tokenizer.resolution, segmentation=True)
 
@@ -284,8 +284,8 @@ def _renderer(world: World) -> Iterator[Renderer | None]:
 
 
 def _events(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> Numbers:
-    from train.event_obedience import measure_events
-    from train.worlds.tabletop import Tabletop
+    from train.measure.events import measure_events
+    from train.worlds.tabletop.simulator import Tabletop
 
     with closing(Tabletop(physics_only=True)) as env:
         return measure_events(world, episodes, env, per_episode=effort.events_per_episode, seed=seed, sampling=sampling)
@@ -307,7 +307,7 @@ def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int,
 
 def table(numbers: Numbers) -> str:
     """The figures, and the bars beside them, for a terminal."""
-    from train.report import readable
+    from train.measure.report import readable
 
     lines = []
     for name, part in numbers.items():

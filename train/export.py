@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from train.data.tokens import TokenStore
 from worldmodel.rollout import Sampling
@@ -44,11 +44,11 @@ def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> 
     module.load_state_dict(weights)
 
 
-def _read(checkpoint: str | Path, prefix: str, build: Callable[[dict[str, Any], SceneSchema | None], Any]) -> Any:
+def _read(checkpoint: str | Path, prefix: str, build: Callable[[dict[str, Any], StateSchema | None], Any]) -> Any:
     """What ``build`` makes of a checkpoint's configuration and schema, with the weights under ``prefix``."""
     saved = read_checkpoint(checkpoint)
     given = saved["hyper_parameters"]
-    schema = SceneSchema.from_json(given["schema"]) if given.get("schema") else None
+    schema = StateSchema.from_json(given["schema"]) if given.get("schema") else None
     module = build(given.get("config") or {}, schema)
     take_weights(module, saved, prefix)
     return module.eval()
@@ -71,7 +71,7 @@ def read_estimator(checkpoint: str | Path) -> StateEstimator:
     return _read(
         checkpoint,
         "estimator.",
-        lambda config, schema: StateEstimator(StateEstimatorConfig(**config), schema or SceneSchema(name="unknown")),
+        lambda config, schema: StateEstimator(StateEstimatorConfig(**config), schema or StateSchema(name="unknown")),
     )
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tokenizer.clip import Episode
 from train.data.episodes import DiskFullError, EpisodeWriter, RecordingConfig
-from train.worlds.recordable import WORLDS, Recordable, World, recordable
+from train.worlds.registry import WORLDS, Recordable, World, recordable
 
 SHARD = 16  # episodes
 _CONSOLIDATE_EVERY = 6  # shards

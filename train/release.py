@@ -163,7 +163,7 @@ def model_card(size_name: str, work: Path, seed: int) -> str:
         "# Tabletop",
         "",
         "A world model of a walled table with two to four bodies, one of them the player's, learned from a MuJoCo",
-        "simulation (`train/worlds/tabletop.py`). 64x64 at 60 frames/s, one action for 4 frames; 128x128 with the",
+        "simulation (`train/worlds/tabletop`). 64x64 at 60 frames/s, one action for 4 frames; 128x128 with the",
         "upsampler. Weights: Apache-2.0, trained on nothing but what the code of this repository records.",
         "",
         "## How it was made",

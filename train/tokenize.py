@@ -24,7 +24,7 @@ from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read
 from train.data.episodes import EpisodeStore
 from train.data.tokens import TokenisedEpisode, TokenWriter
 from train.record import draw_episode, split_of
-from train.worlds.recordable import WORLDS, Recordable, recordable
+from train.worlds.registry import WORLDS, Recordable, recordable
 
 SHARD = 64  # episodes
 

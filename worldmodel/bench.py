@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import worldmodel.engine as engine_file
-from worldmodel.engine import ENGINES, Sampling
+import worldmodel.engines.torch_engine as engine_file
+from worldmodel.engines.torch_engine import ENGINES, Sampling
 from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.transformer import Dynamics
 from worldmodel.world import World

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.scene_schema import SceneSchema
-from tokenizer.state_reader import Seen, StateReader
+from tokenizer.scene.state_reader import Seen, StateReader
+from tokenizer.state_schema import StateSchema
 
 ROLES = ("reward", "terminated")
 
@@ -27,7 +27,7 @@ class OutcomeReader(nn.Module):
 
     PAIR = 10
 
-    def __init__(self, schema: SceneSchema, num_ids: int, hidden: int = 96) -> None:
+    def __init__(self, schema: StateSchema, num_ids: int, hidden: int = 96) -> None:
         super().__init__()
         self.read = StateReader(schema)
         self.slots = [i for i, s in enumerate(schema.slots) if s.field.role in ROLES and s.field.change is None]

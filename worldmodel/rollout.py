@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
-from worldmodel.engine import Engine, Sampling
+from worldmodel.engines.torch_engine import Engine, Sampling
 from worldmodel.kv_cache import Past, StepCache, pass_bias, turn
 from worldmodel.sampling import sample, uniforms
-from worldmodel.state_limits import FREE
+from worldmodel.steering import FREE
 from worldmodel.transformer import KeysValues
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ResidualBlock, RMSNorm
-from tokenizer.scene_schema import SceneSchema, Slot
+from tokenizer.state_schema import Slot, StateSchema
 from worldmodel.attention import attend
 from worldmodel.rotary import cos_sin
 from worldmodel.transformer import Block, DynamicsConfig, KeysValues, bias_of, only_legal
@@ -56,7 +56,7 @@ class StateEstimator(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: StateEstimatorConfig, schema: SceneSchema) -> None:
+    def __init__(self, config: StateEstimatorConfig, schema: StateSchema) -> None:
         super().__init__()
         self.config, self.schema, self.num_frames = config, schema, 1 + schema.frames_per_step
         if not schema.num_values:

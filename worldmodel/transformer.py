@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import RMSNorm, rms_norm
-from tokenizer.painting import ScenePainter, StatePainter
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.scene.grid_painter import GridPainter
+from tokenizer.scene.slot_painter import SlotPainter
+from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
 from worldmodel.attention import attend
 from worldmodel.outcome import OutcomeReader
@@ -182,7 +183,7 @@ class Dynamics(nn.Module):
     change_range: Tensor
     step_kinds: Tensor  # the modality of each slot of a step
 
-    def __init__(self, config: DynamicsConfig, layout: Layout, schema: SceneSchema) -> None:
+    def __init__(self, config: DynamicsConfig, layout: Layout, schema: StateSchema) -> None:
         super().__init__()
         self.config, self.layout, self.schema = config, layout, schema
         vocabulary, width = layout.vocabulary, config.width
@@ -204,9 +205,9 @@ class Dynamics(nn.Module):
         self.pass_size = nn.Embedding(len(config.tokens_per_pass), width)
         self.state_pass_size = nn.Embedding(len(self.state_modes), width) if len(self.state_modes) > 1 else None
         has_state, words = layout.num_state > 0, vocabulary.size("text") if config.max_event else 0
-        self.state_painter = StatePainter(schema, width, words=words) if has_state else None
+        self.state_painter = SlotPainter(schema, width, words=words) if has_state else None
         painted = has_state and schema.view is not None
-        self.scene_painter = ScenePainter(schema, layout.grid, width, moments=2) if painted else None
+        self.scene_painter = GridPainter(schema, layout.grid, width, moments=2) if painted else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.header_head = nn.Linear(width, len(vocabulary), bias=False)
@@ -262,7 +263,7 @@ class Dynamics(nn.Module):
         """What a step's action slot and each state slot are told before any of its ids is known, (N, 1 + S, width).
 
         ``actions`` (N,); ``state`` (N, F) the state the step starts from, read only where ``known`` (N,) (a first step
-        starts from none, id by id); ``told`` (N, width) what ``StatePainter.listen`` made of an event's words; ``k``,
+        starts from none, id by id); ``told`` (N, width) what ``SlotPainter.listen`` made of an event's words; ``k``,
         one of ``state_modes``, ids of the state are predicted per pass (by default the first).
         """
         act = self.embed(self.action_ids(actions))[:, None]

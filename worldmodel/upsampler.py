@@ -30,9 +30,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
-from tokenizer.layers import StateLayer, composite
-from tokenizer.scene_schema import SceneSchema
-from tokenizer.state_reader import StateMotion, StateReader
+from tokenizer.scene.renderer import SceneRenderer, composite
+from tokenizer.scene.state_reader import StateMotion, StateReader
+from tokenizer.state_schema import StateSchema
 from worldmodel.frame_noise import FrameNoise
 
 
@@ -265,7 +265,7 @@ def _waves(time: Tensor, like: Tensor) -> Tensor:
 class Upsampler(nn.Module):
     """Predicts large frames from small ones and the scene state. ``schema`` None means a world without state."""
 
-    def __init__(self, config: UpsamplerConfig, schema: SceneSchema | None = None) -> None:
+    def __init__(self, config: UpsamplerConfig, schema: StateSchema | None = None) -> None:
         super().__init__()
         self.config, self.schema = config, schema
         self.num_values = schema.num_values if schema else 0
@@ -276,7 +276,7 @@ class Upsampler(nn.Module):
 
         self.layer = None
         if schema is not None and schema.view is not None and schema.role_columns("position"):
-            self.layer = StateLayer(schema, config.size, hidden=config.shader_width, edge=config.edge)
+            self.layer = SceneRenderer(schema, config.size, hidden=config.shader_width, edge=config.edge)
         num_scene = self.read.num_scene if self.read else 0
         self.scene = nn.Linear(num_scene, config.condition) if num_scene else None
         self.see_frames = nn.Conv2d(3 * side**2, width, 3, padding=1)

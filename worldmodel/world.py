@@ -18,20 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.action_space import ActionSpace
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_codec import StateCodec
+from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer
 from tokenizer.vocabulary import Vocabulary
 from tokenizer.weights import load_weights, save_weights
 from worldmodel.attention import choose_backend
-from worldmodel.engine import make_engine
+from worldmodel.engines.torch_engine import make_engine
 from worldmodel.kv_cache import join
 from worldmodel.rollout import Beginning, Rollout, Sampling
 from worldmodel.sampling import sample, uniforms
-from worldmodel.scene_state import StateCodec
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
-from worldmodel.state_limits import StateLimiter
+from worldmodel.steering import StateLimiter
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 
@@ -53,7 +53,7 @@ class World:
     def __init__(
         self,
         *,
-        schema: SceneSchema,
+        schema: StateSchema,
         text: TextTokenizer,
         tokenizer: VideoTokenizer,
         dynamics: Dynamics,
@@ -289,7 +289,7 @@ class World:
         about = _read_json(folder / "world.json")
         text, tokenizer = TextTokenizer.load(folder / "text.model"), VideoTokenizer.load(folder)
         try:
-            schema = SceneSchema.from_json(about["schema"])
+            schema = StateSchema.from_json(about["schema"])
             stored = {k: v for k, v in about["vocabulary"].items() if k != "fingerprint"}
             config = DynamicsConfig(**about["dynamics"])
             layout = Layout.of(Vocabulary(**stored), schema, tokenizer.grid, config.max_text, config.max_event)

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.data.tokens import TokenDataModule, TokenStore
-from train.dynamics_module import DynamicsModule
 from train.export import read_checkpoint
-from train.measurements import Bodies
-from train.metrics import psnr
+from train.measure.measurements import Bodies
+from train.measure.metrics import psnr
+from train.modules.dynamics import DynamicsModule
 from worldmodel.bench import time_steps
 from worldmodel.sampling import sample
 from worldmodel.transformer import Block, DynamicsBatch, DynamicsConfig

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.clips import ClipDataModule
 from train.data.episodes import EpisodeStore
-from train.metrics import code_use, error_change, high_band_power, psnr, ssim, static_cells
-from train.tokenizer_module import TokenizerModule
+from train.measure.metrics import code_use, error_change, high_band_power, psnr, ssim, static_cells
+from train.modules.tokenizer import TokenizerModule
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "fsq_64": {"kind": "fsq", "levels": (4, 4, 4)},

@@ -18,9 +18,9 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
-from train.worlds.tabletop import tabletop_schema
+from train.worlds.tabletop.simulator import tabletop_schema
 from worldmodel.bench import bandwidth, time_steps
-from worldmodel.engine import ENGINES
+from worldmodel.engines.torch_engine import ENGINES
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.world import World
 

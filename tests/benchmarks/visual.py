@@ -20,7 +20,7 @@ import torch
 import yaml
 
 import train
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from worldmodel.threads import keep_memory
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
@@ -117,7 +117,7 @@ def main() -> None:
         "about": {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__},
         f"tokenizer, {chosen.world}": time_tokenizer(world.tokenizer, state, device),
     }
-    schema: SceneSchema = world.schema
+    schema: StateSchema = world.schema
     for name in ("base", "large"):
         settings = yaml.safe_load((CONFIGS / f"tokenizer/{name}.yaml").read_text())["model"]["init_args"]["config"]
         tokenizer = VideoTokenizer(VideoTokenizerConfig(**settings), schema)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizer.scene_schema import Entity, Field, SceneSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema, View
 
 COLOURS = {"red": (220, 50, 50), "green": (50, 170, 80), "blue": (60, 110, 240), "yellow": (240, 200, 50)}
 PUSH = {"north": (0.0, 1.0), "south": (0.0, -1.0), "west": (-1.0, 0.0), "east": (1.0, 0.0)}
@@ -28,7 +28,7 @@ BODY = (
     number("velocity", "velocity", "m/s", -2.0, 2.0, size=2),
     number("yaw", "orientation", "rad", 0.0, 1.5708, periodic=True),
 )
-SCHEMA = SceneSchema(
+SCHEMA = StateSchema(
     name="tabletop",
     actions=("none", *PUSH, "orbit_left", "orbit_right"),
     view=View(kind="orbit"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.quantizer import Quantizer, QuantizerConfig
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import Shown, VideoTokenizer, VideoTokenizerConfig
 
 from ..worldmodel.tiny_world import PLANE
@@ -31,7 +31,7 @@ def tiny(
     kind: torch.dtype = torch.float32,
     quantizer: QuantizerConfig = FSQ,
     kernel: int = 2,
-    schema: SceneSchema | None = None,
+    schema: StateSchema | None = None,
 ):
     """Random weights everywhere, also where training starts from zeros."""
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenizer.action_space import ActionSpace
-from tokenizer.scene_schema import Entity, Field, SceneSchema
+from tokenizer.state_schema import Entity, Field, StateSchema
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.vocabulary import RANGES, SPECIALS, Vocabulary
 
@@ -57,7 +57,7 @@ def test_ids_that_are_no_whole_numbers_are_refused():
 
 
 def test_anything_that_changes_an_ids_meaning_changes_the_fingerprint():
-    schema = SceneSchema(name="a", entities=(Entity(name="e", fields=(Field(name="f", kind="flag", role="r"),)),))
+    schema = StateSchema(name="a", entities=(Entity(name="e", fields=(Field(name="f", kind="flag", role="r"),)),))
     text = TextTokenizer.train(["a red ball"], 400)
     base = Vocabulary.of(text=text, actions=ActionSpace(("none", "go")), schema=schema, num_codes=7)
     assert base.to_json() | {"text": len(text), "action": 2, "state": 2, "video": 7} == base.to_json()

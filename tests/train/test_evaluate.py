@@ -12,19 +12,19 @@ import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is impor
 from tokenizer.action_space import ActionSpace
 from tokenizer.clip import Clip, Episode
 from tokenizer.quantizer import QuantizerConfig
-from tokenizer.scene_schema import Entity, Field, SceneSchema
+from tokenizer.state_schema import Entity, Field, StateSchema
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
-from train.edit_obedience import EditCase, draw_cases, judge
 from train.evaluate import BARS, Effort, evaluate, main, plain, table
-from train.held_out import FIRST_SEED, held_out
-from train.measurements import Bodies
+from train.measure.edits import EditCase, draw_cases, judge
+from train.measure.held_out import FIRST_SEED, held_out
+from train.measure.measurements import Bodies
+from train.measure.text import measure_text
 from train.record import draw_episode
-from train.text_obedience import measure_text
-from train.worlds.recordable import recordable
-from train.worlds.tabletop import Tabletop, tabletop_schema
+from train.worlds.registry import recordable
+from train.worlds.tabletop.simulator import Tabletop, tabletop_schema
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
@@ -328,7 +328,7 @@ def test_held_out_episodes_are_recorded_once(tmp_path: Path) -> None:
 
 
 def test_without_mujoco_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "train.worlds.tabletop", None)
+    monkeypatch.setitem(sys.modules, "train.worlds.tabletop.simulator", None)
     with pytest.raises(RuntimeError, match=r"pip install 'worldmodel-stream\[worlds\]', or give --recording"):
         held_out(1, folder=tmp_path)
 
@@ -354,7 +354,7 @@ def test_claims_hold_where_the_scene_is_as_the_caption_says(world: World) -> Non
     scene = {entity.name: body for entity, body in zip(entities, bodies, strict=True)}
 
     class Told:
-        schema = SceneSchema(name="told", entities=entities)
+        schema = StateSchema(name="told", entities=entities)
 
         def start(self, captions: list[str], **_: object) -> object:
             return self

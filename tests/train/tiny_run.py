@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.clip import Episode
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from train.data.clips import ClipDataModule, Store
-from train.schedule import adamw, warmup_cosine
+from train.modules.schedule import adamw, warmup_cosine
 
 
 class NumberedStore:
     """Ten training episodes of 12 steps and two of 3; every pixel and value tells its episode and its time."""
 
-    schema = SceneSchema(name="numbers", frames_per_step=2)
+    schema = StateSchema(name="numbers", frames_per_step=2)
 
     def split(self, name: str) -> list[int]:
         return {"train": list(range(12)), "validation": [20, 21]}.get(name, [])

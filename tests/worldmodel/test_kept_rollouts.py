@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldmodel.rollout import Rollout
+from worldmodel.rollout import Rollout, Step
 from worldmodel.world import World
 
 KEPT = Path(__file__).parent / "kept"
@@ -41,6 +41,11 @@ def digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         sha.update(tensor.contiguous().cpu().numpy().tobytes())
     return sha.hexdigest()[:32]
+
+
+def upsampled(step: Step) -> Tensor:
+    assert step.upsampled is not None
+    return step.upsampled
 
 
 def ids_of(rollout: Rollout) -> Tensor:
@@ -77,7 +82,7 @@ def play(world: World) -> dict[str, Tensor]:
     shown = {"ids": torch.stack(ids), "states": torch.stack(states), "frames": torch.stack(frames)}
     begun = world.start(frames=frames[-1][:2, -1:], seed=5, upsample=True)
     step = begun.step("north")
-    shown |= {"estimated": begun.state, "large": step.upsampled, "from_frames": step.frames}
+    shown |= {"estimated": begun.state, "large": upsampled(step), "from_frames": step.frames}
     for name, modes in (("row", {"tokens_per_pass": 8}), ("passes", {"state_tokens_per_pass": 6})):
         other = world.start(state=shown["states"][-1][:1], sampling=replace(world.sampling, **modes))
         shown |= {name: torch.cat([other.step(a).frames for a in ("north", "west", "none")])}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenizer.scene_schema import Entity, Field, SceneSchema
+from tokenizer.state_schema import Entity, Field, StateSchema
 from worldmodel.state_estimator import StateEstimator
 from worldmodel.world import World
 
@@ -25,7 +25,7 @@ CROWD = replace(  # whose bodies need not be there
 )
 
 
-def estimator(schema: SceneSchema = CROWD) -> StateEstimator:
+def estimator(schema: StateSchema = CROWD) -> StateEstimator:
     torch.manual_seed(0)
     return shaken(StateEstimator(ESTIMATOR, schema), 0.15).eval()
 
@@ -35,7 +35,7 @@ def noise(rows: int = 6, frames: int = 5) -> Tensor:
 
 
 @pytest.mark.parametrize("schema", [CROWD, PLANE], ids=["crowd", "plane"])
-def test_what_is_said_with_kept_keys_is_the_likeliest_under_teacher_forcing(schema: SceneSchema) -> None:
+def test_what_is_said_with_kept_keys_is_the_likeliest_under_teacher_forcing(schema: StateSchema) -> None:
     network = estimator(schema)
     with torch.no_grad():
         ids, logits = network.say(noise())

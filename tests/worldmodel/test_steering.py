@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenizer.scene_schema import Entity, Field
+from tokenizer.state_schema import Entity, Field
 from worldmodel.rollout import Beginning, Rollout
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import BUNDLED, World
 
-from .test_engine import assert_same, fast
+from .engines.test_engines import assert_same, fast
 from .tiny_world import LIVELY, PLANE, STATELESS, shaken, tiny_world
 
 WORLD = tiny_world()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel import engine as engine_file
 from worldmodel import rollout as rollout_file
+from worldmodel.engines import torch_engine as engine_file
 from worldmodel.kv_cache import KeysValues, StepCache
 from worldmodel.rollout import Beginning, Rollout, Sampling
 from worldmodel.sampling import sample

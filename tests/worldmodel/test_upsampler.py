@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenizer.scene_schema import Entity, Field, SceneSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema, View
 from worldmodel.frame_noise import FrameNoise
 from worldmodel.upsampler import StateMotion, Upsampler, UpsamplerConfig
 
@@ -16,7 +16,7 @@ TINY = UpsamplerConfig(resolution=16, width=16, levels=2, depth=1, condition=16)
 STEPS, R = 4, 4
 
 
-def _scene() -> SceneSchema:
+def _scene() -> StateSchema:
     def body(name: str) -> Entity:
         return Entity(
             name=name,
@@ -37,7 +37,7 @@ def _scene() -> SceneSchema:
         fields=(Field(name="angle", kind="continuous", role="light", low=-3, high=3, bins=64, periodic=True),),
     )
     view = View(kind="orbit", distance=1.6, elevation=0.9, fovy=0.8)
-    return SceneSchema(name="scene", entities=(body("player"), body("body_1"), camera, light), view=view)
+    return StateSchema(name="scene", entities=(body("player"), body("body_1"), camera, light), view=view)
 
 
 SCENE = _scene()
@@ -53,7 +53,7 @@ def _states(batch: int, latent_frames: int) -> Tensor:
     return start + moving * torch.randn(batch, latent_frames, SCENE.num_values)
 
 
-def _upsampler(schema: SceneSchema | None = SCENE, kind: torch.dtype = torch.float32) -> Upsampler:
+def _upsampler(schema: StateSchema | None = SCENE, kind: torch.dtype = torch.float32) -> Upsampler:
     """Random weights everywhere, also where training starts from zeros."""
     torch.manual_seed(0)
     upsampler = Upsampler(TINY, schema).to(kind).eval()
@@ -159,7 +159,7 @@ def test_a_world_without_state_streams_too() -> None:
     steps = [upsampler.step(part, None, None, cache, SEEDS) for part in frames.split([1, 4, 4, 4, 4], 1)]
     assert (torch.cat(steps, 1).int() - upsampler(frames, seed=SEEDS).int()).abs().max() <= 1
     assert upsampler.layer is None
-    assert Upsampler(TINY, SceneSchema(name="video")).layer is None
+    assert Upsampler(TINY, StateSchema(name="video")).layer is None
 
 
 def test_a_later_frame_or_state_changes_nothing_before_it() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenizer.state_reader import StateReader
+from tokenizer.scene.state_reader import StateReader
 from tokenizer.text_tokenizer import TextTokenizer
 from worldmodel.rollout import Rollout, Sampling
 from worldmodel.upsampler import Upsampler, UpsamplerConfig

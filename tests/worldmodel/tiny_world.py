@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tokenizer.action_space import ActionSpace
-from tokenizer.scene_schema import Entity, Field, SceneSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema, View
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
@@ -32,7 +32,7 @@ BODY = (
         change=0.4, change_bins=9,
     ),
 )  # fmt: skip
-PLANE = SceneSchema(
+PLANE = StateSchema(
     name="plane",
     actions=("none", "left", "right"),
     view=View(kind="plane", low=(-0.5, 0.5), high=(0.5, -0.5)),
@@ -49,8 +49,8 @@ PLANE = SceneSchema(
         ),
     ),
 )
-STATELESS = SceneSchema(name="film", actions=PLANE.actions)
-UNSTEERED = SceneSchema(name="plain film")
+STATELESS = StateSchema(name="film", actions=PLANE.actions)
+UNSTEERED = StateSchema(name="plain film")
 TOKENIZER = VideoTokenizerConfig(
     resolution=16,
     frames_per_step=2,
@@ -92,7 +92,7 @@ def shaken(module: nn.Module, strength: float, seed: int = 0) -> Any:
     return module
 
 
-def tiny_world(schema: SceneSchema = PLANE, *, sampling: Sampling = LIVELY, end: float = 0.0, **changes: Any) -> World:
+def tiny_world(schema: StateSchema = PLANE, *, sampling: Sampling = LIVELY, end: float = 0.0, **changes: Any) -> World:
     """The same weights every time. A step ends the episode with probability ``end``. ``changes`` go to ``DYNAMICS``."""
     torch.manual_seed(0)
     text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER, schema if schema.view else None), 0.1)

@@ -19,15 +19,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenizer.clip import Clip, Episode
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 from train.data.episodes import EpisodeStore
-from train.exact_resume import refuse_changes
+from train.running.exact_resume import refuse_changes
 
 
 class Store(Protocol):
     """What is asked of a store of episodes."""
 
-    schema: SceneSchema
+    schema: StateSchema
 
     def split(self, name: str) -> list[int]: ...
 

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from av.video.frame import PictureType
 
 from tokenizer.clip import Episode, shrink
-from tokenizer.scene_schema import SceneSchema
+from tokenizer.state_schema import StateSchema
 
 SPLITS = ("train", "validation", "test")
 FRONT, SEGMENTATION = "observation.images.front", "observation.segmentation"
@@ -73,7 +73,7 @@ class RecordingConfig:
     ``settings`` is free: whoever records puts in what decides its episodes (world, seed, steps).
     """
 
-    schema: SceneSchema
+    schema: StateSchema
     resolution: int
     segmentation: int | None = None
     settings: Mapping[str, Any]
@@ -387,9 +387,9 @@ class EpisodeStore:
             raise ValueError(f"the recording at {self.path} isn't finished: run its train.record command again")
         self._rows: list[dict[str, Any]] = [row for f in files for row in _without_stats(f).to_pylist()]
         if "schema" in self._info:
-            self.schema = SceneSchema.from_json(self._info["schema"])
+            self.schema = StateSchema.from_json(self._info["schema"])
         else:
-            self.schema = SceneSchema(name=self.path.name, fps=self._info["fps"])
+            self.schema = StateSchema(name=self.path.name, fps=self._info["fps"])
         features = self._info["features"]
         cameras = [key for key, f in features.items() if f["dtype"] == "video" and key != SEGMENTATION]
         if not cameras:

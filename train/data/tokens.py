@@ -25,13 +25,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenizer.action_space import ActionSpace
-from tokenizer.scene_schema import SceneSchema
-from tokenizer.state_reader import StateReader
+from tokenizer.scene.state_reader import StateReader
+from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.vocabulary import Vocabulary
 from train.data.clips import Draws
-from train.exact_resume import refuse_changes
+from train.running.exact_resume import refuse_changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class TokenWriter:
     """Writes shards one by one, then the index; a shard is complete or absent."""
 
     def __init__(
-        self, folder: str | Path, *, schema: SceneSchema, text: TextTokenizer, num_codes: int, grid: tuple[int, int]
+        self, folder: str | Path, *, schema: StateSchema, text: TextTokenizer, num_codes: int, grid: tuple[int, int]
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ class TokenStore:
         if not (self.folder / "index.parquet").is_file():
             raise ValueError(f"no index.parquet in {self.folder}: make the tokens with python -m train.tokenize")
         about = json.loads((self.folder / "tokens.json").read_text())
-        self.schema = SceneSchema.from_json(about["schema"])
+        self.schema = StateSchema.from_json(about["schema"])
         self.vocabulary = Vocabulary(**about["vocabulary"])
         self.grid: tuple[int, int] = tuple(about["grid"])
         self.text = TextTokenizer.load(self.folder / "text.model")

@@ -27,6 +27,8 @@ if os.environ.get("MUJOCO_GL") == "osmesa":
     os.environ.setdefault("PYOPENGL_PLATFORM", "osmesa")
 
 if "Tabletop-v0" not in gymnasium.registry:
-    gymnasium.register("Tabletop-v0", entry_point="train.worlds.tabletop:Tabletop", max_episode_steps=256)
-    gymnasium.register("Doom-v0", entry_point="train.worlds.doom:Doom", max_episode_steps=512)
-    gymnasium.register("AtariBreakout-v0", entry_point="train.worlds.breakout:Breakout", max_episode_steps=4096)
+    gymnasium.register("Tabletop-v0", entry_point="train.worlds.tabletop.simulator:Tabletop", max_episode_steps=256)
+    gymnasium.register("Doom-v0", entry_point="train.worlds.doom.simulator:Doom", max_episode_steps=512)
+    gymnasium.register(
+        "AtariBreakout-v0", entry_point="train.worlds.breakout.simulator:Breakout", max_episode_steps=4096
+    )

@@ -1,0 +1,1 @@
+"""How good a world is: a file for each question, and the report."""

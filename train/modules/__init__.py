@@ -1,0 +1,1 @@
+"""What is trained: a Lightning module for each network, and its losses."""

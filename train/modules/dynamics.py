@@ -1,0 +1,237 @@
+"""Trains the dynamics by teacher forcing: text, scene, state changes and video ids of one stream.
+
+What it feeds back is made slightly wrong on purpose, as its own output will be: states are perturbed and
+the target change leads back to the truth (Graph Network Simulators, arXiv:2002.09405); some context ids are
+random. Cells whose ids change weigh more, for most of a picture stands still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer.state_codec import StateCodec
+from tokenizer.state_schema import StateSchema
+from tokenizer.stream import Layout
+from tokenizer.text_tokenizer import TextTokenizer
+from tokenizer.video_tokenizer import VideoTokenizer
+from train.data.tokens import TokenStore
+from train.modules.schedule import ScheduledModule, load_trained
+from worldmodel.transformer import Dynamics, DynamicsBatch, DynamicsConfig
+from worldmodel.world import World
+
+
+def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cells (B, T, V) whose id, or a neighbour's, differs from the frame before; everything in the first frame."""
+    changed = F.pad(video[:, 1:] != video[:, :-1], (0, 0, 1, 0), value=True).float()
+    near = F.max_pool2d(changed.unflatten(-1, grid), 3, stride=1, padding=1)
+    return near.flatten(-2)
+
+
+class DynamicsModule(ScheduledModule):
+    """Lightning module around :class:`Dynamics`.
+
+    Args:
+        tokens: folder of token shards: its vocabulary and schema shape the network.
+        config: fields of ``DynamicsConfig``.
+        state_noise: standard deviation of the noise on states, in units of each field's largest change.
+        corruption: at most this share of the fed-back video ids is replaced by random ones.
+        event_weight: how much more a step that is told something counts.
+        mode_shares: how often each of ``tokens_per_pass`` is trained.
+        state_mode_shares: how often each of ``state_tokens_per_pass`` is.
+        caption_dropout: share of scenes shown without their caption.
+        start_from: a checkpoint of this module whose weights to start from.
+        only_outcome: trains nothing but the reader of reward and end, which needs no transformer and little time.
+        tokenizer_path: folder of the video tokenizer; with it, sample videos can be drawn.
+    """
+
+    def __init__(
+        self,
+        tokens: str,
+        config: dict[str, Any] | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.02,
+        warmup_steps: int = 100,
+        total_steps: int = 1500,
+        state_noise: float = 0.003,
+        corruption: float = 0.1,
+        change_weight: float = 3.0,
+        state_weight: float = 1.0,
+        header_weight: float = 0.3,
+        caption_weight: float = 0.1,
+        event_weight: float = 3.0,
+        mode_shares: list[float] | None = None,
+        state_mode_shares: list[float] | None = None,
+        caption_dropout: float = 0.15,
+        start_from: str | None = None,
+        only_outcome: bool = False,
+        tokenizer_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        store = TokenStore(tokens)
+        dynamics_config = DynamicsConfig(**(config or {}))
+        self.schema: StateSchema = store.schema
+        self.layout: Layout = store.layout(dynamics_config.max_text, dynamics_config.max_event)
+        self.dynamics = Dynamics(dynamics_config, self.layout, self.schema)
+        self.codec = StateCodec(self.schema)
+        self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
+        self.state_mode_shares = torch.tensor(state_mode_shares or [1.0] * len(self.dynamics.state_modes))
+        self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
+        self.state_weight, self.header_weight = state_weight, header_weight
+        self.caption_weight, self.event_weight = caption_weight, event_weight
+        self.caption_dropout, self.tokenizer_path = caption_dropout, tokenizer_path
+        self.text: TextTokenizer = store.text
+        if start_from:
+            load_trained(self, start_from, "dynamics.")
+        self.only_outcome = only_outcome
+        if only_outcome:
+            if self.dynamics.outcome is None:
+                raise ValueError(
+                    "there is no outcome to read: set config.read_outcome, for a schema with a reward or an end"
+                )
+            self.dynamics.requires_grad_(False)
+            self.dynamics.outcome.requires_grad_(True)
+
+    def prepare(self, batch: dict[str, Tensor], *, disturb: bool) -> tuple[DynamicsBatch, Any]:
+        """What the network is fed and which state ids it should say, from token windows."""
+        states, text = batch["states"], batch["text"]
+        size, steps = states.shape[:2]
+        inputs = torch.cat([states[:, :1], states[:, :-1]], 1)
+        if disturb:
+            level = torch.rand(size, 1, 1, device=states.device) * self.state_noise
+            noise = torch.randn(size, steps, len(self.codec.column), device=states.device) * level
+            inputs = self.codec.perturb(inputs, noise)
+            dropped = torch.rand(size, 1, device=text.device) < self.caption_dropout
+            text = torch.where(dropped, -1, text)
+        prepared, targets = self.fed(batch, inputs)
+        if disturb and "video" in batch:
+            video = prepared.video
+            level = torch.rand(size, 1, 1, device=video.device) * self.corruption
+            wrong = torch.rand(video.shape, device=video.device) < level
+            fed = torch.where(wrong, torch.randint_like(video, self.layout.vocabulary.size("video")), video)
+            prepared = replace(prepared, input_video=fed)
+        return replace(prepared, text=text), targets
+
+    def fed(self, batch: dict[str, Tensor], inputs: Tensor) -> tuple[DynamicsBatch, Any]:
+        """Windows whose steps start from ``inputs`` (B, T, F), and the ids that lead from there to the truth."""
+        states, places = batch["states"], batch["event"].shape[1]
+        if places != self.layout.max_event:
+            raise ValueError(
+                f"windows with {places} places for an event's ids and a model with {self.layout.max_event}: "
+                "give both the same max_event"
+            )
+        targets = self.codec.targets(states, inputs)
+        ids = torch.where(targets.weight > 0.5, targets.high, targets.low)
+        first = self.schema.encode(states[:, 0], "absolute")
+        ids[:, 0] = targets.low[:, 0] = targets.high[:, 0] = first
+        video = batch.get("video", ids.new_zeros(*states.shape[:2], self.layout.num_video))
+        prepared = DynamicsBatch(
+            text=batch["text"],
+            static=self.schema.encode(states[:, 0], "static"),
+            actions=batch["actions"],
+            state_ids=ids,
+            states=states,
+            input_states=inputs,
+            video=video,
+            input_video=video,
+            event=batch["event"],
+            told=batch["told"],
+        )
+        return prepared, targets
+
+    def losses(
+        self, batch: dict[str, Tensor], k: int, state_k: int | None = None, *, disturb: bool
+    ) -> dict[str, Tensor]:
+        """Nats an id, by modality, and their weighted sum as ``loss``."""
+        prepared, targets = self.prepare(batch, disturb=disturb)
+        if self.only_outcome:
+            return {"loss": self._outcome_loss(prepared)}
+        with_video = "video" in batch
+        logits = self.dynamics(prepared, k, state_k=state_k, with_video=with_video)
+
+        log_p = logits.state.log_softmax(-1)
+        low = log_p.gather(-1, targets.low[..., None])[..., 0]
+        high = log_p.gather(-1, targets.high[..., None])[..., 0]
+        nats = -torch.where(targets.weight > 0, (1 - targets.weight) * low + targets.weight * high, low)
+        by_step = nats[:, 1:].mean(-1)[~batch["skipped"][:, 1:]]
+        state = by_step.mean()
+        # Most steps roll on; what decides where things go are the few in which something is hit.
+        hardness = (by_step / state).detach().clamp(0.3, 5) if disturb else torch.ones_like(by_step)
+        first_state = nats[:, 0].mean()
+
+        header_ids = self.layout.pack_header(prepared.text, prepared.static)
+        spoken = (header_ids != self.layout.vocabulary.special("pad")).clone()
+        spoken[:, :2] = False  # nor is what is told in mid-stream foreseen
+        header = F.cross_entropy(logits.header[spoken], header_ids[spoken])
+        told = batch["told"][:, None] == torch.arange(1, nats.shape[1], device=nats.device)
+        told = told[~batch["skipped"][:, 1:]]
+        hardness = hardness * (1 + (self.event_weight - 1) * told)
+        caption = self._caption_loss({name: batch[name][::4] for name in ("opening", "text")} if disturb else batch)
+        total = self.state_weight * (hardness * by_step).mean() + self.header_weight * (first_state + header)
+        total = total + self.caption_weight * caption
+        out = {"state": state, "first_state": first_state, "header": header, "caption": caption}
+        if told.any():
+            out["told"] = by_step[told].mean()
+        if logits.video is not None:
+            video_nats = F.cross_entropy(logits.video.flatten(0, 2), prepared.video.flatten(), reduction="none")
+            weight = 1 + (self.change_weight - 1) * near_changes(prepared.video, self.layout.grid).flatten()
+            total = total + (video_nats * weight).sum() / weight.sum()
+            out["video"] = video_nats.mean()
+        return {"loss": total} | out
+
+    def _outcome_loss(self, batch: DynamicsBatch) -> Tensor:
+        outcome = self.dynamics.outcome
+        assert outcome is not None
+        logits = self.dynamics.outcome_logits(batch.states[:, 1:], batch.input_states[:, 1:])
+        ids = batch.state_ids[:, 1:, outcome.slots]
+        return F.cross_entropy(logits.flatten(0, 2), ids.flatten())
+
+    def _caption_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Nats an id of the captions, of the scenes that they speak of."""
+        scene, v = batch["opening"], self.layout.vocabulary
+        ids = self.schema.encode(scene, "static"), self.schema.encode(scene, "absolute")
+        told = self.layout.pack_header(batch["text"], ids[0])[:, 1 : self.layout.header_text.stop + 1]
+        logits, target = self.dynamics.caption_logits(*ids, scene, told[:, :-1]), told[:, 1:]
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=v.special("pad"))
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        k = self.dynamics.config.tokens_per_pass[int(torch.multinomial(self.mode_shares, 1))]
+        state_k = self.dynamics.state_modes[int(torch.multinomial(self.state_mode_shares, 1))]
+        beside: Any = batch.pop("beside", None)
+        losses = self.losses(batch, k, state_k, disturb=True)
+        if beside is not None:
+            other = {name: value.flatten(0, 1) for name, value in beside.items()}
+            other = self.losses(other, k, state_k, disturb=True)
+            losses |= {f"beside/{name}": value for name, value in other.items()}
+            losses["loss"] = losses["loss"] + other["loss"]
+        self.log_dict({name: value.detach() for name, value in losses.items()}, batch_size=len(batch["states"]))
+        return losses["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        losses = self.losses(batch, self.dynamics.config.tokens_per_pass[0], disturb=False)
+        named = {f"val/{name}": value for name, value in losses.items()}
+        self.log_dict(named, on_epoch=True, batch_size=len(batch["states"]))
+
+    @torch.no_grad()
+    def sample_video(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """A window's true frames above what is imagined from its first state under its actions, uint8 (T, 2H, W, 3)."""
+        if self.tokenizer_path is None or "video" not in batch:
+            return None
+        tokenizer = VideoTokenizer.load(self.tokenizer_path).to(self.device)
+        world = World(schema=self.schema, text=self.text, tokenizer=tokenizer, dynamics=self.dynamics)
+        rollout = world.start(state=batch["states"][0, 0])
+        imagined = [rollout.frames] + [rollout.step(int(a)).frames for a in batch["actions"][0, 1:]]
+        states = None if tokenizer.schema is None else batch["states"][:1]
+        real = tokenizer.decode(batch["video"][:1].unflatten(-1, self.layout.grid), states)
+        return torch.cat([real, torch.cat(imagined, 1)], 2)[0].cpu()
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        dynamics = self.dynamics
+        blocks = [p for p in dynamics.blocks.parameters() if p.dim() == 2]
+        matrices = blocks + ([] if dynamics.state_painter is None else dynamics.state_painter.matrices())
+        return [matrix for matrix in matrices if matrix.requires_grad]

@@ -1,0 +1,1 @@
+"""How a training run goes: command line, exact resume, progress, sample videos."""

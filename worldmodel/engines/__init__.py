@@ -1,0 +1,1 @@
+"""Who computes a step: PyTorch, OpenVINO or CUDA graphs."""
