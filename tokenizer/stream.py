@@ -6,9 +6,10 @@
     step 0   <step>   | state in absolute ids | video
     step t   action   | state, as changes     | video
 
-Texts take a fixed number of places, padded after ``</text>``, so that a header always has the same length and
-every step the same layout. An event is what is told in mid-stream, seen by the one step that it is told to; it
-stands in the header, where it knows the scene and where no ring of steps drops it. Nothing outside this file
+An action is one id for each part of the action space (``action_space.py``); where nobody steers, <step> stands in
+its place in every step. Texts take a fixed number of places, padded after ``</text>``, so that a header always has the
+same length and every step the same layout. An event is what is told in mid-stream, seen by the one step that it is told
+to; it stands in the header, where it knows the scene and where no ring of steps drops it. Nothing outside this file
 knows the order.
 
 Every token has a modality and a position (step, row, column) for rotary embedding: text and scene lie on
@@ -31,37 +32,13 @@ from tokenizer.vocabulary import Vocabulary
 
 
 class Modality(IntEnum):
+    """What kind of token stands at a place."""
+
     SPECIAL = 0
     TEXT = 1
     ACTION = 2
     STATE = 3
     VIDEO = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneTokens:
-    """One batch of scenes as local ids; what ``pack`` takes and ``unpack`` gives back.
-
-    text: int64 (B, max_text), -1 where there is none; static: (B, S0); actions: (B, T), -1 for "no action
-    yet" (only the stream's first step has that); states: (B, T, S), the first absolute, later ones changes;
-    video: (B, T, h, w).
-    """
-
-    text: Tensor
-    static: Tensor
-    actions: Tensor
-    states: Tensor
-    video: Tensor
-
-
-@dataclass(frozen=True)
-class TokenStream:
-    """Flat global ids (B, N) with modality (N,), position (N, 3) and where a loss is taken (B, N)."""
-
-    ids: Tensor
-    modality: Tensor
-    position: Tensor
-    loss_mask: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +51,7 @@ class Layout:
     num_state: int
     grid: tuple[int, int]
     max_event: int = 0
+    num_action: int = 1
 
     @classmethod
     def of(
@@ -87,6 +65,7 @@ class Layout:
             num_state=len(schema.slots),
             grid=grid,
             max_event=max_event,
+            num_action=max(1, getattr(schema.actions, "num_parts", 1)),
         )
 
     @property
@@ -104,7 +83,12 @@ class Layout:
 
     @property
     def step_length(self) -> int:
-        return 1 + self.num_state + self.num_video
+        return self.num_settled + self.num_video
+
+    @property
+    def num_settled(self) -> int:
+        """How many ids of a step stand before its video: action and state."""
+        return self.num_action + self.num_state
 
     @property
     def header_text(self) -> slice:
@@ -120,11 +104,11 @@ class Layout:
 
     @property
     def step_state(self) -> slice:
-        return slice(1, 1 + self.num_state)
+        return slice(self.num_action, self.num_settled)
 
     @property
     def step_video(self) -> slice:
-        return slice(1 + self.num_state, self.step_length)
+        return slice(self.num_settled, self.step_length)
 
     @cached_property
     def header_modality(self) -> Tensor:
@@ -136,7 +120,7 @@ class Layout:
     @cached_property
     def step_modality(self) -> Tensor:
         modality = torch.full((self.step_length,), int(Modality.VIDEO))
-        modality[0] = int(Modality.ACTION)
+        modality[: self.num_action] = int(Modality.ACTION)
         modality[self.step_state] = int(Modality.STATE)
         return modality
 
@@ -159,64 +143,34 @@ class Layout:
 
         ``event`` (B, max_event; -1 pads) is what is told to a step. Rows of padding alone are told nothing, as by None.
         """
-        v, caption = self.vocabulary, self._told(text)
+        v, caption = self.vocabulary, self._between_marks(text)
         ends = [v.special(name) for name in ("bos", "scene", "end_scene")]
         bos, scene, end_scene = (caption.new_full((len(caption), 1), end) for end in ends)
         parts = [bos, caption, scene, v.to_global("state", static, validate=False), end_scene]
         if self.max_event:
             event = text.new_full((len(text), self.max_event), -1) if event is None else event
-            parts.append(torch.where((event >= 0).any(1, keepdim=True), self._told(event), v.special("pad")))
+            parts.append(torch.where((event >= 0).any(1, keepdim=True), self._between_marks(event), v.special("pad")))
         return torch.cat(parts, 1)
 
-    def _told(self, text: Tensor) -> Tensor:
+    def _between_marks(self, text: Tensor) -> Tensor:
         """Local text ids (B, n), -1 after the last, to global ids between their marks (B, n + 2), padded at the end."""
         v = self.vocabulary
         words = torch.where(text >= 0, v.to_global("text", text.clamp_min(0), validate=False), v.special("pad"))
         ids = F.pad(F.pad(words, (1, 0), value=v.special("text")), (0, 1), value=v.special("pad"))
         return ids.scatter(1, (text >= 0).sum(1, keepdim=True) + 1, v.special("end_text"))
 
-    def pack_steps(self, actions: Tensor, states: Tensor, video: Tensor) -> Tensor:
-        """Local ids of T steps to global ids (B, T, step_length)."""
+    def action_ids(self, actions: Tensor) -> Tensor:
+        """Local actions (..., num_action), -1 for none, to global ids."""
         v = self.vocabulary
-        acted = v.to_global("action", actions.clamp_min(0), validate=False)
-        acted = torch.where(actions >= 0, acted, v.special("step"))[..., None]
-        stated, drawn = v.to_global("state", states, validate=False), v.to_global("video", video, validate=False)
-        return torch.cat([acted, stated, drawn.flatten(-2)], dim=-1)
+        acted = v.to_global("action", actions, validate=False)
+        return torch.where(actions >= 0, acted, v.special("step"))
 
-    def pack(self, scene: SceneTokens) -> TokenStream:
-        """The whole stream, flat."""
-        steps = scene.actions.shape[1]
-        header = self.pack_header(scene.text, scene.static)
-        blocks = self.pack_steps(scene.actions, scene.states, scene.video)
-        ids = torch.cat([header, blocks.flatten(1)], 1)
-        modality = torch.cat([self.header_modality, self.step_modality.repeat(steps)])
-        at = torch.arange(steps).repeat_interleave(self.step_length)[:, None]
-        header_at = torch.zeros(self.header_length, 1, dtype=torch.long)
-        position = torch.cat(
-            [torch.cat([header_at, self.header_place], 1), torch.cat([at, self.step_place.repeat(steps, 1)], 1)]
-        )
-        predicted = torch.isin(modality, torch.tensor([int(Modality.TEXT), int(Modality.STATE), int(Modality.VIDEO)]))
-        loss_mask = predicted.to(ids.device) & (ids != self.vocabulary.special("pad"))
-        return TokenStream(ids, modality, position, loss_mask)
+    def state_ids(self, ids: Tensor) -> Tensor:
+        """Local state ids, -1 for one that is not known yet, to global ids."""
+        v = self.vocabulary
+        return torch.where(ids >= 0, v.to_global("state", ids, validate=False), v.special("mask"))
 
-    def unpack(self, ids: Tensor) -> SceneTokens:
-        """The inverse of ``pack``: flat global ids (B, N) to the scene's local ids."""
-        v, rest = self.vocabulary, ids.shape[1] - self.header_length
-        if rest < 0 or rest % self.step_length:
-            raise ValueError(
-                f"a stream is {self.header_length} header ids and whole steps of {self.step_length}; "
-                f"{ids.shape[1]} ids are neither"
-            )
-        header = ids[:, : self.header_length]
-        blocks = ids[:, self.header_length :].unflatten(1, (-1, self.step_length))
-        text = header[:, self.header_text]
-        text = torch.where(text >= v.span("text").start, text - v.span("text").start, -1)
-        actions = blocks[..., 0]
-        actions = torch.where(actions == v.special("step"), -1, actions - v.span("action").start)
-        return SceneTokens(
-            text=text,
-            static=v.to_local("state", header[:, self.header_static]),
-            actions=actions,
-            states=v.to_local("state", blocks[..., self.step_state]),
-            video=v.to_local("video", blocks[..., self.step_video]).unflatten(-1, self.grid),
-        )
+    def video_ids(self, ids: Tensor) -> Tensor:
+        """Local video ids, -1 for one that is not known yet, to global ids."""
+        v = self.vocabulary
+        return torch.where(ids >= 0, v.to_global("video", ids, validate=False), v.special("mask"))

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
@@ -97,11 +96,6 @@ class Vocabulary:
         if validate:
             self._require(name, ids, start)
         return ids - start
-
-    def modality(self, ids: Tensor) -> Tensor:
-        """Which range each global id belongs to, as an index into ``RANGES``; same shape, int64."""
-        ends = list(accumulate(self.size(name) for name in RANGES))
-        return torch.bucketize(ids, torch.tensor(ends, device=ids.device), right=True)
 
     def _require(self, name: Range, ids: Tensor, start: int) -> None:
         if ids.is_floating_point() or ids.dtype == torch.bool:

@@ -43,7 +43,7 @@ from train.measure.shots import measure_shots
 from train.measure.text import measure_captions, measure_motion, measure_text
 from train.measure.upsampler import measure_upsampler
 from train.worlds.breakout.measures import measure_breakout
-from worldmodel.engines.torch_engine import ENGINES
+from worldmodel.engines.choice import ENGINES
 from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World

@@ -20,7 +20,7 @@ from torch import nn
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from train.data.tokens import TokenStore
-from worldmodel.rollout import Sampling
+from worldmodel.sampling import Sampling
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig

@@ -1,4 +1,4 @@
-"""`python -m worldmodel.bench [--world tabletop] [--json FILE]`: how fast a world is on this machine, part by part.
+"""`python -m worldmodel.bench [--world NAME] [--json FILE]`: how fast a world is on this machine, part by part.
 
 One process after the other, so that nothing waits for anything else: steps of one row and of more, each way of
 decoding that the world was trained for, the engines that are installed, and raster decoding (one id a pass, with
@@ -22,7 +22,9 @@ import numpy as np
 import torch
 
 import worldmodel.engines.torch_engine as engine_file
-from worldmodel.engines.torch_engine import ENGINES, Sampling
+from worldmodel.engines.choice import ENGINES
+from worldmodel.sampling import Sampling
+from worldmodel.storage import default_world
 from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.transformer import Dynamics
 from worldmodel.world import World
@@ -106,7 +108,7 @@ def raster_of(world: World, engine: str) -> World:
     dynamics = Dynamics(config, world.dynamics.layout, world.schema).to(world.device)
     return World(
         schema=world.schema, text=world.text, tokenizer=world.tokenizer, dynamics=dynamics,
-        attention=world.attention, engine=engine,
+        attention=world.parts.attention, engine=engine,
     )  # fmt: skip
 
 
@@ -175,7 +177,7 @@ def measure(world: World, engine: str, *, batches: list[int], steps: int, raster
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worldmodel.bench", description=__doc__)
-    parser.add_argument("--world", default="tabletop", help="bundled name, world folder or hub id")
+    parser.add_argument("--world", help="bundled name, world folder or hub id; the default world if left out")
     parser.add_argument("--device", help="cuda where it is there, by default")
     parser.add_argument("--batch", type=int, nargs="*", default=[8, 64], help="further numbers of rows")
     parser.add_argument("--steps", type=int, default=60, help="of each measurement")
@@ -198,7 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             found = measure(world, engine, batches=chosen.batch, steps=chosen.steps, raster_steps=chosen.raster_steps)
             if engine == "torch":
-                numbers = {"about": {"world": chosen.world, "device": str(world.device), "threads": threads}} | found
+                numbers = {
+                    "about": {"world": chosen.world or default_world(), "device": str(world.device), "threads": threads}
+                } | found
                 numbers["hugging_face_ms"] = hugging_face_ms(world)
                 rate = bandwidth(world.device)
                 weights = sum(p.numel() * p.element_size() for p in world.dynamics.blocks.parameters())

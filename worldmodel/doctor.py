@@ -40,8 +40,8 @@ class Check:
     mend: str = ""
 
 
-def examine(world: str = "tabletop") -> list[Check]:
-    """Runs every check. A check that itself fails is a broken one, never an exception."""
+def examine(world: str | None = None) -> list[Check]:
+    """Runs every check; of the default world, if none is named. A check that itself fails is a broken one, never an exception."""
     jobs: list[tuple[str, Callable[[], Iterable[Check]]]] = [
         ("python and torch", check_torch),
         ("threads", check_threads),
@@ -49,7 +49,7 @@ def examine(world: str = "tabletop") -> list[Check]:
         ("packages", check_packages),
         ("torchvision", check_torchvision),
         ("renderer", check_renderer),
-        (f"world {world}", lambda: check_world(world)),
+        ("world", lambda: check_world(world)),
     ]
     checks: list[Check] = []
     for name, job in jobs:
@@ -130,7 +130,7 @@ def requirements() -> dict[str, list[Requirement]]:
     try:
         lines = metadata.requires(PROJECT) or []
     except metadata.PackageNotFoundError:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         lines = list(project["dependencies"])
         for extra, more in project["optional-dependencies"].items():
             lines += [f"{line.split(';')[0]}; extra == '{extra}'" for line in more]
@@ -234,18 +234,21 @@ def check_renderer() -> Iterable[Check]:
     yield _broken("renderer", f"MuJoCo {version} cannot draw ({'; '.join(failures)})", mend)
 
 
-def check_world(name: str) -> Iterable[Check]:
+def check_world(name: str | None) -> Iterable[Check]:
     """Loads a world, starts it and takes one step."""
+    from worldmodel.storage import default_world
     from worldmodel.world import World
 
+    name = name or default_world()
     try:
         start = time.perf_counter()
         world = World.from_pretrained(name)
         loaded = time.perf_counter() - start
         rollout = world.start(seed=0)
-        rollout.step(0)
+        action = 0 if world.actions else None
+        rollout.step(action)
         start = time.perf_counter()
-        rollout.step(0)
+        rollout.step(action)
         spent = time.perf_counter() - start
     except Exception as error:
         mend = "install the project again, or name a world's folder with --world"
@@ -300,7 +303,7 @@ def main(args: list[str] | None = None) -> int:
     """Exit status 1 if anything is broken."""
     parser = argparse.ArgumentParser(prog="python -m worldmodel.doctor", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the checks to FILE")
-    parser.add_argument("--world", default="tabletop", help="name or folder of the world to try (default: tabletop)")
+    parser.add_argument("--world", help="name or folder of the world to try; the default world if left out")
     options = parser.parse_args(args)
     checks = examine(options.world)
     healthy = all(check.status != "broken" for check in checks)

@@ -22,13 +22,13 @@ from worldmodel.transformer import Dynamics, KeysValues, bias_of
 class Past:
     """What one pass attends to: pieces that state slots left, pieces that video slots left, and which of all their
     keys, in this order, each row may see: bool (B, keys). ``whole``: every row sees them all, as the host knows.
-    ``told``: what state slots hear of an event, (B, width), if the world can be told any."""
+    ``event``: the condition of state slots that an event makes, (B, width), if the world can be told any."""
 
     states: list[KeysValues]
     video: list[KeysValues]
     seen: Tensor
     whole: bool = False
-    told: Tensor | None = None
+    event: Tensor | None = None
 
     @property
     def pieces(self) -> list[KeysValues]:
@@ -39,9 +39,9 @@ class Past:
         return replace(self, video=[], seen=self.seen[:, : sum(piece.keys.shape[3] for piece in self.states)])
 
     def followed_by(self, kept: KeysValues) -> Past:
-        """With keys after it that every row may see; no more is heard."""
+        """With keys after it that every row may see. Events end here: only the state is conditioned on them."""
         seen = F.pad(self.seen, (0, kept.keys.shape[3]), value=True)
-        return replace(self, video=[*self.video, kept], seen=seen, told=None)
+        return replace(self, video=[*self.video, kept], seen=seen, event=None)
 
     def with_room(self, size: int) -> Past:
         """All in one piece, with room at its end that nobody sees before it is filled."""
@@ -66,8 +66,14 @@ def turn(kept: KeysValues, cos: Tensor, sin: Tensor) -> KeysValues:
     return KeysValues(rotate(kept.keys, cos, sin), kept.values)
 
 
+def beyond_window(dynamics: Dynamics, step: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (1, head_dim) that turn what is far to just beyond the window of ``step``."""
+    cos, sin = dynamics.turn(torch.tensor([step - dynamics.config.window - 1]))
+    return cos[0, 0], sin[0, 0]
+
+
 class StepCache:
-    """The memory of ``batch`` streams. ``clock`` is the step that comes next; it never wraps.
+    """The memory of ``batch`` streams. ``clock`` is the step that comes next; it never wraps, and may begin below 0.
 
     ``far`` holds header and anchors as if at step 0, ``near`` the ring, each in two pieces: what state slots left and
     what video slots left, for state passes need not look at video.
@@ -76,7 +82,7 @@ class StepCache:
     def __init__(self, dynamics: Dynamics, batch: int, clock: int = 0) -> None:
         config, layout = dynamics.config, dynamics.layout
         self.dynamics, self.clock = dynamics, clock
-        self.count = 1 + layout.num_state
+        self.count = layout.num_settled
         self.start = layout.header_length
         shape = (config.depth, batch, config.heads)
 
@@ -89,8 +95,9 @@ class StepCache:
         self.near = room(window * self.count), room(window * layout.num_video)
         self.born = torch.full((batch,), clock)
         self.header_seen = torch.zeros(batch, self.start, dtype=torch.bool)
-        hears = config.max_event and dynamics.state_painter is not None
-        self.told = torch.zeros(batch, config.width, device=dynamics.device, dtype=dynamics.dtype) if hears else None
+        self.event: Tensor | None = None
+        if config.max_event and dynamics.state_painter is not None:
+            self.event = torch.zeros(batch, config.width, device=dynamics.device, dtype=dynamics.dtype)
 
     def __len__(self) -> int:
         return len(self.born)
@@ -111,25 +118,26 @@ class StepCache:
             piece.values[:, rows, :, here] = step.values[..., slots, :]
 
     def begin(self, rows: Tensor, header: KeysValues, header_seen: Tensor, first: KeysValues) -> None:
-        """Starts these rows anew: their first step becomes the one before ``clock`` (which must be above 0)."""
-        assert self.clock > 0
+        """Starts these rows anew: their first step becomes the one before ``clock``."""
         self.born[rows.cpu()] = self.clock - 1
         self.replace_header(rows, header, header_seen)
         self._write(self.near, (self.clock - 1) % self.dynamics.config.window, first, rows)
 
-    def replace_header(self, rows: Tensor, header: KeysValues, header_seen: Tensor, told: Tensor | None = None) -> None:
+    def replace_header(
+        self, rows: Tensor, header: KeysValues, header_seen: Tensor, event: Tensor | None = None
+    ) -> None:
         """Puts another header in its place, for rows whose scene was edited or that are told something."""
         self.header_seen[rows.cpu()] = header_seen.cpu()
-        if self.told is not None:
-            self.told[rows] = self.told.new_zeros(1) if told is None else told
+        if self.event is not None:
+            self.event[rows] = self.event.new_zeros(1) if event is None else event
         far = self.far[0]
         far.keys[:, rows, :, : self.start], far.values[:, rows, :, : self.start] = header.keys, header.values
 
     def forget_events(self) -> None:
         """Hides from every row what one step was told."""
         self.header_seen[:, self.dynamics.layout.scene_end :] = False
-        if self.told is not None:
-            self.told.zero_()
+        if self.event is not None:
+            self.event.zero_()
 
     def commit(self, step: KeysValues) -> None:
         """Appends one whole step for all rows and moves the clock. Positions count steps, not frames."""
@@ -145,11 +153,6 @@ class StepCache:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def turn(self, step: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (1, head_dim) that turn what is far to just beyond the window of ``step``."""
-        cos, sin = self.dynamics.turn(torch.tensor([step - self.dynamics.config.window - 1]))
-        return cos[0, 0], sin[0, 0]
-
     def past(self) -> Past:
         """What the step at ``clock`` may see of everything before it, the far pieces yet to be turned."""
         config, layout = self.dynamics.config, self.dynamics.layout
@@ -162,20 +165,33 @@ class StepCache:
             seen += [anchored.repeat_interleave(size, 1), recent.repeat_interleave(size, 1)]
         states, video = zip(self.far, self.near, strict=True)
         shown = torch.cat(seen, 1)
-        return Past(list(states), list(video), shown.to(self.dynamics.device), bool(shown.all()), self.told)
+        return Past(list(states), list(video), shown.to(self.dynamics.device), bool(shown.all()), self.event)
 
     # -- copies -------------------------------------------------------------------------------------
 
     def clone(self) -> StepCache:
         """An independent copy of all rows."""
-        twin = object.__new__(StepCache)
-        twin.__dict__.update(self.__dict__)
-        for name in ("far", "near"):
-            pieces = tuple(KeysValues(kept.keys.clone(), kept.values.clone()) for kept in getattr(self, name))
-            setattr(twin, name, pieces)
+        twin = StepCache.__new__(StepCache)
+        twin.dynamics, twin.clock, twin.count, twin.start = self.dynamics, self.clock, self.count, self.start
+        twin.far, twin.near = _copies(self.far), _copies(self.near)
         twin.born, twin.header_seen = self.born.clone(), self.header_seen.clone()
-        twin.told = None if self.told is None else self.told.clone()
+        twin.event = None if self.event is None else self.event.clone()
         return twin
+
+    def adopt(self, other: StepCache, rows: Tensor) -> None:
+        """Takes over another cache's streams, at the same clock, as these rows, in order."""
+        assert other.clock == self.clock
+        for mine, theirs in zip((*self.far, *self.near), (*other.far, *other.near), strict=True):
+            mine.keys[:, rows], mine.values[:, rows] = theirs.keys, theirs.values
+        here = rows.cpu()
+        self.born[here], self.header_seen[here] = other.born, other.header_seen
+        if self.event is not None and other.event is not None:
+            self.event[rows] = other.event
+
+
+def _copies(pieces: tuple[KeysValues, KeysValues]) -> tuple[KeysValues, KeysValues]:
+    first, second = (KeysValues(piece.keys.clone(), piece.values.clone()) for piece in pieces)
+    return first, second
 
 
 def pass_bias(past: Past, inside: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Reward and end of an episode, read from the two states of a step.
+"""Reward and end of an episode, read from what a step led to: its two states, or its picture where there is none.
 
 Whether something was reached or lost follows from where everything is *after* the step, often by a sharp threshold.
 A pass that foresees all slots at once would have to simulate within itself to know; so these slots are read when the
@@ -6,6 +6,8 @@ others are settled, by a small network over pairs of bodies (a relation network,
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -64,3 +66,63 @@ class OutcomeReader(nn.Module):
             hidden = hidden + (met * there[..., None].to(dtype)).sum((1, 2))
         hidden = hidden[:, None] + self.slot.weight[: len(self.slots)]
         return self.head(F.gelu(self.join(F.gelu(hidden))))
+
+
+@dataclass(frozen=True)
+class OutcomeLogits:
+    """reward: (..., number of its values), end: (...,), each None where it is not foreseen."""
+
+    reward: Tensor | None
+    end: Tensor | None
+
+
+class FrameOutcome(nn.Module):
+    """Reward and end read from a step's picture, for worlds whose state does not hold them.
+
+    Every cell tells its new code, the one before it and what the transformer knew there; what came near each other is
+    joined by two convolutions, and the picture's mean and its strongest cells say what happened.
+
+    Args:
+        rewards: the values that a reward may take; none where there is no reward.
+        ends: whether episodes end.
+    """
+
+    values: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        num_codes: int,
+        grid: tuple[int, int],
+        rewards: tuple[float, ...],
+        ends: bool,
+        hidden: int = 64,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("values", torch.tensor(rewards), persistent=False)
+        self.new, self.before = nn.Embedding(num_codes, hidden), nn.Embedding(num_codes, hidden)
+        self.known = nn.Linear(width, hidden)
+        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.wide = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.reward = nn.Linear(2 * hidden, len(rewards)) if rewards else None
+        self.end = nn.Linear(2 * hidden, 1) if ends else None
+
+    def forward(self, hidden: Tensor, ids: Tensor, previous: Tensor) -> OutcomeLogits:
+        """Video slots' hidden (..., V, width), their ids (..., V) and the last picture's, -1 for none."""
+        before = self.before(previous.clamp_min(0)) * (previous >= 0)[..., None].to(hidden.dtype)
+        cells = self.known(hidden) + self.new(ids.clamp_min(0)) + before
+        x = cells.flatten(0, -3).transpose(1, 2).unflatten(2, self.grid)
+        x = x + F.gelu(self.near(F.gelu(x)))
+        x = (x + F.gelu(self.wide(x))).flatten(2)
+        pooled = torch.cat([x.mean(2), x.amax(2)], 1).unflatten(0, ids.shape[:-1])
+        reward = None if self.reward is None else self.reward(pooled).float()
+        return OutcomeLogits(reward, None if self.end is None else self.end(pooled)[..., 0].float())
+
+    def likeliest(self, logits: OutcomeLogits) -> tuple[Tensor, Tensor]:
+        """Reward, float32, and whether the episode ends, bool: (...,) each."""
+        some = logits.end if logits.reward is None else logits.reward[..., 0]
+        assert some is not None
+        nothing = torch.zeros_like(some)
+        reward = nothing if logits.reward is None else self.values[logits.reward.argmax(-1)]
+        return reward, nothing > 0 if logits.end is None else logits.end > 0

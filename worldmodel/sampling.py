@@ -1,9 +1,29 @@
-"""Logits to ids, reproducibly for each row of a batch on its own."""
+"""How ids are drawn from logits, reproducibly for each row of a batch on its own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` and ``state_tokens_per_pass`` None
+    mean the default mode.
+
+    ``guidance`` is by how much more than with no caption a scene keeps to its caption: 1 as it was learned, 0 not at
+    all (classifier-free guidance, arXiv:2207.12598).
+    """
+
+    state_temperature: float = 0.0
+    video_temperature: float = 0.0
+    scene_temperature: float = 1.0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    tokens_per_pass: int | None = None
+    state_tokens_per_pass: int | None = None
 
 
 def uniforms(generators: list[torch.Generator], count: int, device: torch.device) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodel.rollout import Rollout, Sampling
+from worldmodel.rollout import Rollout
+from worldmodel.sampling import Sampling
 from worldmodel.simulator_vector_env import RENDER_MODES, Moment, SimulatorVectorEnv
 from worldmodel.world import World
 
@@ -25,7 +26,7 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
     def __init__(
         self,
         *,
-        world: str | PathLike[str] | World = "tabletop",
+        world: str | PathLike[str] | World | None = None,
         engine: str = "torch",
         caption: str | None = None,
         max_episode_steps: int | None = None,

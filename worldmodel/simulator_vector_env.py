@@ -21,7 +21,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from worldmodel.rollout import Beginning, Rollout, Sampling, Snapshot
+from worldmodel.beginning import Beginning
+from worldmodel.rollout import Rollout, Snapshot
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 RENDER_MODES = ["rgb_array"]
@@ -48,7 +50,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ``state`` float32 (num_values,) in the schema's units; ``caption``.
 
     Args:
-        world: a bundled world's name, a world folder, a hub id, or a :class:`World`.
+        world: a bundled world's name (None: the default one), a world folder, a hub id, or a :class:`World`.
         engine: who computes steps (see ``World.from_pretrained``), unless ``world`` is a :class:`World`.
         caption: what every episode starts from unless ``reset``'s options say otherwise; sampled scenes if None.
         max_episode_steps: after so many steps an episode is truncated. ``gymnasium.make`` applies it by a wrapper.
@@ -64,7 +66,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self,
         num_envs: int = 1,
         *,
-        world: str | PathLike[str] | World = "tabletop",
+        world: str | PathLike[str] | World | None = None,
         engine: str = "torch",
         caption: str | None = None,
         max_episode_steps: int | None = None,
@@ -212,7 +214,7 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 )
             )
         if len(rows) == self.num_envs:
-            self._rollout = Rollout(self.world, beginnings, self.sampling)
+            self._rollout = Rollout(self.world.parts, self.world.engine, beginnings, self.sampling)
         else:
             self.rollout.reset_rows(rows, beginnings)
         self._chances = chances  # not before: a beginning that is refused changes nothing

@@ -1,17 +1,18 @@
-"""How a state is kept within limits: whatever is sampled outside of them is brought to their nearer end.
+"""What is kept while a world goes on: fields of its state at a value or within limits, regions of its picture.
 
 Limits are (B, F, 2), the lowest and the highest value of every column of a state. A field that is held has both alike;
 one that is free has them beyond any value. On a periodic field they are the ends of the arc that goes up from the
 first to the second. They come in as tensors, so one exported graph serves whatever is held.
 
-A limit is like a wall: the ids are drawn as ever, and where their value is not kept, the ids that say the kept one
-take their place. To rule out beforehand all ids that lead outside would leave what the model thinks impossible, of
-which its logits say nothing: a body pushed against a limit then jumps about.
+A limit is like a wall: a value sampled outside is clamped to the nearer end and encoded again. The logits are not
+masked. With every likely id masked the rest is noise, and a body pushed against a limit jumps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -132,3 +133,39 @@ class StateLimiter(nn.Module):
         kept = self.keep(state, limits)
         moved = (kept != state).to(self.said) @ self.said > 0
         return torch.where(moved, self.codec.encode(kept, previous), ids), kept
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What every row of a rollout is kept to. Replaced, never written into, so copies of a rollout may share it.
+
+    limits: (B, F, 2), as :class:`StateLimiter` takes them. locked: bool (B, V), cells whose ids stay.
+    """
+
+    limits: Tensor
+    locked: Tensor
+
+    @cached_property
+    def active(self) -> bool:
+        """Whether any row is held, limited or locked."""
+        return bool((self.limits.abs() < FREE).any() | self.locked.any())
+
+    def with_limits(self, rows: slice | Tensor, limits: Tensor) -> Steering:
+        """With other limits in some rows."""
+        out = self.limits.clone()
+        out[rows] = limits
+        return Steering(out, self.locked)
+
+    def with_locked(self, rows: slice | Tensor, locked: Tensor | bool) -> Steering:
+        """With other cells locked in some rows."""
+        out = self.locked.clone()
+        out[rows] = locked
+        return Steering(self.limits, out)
+
+    def keep_pixels(self, frames: Tensor, before: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Frames (B, n, H, W, 3) that in locked cells are as the picture (B, H, W, 3) before them."""
+        if not self.active:
+            return frames
+        rows, columns = (length // cells for length, cells in zip(frames.shape[2:4], grid, strict=True))
+        locked = self.locked.unflatten(1, grid).repeat_interleave(rows, 1).repeat_interleave(columns, 2)
+        return torch.where(locked[:, None, :, :, None], before[:, None], frames)

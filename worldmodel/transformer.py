@@ -3,11 +3,12 @@
 One mechanism covers raster, row and whole-frame prediction. Within a segment (a step's state, a step's
 video) the input at a slot is the id k places earlier in the segment's own stream, so in a whole-frame pass
 it is the previous frame's id at the same place; a slot sees its own pass and everything before it, never an
-id that is not yet committed. Besides, every slot is told what is already settled: the action, the painted
-state (`painting.py`), the previous id at its place.
+id that is not yet committed. Besides, every slot is conditioned on what is already settled: the action, the painted
+state (`tokenizer/scene`), the previous id at its place.
 
 The state is simulated before it is drawn: by default its slots do not look at video, so that physics depends
-on the state alone and an edit of the state is not contradicted by the picture before it.
+on the state alone and an edit of the state is not contradicted by the picture before it. Any part may be missing: a
+world without a state goes from picture to picture, one that nobody steers has <step> in the action's place.
 
 Training lays the steps out as blocks and lets every block attend to exactly what streaming would keep: the
 header at a fixed distance, the anchors, a window of steps. Sources: IRIS (arXiv:2209.00588) for tokens,
@@ -29,7 +30,7 @@ from tokenizer.scene.slot_painter import SlotPainter
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
 from worldmodel.attention import attend
-from worldmodel.outcome import OutcomeReader
+from worldmodel.outcome import FrameOutcome, OutcomeLogits, OutcomeReader
 from worldmodel.rotary import cos_sin, rotate
 
 _HIDDEN = -1e4  # a bias that hides a key; finite, so that a row without keys cannot become NaN
@@ -44,7 +45,9 @@ class DynamicsConfig:
     ``state_tokens_per_pass`` are the state's modes likewise; none means all of a state at once.
     ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
     With ``read_outcome``, reward and end are read from the state that a step led to (`outcome.py`), not foreseen.
-    ``max_text`` and ``max_event`` are places for a caption's ids and for those of what is told in mid-stream.
+    Where no state holds them, they are read from the picture: ``rewards`` are the values that a reward may take, and
+    ``predict_end`` says whether episodes end.
+    ``max_text`` and ``max_event`` are places for a caption's ids and for those of an event told in mid-stream.
     """
 
     width: int = 192
@@ -59,11 +62,14 @@ class DynamicsConfig:
     state_sees_video: bool = False
     code_levels: tuple[int, ...] = ()
     read_outcome: bool = False
+    rewards: tuple[float, ...] = ()
+    predict_end: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
         object.__setattr__(self, "state_tokens_per_pass", tuple(self.state_tokens_per_pass))
         object.__setattr__(self, "code_levels", tuple(self.code_levels))
+        object.__setattr__(self, "rewards", tuple(self.rewards))
         if self.width % (6 * self.heads):
             needed = 6 * self.heads
             raise ValueError(f"width {self.width} must be a multiple of 6 x heads = {needed}, for 3-D rotary positions")
@@ -140,19 +146,19 @@ class DynamicsBatch:
 
     ``input_states`` (B, T, F): the state a step starts from as the model is to see it, possibly perturbed;
     block 0's is not read. ``states``: the true state each step leads to. ``input_video`` (B, T, V): the video
-    ids as fed back, possibly corrupted. ``event``: what block ``told`` alone is told, if anything is.
+    ids as fed back, possibly corrupted. ``event``: what block ``event_block`` alone is told, if anything is.
     """
 
     text: Tensor  # (B, max_text), -1 pads
     static: Tensor  # (B, S0)
-    actions: Tensor  # (B, T), -1 in block 0
+    actions: Tensor  # (B, T, A), -1 in block 0 and where nobody steers
     state_ids: Tensor  # (B, T, S)
     states: Tensor  # (B, T, F)
     input_states: Tensor  # (B, T, F)
     video: Tensor  # (B, T, V)
     input_video: Tensor  # (B, T, V)
     event: Tensor | None = None  # (B, max_event), -1 pads
-    told: Tensor | None = None  # (B,)
+    event_block: Tensor | None = None  # (B,)
 
 
 @dataclass(frozen=True)
@@ -168,11 +174,13 @@ class KeysValues:
 
 @dataclass(frozen=True)
 class Logits:
-    """header: (B, header, vocabulary); state: (B, T, S, local state ids); video: (B, T, V, codes)."""
+    """header: (B, header, vocabulary); state: (B, T, S, local state ids); video: (B, T, V, codes); outcome: of the
+    picture, see ``FrameOutcome``. Video and outcome are None where they were not asked for or cannot be."""
 
     header: Tensor
     state: Tensor
-    video: Tensor | None
+    video: Tensor | None = None
+    outcome: OutcomeLogits | None = None
 
 
 class Dynamics(nn.Module):
@@ -216,6 +224,11 @@ class Dynamics(nn.Module):
         self.copy = nn.Linear(width, 1)
         outcome = OutcomeReader(schema, vocabulary.size("state")) if config.read_outcome and has_state else None
         self.outcome = outcome if outcome is not None and outcome.slots else None
+        in_frames = bool(config.rewards or config.predict_end)
+        codes = vocabulary.size("video")
+        self.frame_outcome = (
+            FrameOutcome(width, codes, layout.grid, config.rewards, config.predict_end) if in_frames else None
+        )
         self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
         self.register_buffer("step_kinds", layout.step_modality, persistent=False)
         self.register_buffer("static_range", schema.legal_ranges("static"), persistent=False)
@@ -252,36 +265,34 @@ class Dynamics(nn.Module):
         slots[:, layout.header_static] = self.static_slot.weight[: layout.num_static].to(x.dtype)
         return x + slots
 
-    def action_ids(self, actions: Tensor) -> Tensor:
-        """Local actions (...), -1 for none yet, to global ids."""
-        v = self.layout.vocabulary
-        return torch.where(actions >= 0, actions + v.span("action").start, v.special("step"))
+    def embed_action(self, actions: Tensor) -> Tensor:
+        """Local actions (..., A), -1 for none, to inputs (..., A, width)."""
+        return self.embed(self.layout.action_ids(actions))
 
-    def state_canvas(
-        self, actions: Tensor, state: Tensor, known: Tensor, told: Tensor | None = None, k: int | None = None
+    def condition_state(
+        self, actions: Tensor, state: Tensor, known: Tensor, event: Tensor | None = None, k: int | None = None
     ) -> Tensor:
-        """What a step's action slot and each state slot are told before any of its ids is known, (N, 1 + S, width).
+        """What a step's action and state slots know before any of its ids is known, (N, A + S, width).
 
-        ``actions`` (N,); ``state`` (N, F) the state the step starts from, read only where ``known`` (N,) (a first step
-        starts from none, id by id); ``told`` (N, width) what ``SlotPainter.listen`` made of an event's words; ``k``,
-        one of ``state_modes``, ids of the state are predicted per pass (by default the first).
+        ``actions`` (N, A); ``state`` (N, F) the state the step starts from, read only where ``known`` (N,) (a first
+        step starts from none, id by id); ``event`` (N, width) as :meth:`condition_event` makes it; ``k``, one of
+        ``state_modes``, ids of the state are predicted per pass (by default the first).
         """
-        act = self.embed(self.action_ids(actions))[:, None]
-        kinds = self.modality(self.step_kinds[: 1 + self.layout.num_state])
-        if not self.layout.num_state:
+        layout, act = self.layout, self.embed_action(actions)
+        kinds = self.modality(self.step_kinds[: layout.num_settled])
+        if not layout.num_state:
             return act + kinds
         assert self.state_painter is not None
-        told_of = self.state_painter(state, told)
+        painted = self.state_painter(state, event)
         if self.state_pass_size is not None:
-            told_of = told_of + self.state_pass_size.weight[self.state_modes.index(k or self.state_modes[0])]
-        x = act + self.state_slot.weight + told_of * known[:, None, None].to(act.dtype)
+            painted = painted + self.state_pass_size.weight[self.state_modes.index(k or self.state_modes[0])]
+        x = act.sum(1, keepdim=True) + self.state_slot.weight + painted * known[:, None, None].to(act.dtype)
         return torch.cat([act, x], 1) + kinds
 
-    def feed_state(self, canvas: Tensor, input_ids: Tensor) -> Tensor:
-        """Adds the ids (N, n) that lie k places earlier, -1 for none, to the last n of these slots' canvas."""
-        v = self.layout.vocabulary
-        fed = self.embed(torch.where(input_ids >= 0, input_ids + v.span("state").start, v.special("mask")))
-        return canvas + F.pad(fed, (0, 0, canvas.shape[1] - fed.shape[1], 0))
+    def feed_state(self, conditioning: Tensor, input_ids: Tensor) -> Tensor:
+        """Adds the ids (N, n) that lie k places earlier, -1 for none, to the last n of these slots' conditioning."""
+        fed = self.embed(self.layout.state_ids(input_ids))
+        return conditioning + F.pad(fed, (0, 0, conditioning.shape[1] - fed.shape[1], 0))
 
     def not_yet_read(self, k: int) -> list[int]:
         """State slots whose input, k places earlier in the same step, is read only when the state is whole."""
@@ -289,16 +300,16 @@ class Dynamics(nn.Module):
         return [slot + k for slot in read if slot + k < self.layout.num_state]
 
     def embed_state(self, actions: Tensor, input_ids: Tensor, state: Tensor, known: Tensor) -> Tensor:
-        """The action slot and all state slots of one step, (N, 1 + S, width), in one pass; see :meth:`state_canvas`."""
-        return self.feed_state(self.state_canvas(actions, state, known), input_ids)
+        """Action and state slots of one step, (N, A + S, width), in one pass; see :meth:`condition_state`."""
+        return self.feed_state(self.condition_state(actions, state, known), input_ids)
 
-    def canvas(self, actions: Tensor, previous_ids: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
-        """What each video slot of one step is told before any of its ids is known, (N, V, width).
+    def condition_frame(self, actions: Tensor, previous_ids: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
+        """What each video slot of one step knows before any of its ids is known, (N, V, width).
 
         ``previous_ids`` (N, V) are the last frame's, -1 for none; ``state`` (N, F) is the state to draw and
         ``shown`` (N, F) the one that the previous picture shows.
         """
-        x = self.cell.weight + self.embed(self.action_ids(actions))[:, None]
+        x = self.cell.weight + self.embed_action(actions).sum(1, keepdim=True)
         x = x + self.previous(previous_ids.clamp_min(0)) * (previous_ids >= 0)[..., None].to(x.dtype)
         if self.digits is not None:
             x = x + self.digits.embed(previous_ids, self.digits.previous)
@@ -306,14 +317,13 @@ class Dynamics(nn.Module):
         x = x + self.pass_size.weight[self.config.tokens_per_pass.index(k)]
         return x if self.scene_painter is None else x + self.scene_painter(state, shown)
 
-    def feed(self, canvas: Tensor, input_ids: Tensor) -> Tensor:
-        """Adds the ids (N, n) that lie k places earlier, -1 for none, to these slots' canvas (N, n, width)."""
-        return canvas + self._embed_codes(input_ids)
+    def feed_frame(self, conditioning: Tensor, input_ids: Tensor) -> Tensor:
+        """Adds the ids (N, n) that lie k places earlier, -1 for none, to these slots' conditioning (N, n, width)."""
+        return conditioning + self._embed_codes(input_ids)
 
     def _embed_codes(self, ids: Tensor) -> Tensor:
         """Local video ids (...), -1 for none, as inputs (..., width)."""
-        v = self.layout.vocabulary
-        x = self.embed(torch.where(ids >= 0, ids + v.span("video").start, v.special("mask")))
+        x = self.embed(self.layout.video_ids(ids))
         return x if self.digits is None else x + self.digits.embed(ids, self.digits.fed)
 
     # -- heads --------------------------------------------------------------------------------------
@@ -366,18 +376,17 @@ class Dynamics(nn.Module):
     # -- putting a scene into words -----------------------------------------------------------------
 
     def scene_prompt(self, static: Tensor, state_ids: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A scene to be put into words: inputs (N, S0 + 1 + S, width), and their cos and sin.
+        """A scene to be put into words: inputs (N, S0 + A + S, width), and their cos and sin.
 
         ``static`` (N, S0) and ``state_ids`` (N, S) are its local ids, absolute ones; ``states`` (N, F) its values.
         """
         layout, v = self.layout, self.layout.vocabulary
         known = torch.ones(len(static), dtype=torch.bool, device=static.device)
-        still = self.embed(static + v.span("state").start) + self.static_slot.weight[: layout.num_static]
+        nobody = torch.full((len(static), layout.num_action), -1, device=static.device)
+        still = self.embed(layout.state_ids(static)) + self.static_slot.weight[: layout.num_static]
         still = still + self.modality.weight[int(Modality.STATE)]
-        x = torch.cat(
-            [still, self.embed_state(torch.full_like(known, -1, dtype=torch.long), state_ids, states, known)], 1
-        )
-        place = torch.cat([layout.header_place[layout.header_static], layout.step_place[: 1 + layout.num_state]])
+        x = torch.cat([still, self.embed_state(nobody, state_ids, states, known)], 1)
+        place = torch.cat([layout.header_place[layout.header_static], layout.step_place[: layout.num_settled]])
         return x + self.embed.weight[v.special("read")], *self.positions(torch.tensor(0), place)
 
     def words(self, ids: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -387,9 +396,9 @@ class Dynamics(nn.Module):
         place = self.layout.header_place[start : start + ids.shape[1]]
         return self.embed(ids) + self.modality.weight[int(Modality.TEXT)], *self.positions(torch.tensor(0), place)
 
-    def caption_logits(self, static: Tensor, state_ids: Tensor, states: Tensor, told: Tensor) -> Tensor:
-        """Logits (N, n, vocabulary) of the ids that follow each of ``told`` (N, n), a caption from its <text> on."""
-        prompt, words = self.scene_prompt(static, state_ids, states), self.words(told)
+    def caption_logits(self, static: Tensor, state_ids: Tensor, states: Tensor, caption: Tensor) -> Tensor:
+        """Logits (N, n, vocabulary) of the ids that follow each of a ``caption``'s (N, n), from its <text> on."""
+        prompt, words = self.scene_prompt(static, state_ids, states), self.words(caption)
         x, cos, sin = (torch.cat([a, b], -2) for a, b in zip(prompt, words, strict=True))
         count, length = prompt[0].shape[1], x.shape[1]
         seen = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
@@ -421,7 +430,7 @@ class Dynamics(nn.Module):
         layout = self.layout
         state = torch.arange(layout.num_state) // max(1, state_k)
         video = torch.arange(layout.num_video) // k + (int(state[-1]) + 1 if len(state) else 1)
-        return torch.cat([torch.zeros(1, dtype=torch.long), state, video])
+        return torch.cat([torch.zeros(layout.num_action, dtype=torch.long), state, video])
 
     # -- teacher forcing ----------------------------------------------------------------------------
 
@@ -433,8 +442,8 @@ class Dynamics(nn.Module):
         not look at video.
         """
         layout, config, window = self.layout, self.config, self.config.window
-        batch_size, steps = batch.actions.shape
-        device, count = self.device, 1 + layout.num_state
+        batch_size, steps = batch.actions.shape[:2]
+        device, count = self.device, layout.num_settled
         assert with_video or not config.state_sees_video
 
         header_ids = layout.pack_header(batch.text, batch.static, batch.event)
@@ -446,14 +455,15 @@ class Dynamics(nn.Module):
         shifted = _shift(batch.state_ids, state_k, first_by=1)
         shifted[:, 1:, self.not_yet_read(state_k)] = -1
         known = (torch.arange(steps, device=device) > 0).repeat(batch_size)
-        x = self.state_canvas(flat["actions"], flat["input_states"], known, self._heard(batch, steps), state_k)
+        event = self._condition_blocks(batch, steps)
+        x = self.condition_state(flat["actions"], flat["input_states"], known, event, state_k)
         x = self.feed_state(x, shifted.flatten(0, 1))
         if with_video:
             fed = _shift(batch.input_video, k, first_by=k).flatten(0, 1)
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1).flatten(0, 1)
             shown = torch.cat([batch.states[:, :1], batch.states[:, :-1]], 1).flatten(0, 1)
-            canvas = self.canvas(flat["actions"], before, flat["states"], shown, k)
-            x = torch.cat([x, self.feed(canvas, fed)], 1)
+            conditioning = self.condition_frame(flat["actions"], before, flat["states"], shown, k)
+            x = torch.cat([x, self.feed_frame(conditioning, fed)], 1)
         length = x.shape[1]
         x = x.unflatten(0, (batch_size, steps))  # (B, T, Q, width)
 
@@ -462,7 +472,7 @@ class Dynamics(nn.Module):
         origin_cos, origin_sin = self.positions(torch.tensor(0), layout.header_place)
         far = torch.arange(steps) - window - 1
         turn = self.turn(far)  # (T, 1, 1, d) each
-        biases = self._block_biases(header_bias, batch.told, steps, length, k, state_k)
+        biases = self._block_biases(header_bias, batch.event_block, steps, length, k, state_k)
 
         for block in self.blocks:
             query, key, value = block.project(header, origin_cos, origin_sin)  # type: ignore[operator]
@@ -497,25 +507,33 @@ class Dynamics(nn.Module):
         if self.outcome is not None and steps > 1:
             state = state.clone()
             state[:, 1:, self.outcome.slots] = self.outcome_logits(batch.states[:, 1:], batch.input_states[:, 1:])
-        video = None
+        video = outcome = None
         if with_video:
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1)
             video = self.video_logits(x[:, :, count:], before)
-        return Logits(self.header_head(header).float(), state, video)
+            if self.frame_outcome is not None:
+                outcome = self.frame_outcome(x[:, :, count:], batch.input_video, before)
+        return Logits(self.header_head(header).float(), state, video, outcome)
 
-    def hear(self, event: Tensor) -> Tensor | None:
+    def condition_event(self, event: Tensor) -> Tensor | None:
         """What state slots are told of events, local text ids (B, max_event), -1 for none: (B, width), zero where
         there is none; None in a world that can be told nothing."""
         painter = self.state_painter
         return None if painter is None or painter.words is None else painter.listen(event)
 
-    def _heard(self, batch: DynamicsBatch, steps: int) -> Tensor | None:
+    def _condition_blocks(self, batch: DynamicsBatch, steps: int) -> Tensor | None:
         """The same for each block, (B * T, width)."""
-        heard = None if batch.event is None or batch.told is None else self.hear(batch.event)
-        if heard is None or batch.told is None:
+        condition = None if batch.event is None or batch.event_block is None else self.condition_event(batch.event)
+        if condition is None or batch.event_block is None:
             return None
-        there = torch.arange(steps, device=self.device) == batch.told[:, None]
-        return (heard[:, None] * there[..., None]).flatten(0, 1)
+        there = torch.arange(steps, device=self.device) == batch.event_block[:, None]
+        return (condition[:, None] * there[..., None]).flatten(0, 1)
+
+    def overlapping(self, states: Tensor) -> Tensor:
+        """In which states (N, F) bodies stand in one another, bool (N,); in none where nothing has a place."""
+        if self.state_painter is None or self.schema.view is None:
+            return torch.zeros(len(states), dtype=torch.bool, device=states.device)
+        return self.state_painter.read(states).overlapping
 
     def turn(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin that move keys by so many steps and leave their place: (n, 1, 1, d) each."""
@@ -523,16 +541,16 @@ class Dynamics(nn.Module):
         return cos[:, None], sin[:, None]
 
     def _block_biases(
-        self, header_bias: Tensor, told: Tensor | None, steps: int, length: int, k: int, state_k: int
+        self, header_bias: Tensor, event_block: Tensor | None, steps: int, length: int, k: int, state_k: int
     ) -> list[tuple[slice, int, Tensor]]:
         """What each query of each block may see, as (query rows, how many slots of a step are keys, bias) parts."""
         layout, window, device = self.layout, self.config.window, self.device
-        batch_size, count = len(header_bias), 1 + layout.num_state
+        batch_size, count = len(header_bias), layout.num_settled
         header_seen = (header_bias[:, 0, -1] == 0)[:, None].expand(-1, steps, -1)  # (B, T, A)
         t = torch.arange(steps, device=device)
-        if told is not None:
+        if event_block is not None:
             caption = torch.arange(header_seen.shape[2], device=device) < layout.scene_end
-            header_seen = header_seen & (caption | (t == told[:, None])[..., None])
+            header_seen = header_seen & (caption | (t == event_block[:, None])[..., None])
         ages = torch.arange(window, 0, -1, device=device)
         anchored = [t > window + i for i in range(1, min(self.config.anchor_frames, steps - 1) + 1)]
         seen_steps = torch.stack([*anchored, *(t >= age for age in ages)], 1)  # (T, anchors and window)

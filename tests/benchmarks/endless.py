@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldmodel.engines.torch_engine import ENGINES
+from worldmodel.engines.choice import ENGINES
 from worldmodel.threads import keep_memory
 from worldmodel.world import World
 

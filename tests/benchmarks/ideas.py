@@ -171,7 +171,7 @@ def played(world: World, tokens: Path, encoded_again: bool, rows: int = 16) -> d
         frames.append(step.frames)
         led.append(step.state)
         if encoded_again:
-            rollout._video = world.tokenizer.encode_step(step.frames).flatten(1)
+            rollout.now.video_ids = world.tokenizer.encode_step(step.frames).flatten(1)
     bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
     error: Tensor = bodies.distance(torch.stack(led, 1), states[:, 1:])[..., 0]
     shown = torch.stack(frames, 1)
@@ -179,7 +179,7 @@ def played(world: World, tokens: Path, encoded_again: bool, rows: int = 16) -> d
     return {
         "psnr_db": float(psnr(shown, real[:, 1:].unflatten(1, (HORIZON, r))).mean()),
         "player_error_16": float(error[:, 15].mean()),
-        "ids_of_the_picture": float((own == rollout._video).float().mean()),
+        "ids_of_the_picture": float((own == rollout.now.video_ids).float().mean()),
     }
 
 

@@ -20,7 +20,7 @@ from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoToke
 from tokenizer.vocabulary import Vocabulary
 from train.worlds.tabletop.simulator import tabletop_schema
 from worldmodel.bench import bandwidth, time_steps
-from worldmodel.engines.torch_engine import ENGINES
+from worldmodel.engines.choice import ENGINES
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.world import World
 

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from worldmodel.world import BUNDLED, World
+from worldmodel.storage import BUNDLED
+from worldmodel.world import World
 
 from ..worldmodel.tiny_world import tiny_world
 from .endless import endure

@@ -49,7 +49,7 @@ def upsampled(step: Step) -> Tensor:
 
 
 def ids_of(rollout: Rollout) -> Tensor:
-    return rollout._video
+    return rollout.now.video_ids
 
 
 def play(world: World) -> dict[str, Tensor]:

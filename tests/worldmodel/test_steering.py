@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from tokenizer.state_schema import Entity, Field
-from worldmodel.rollout import Beginning, Rollout
+from worldmodel.beginning import Beginning
+from worldmodel.rollout import Rollout
+from worldmodel.storage import BUNDLED
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
-from worldmodel.world import BUNDLED, World
+from worldmodel.world import World
 
 from .engines.test_engines import assert_same, fast
 from .tiny_world import LIVELY, PLANE, STATELESS, shaken, tiny_world
@@ -72,7 +74,7 @@ def test_a_held_field_keeps_its_value_and_the_rest_goes_on():
         assert (value(step.state, "episode", "doors") == torch.tensor([1.0, 0, 1])).all()
         assert (value(step.state, "player", "position") != value(before, "player", "position")).any(1).all()
         # Across the wrap it turned on by 0.12, to which the change of id 7 is the nearest; then it stood still.
-        assert (rollout._state_ids[:, 2] - first == (7 if t == 0 else 4)).all()
+        assert (rollout.now.state_ids[:, 2] - first == (7 if t == 0 else 4)).all()
         before = step.state
 
 
@@ -82,7 +84,7 @@ def test_a_held_value_that_no_change_reaches_is_there_at_once_and_the_ids_say_th
     step = rollout.step(0)
     assert value(step.state, "player", "position").tolist() == [[0.5, 0.0]]
     first = PLANE.slots[0].offset + PLANE.slots[0].field.num_absolute
-    assert (rollout._state_ids[0, :2] - first).tolist() == [16, 0]  # the largest changes
+    assert (rollout.now.state_ids[0, :2] - first).tolist() == [16, 0]  # the largest changes
     rollout.edit({"player": {"position": (0.4, 0.0)}})
     assert value(rollout.step(0).state, "player", "position").tolist() == [[0.5, 0.0]]
 
@@ -110,7 +112,7 @@ def test_every_kind_of_field_can_be_held():
     for step in play(rollout, 6):
         scene = VARIED.to_dict(step.state[1])["weather"]
         assert scene == {**wished, "heat": pytest.approx(7.3), "wind": pytest.approx(5.95)}
-        said = VARIED.decode(rollout._state_ids, "absolute", step.state)[1]  # of its absolute ids, if it is one
+        said = VARIED.decode(rollout.now.state_ids, "absolute", step.state)[1]  # of its absolute ids, if it is one
         assert abs(value(said, "weather", "heat", VARIED) - 7.3) <= 1
         assert abs(value(said, "weather", "wind", VARIED) - 5.95) <= 0.125
         assert VARIED.to_dict(step.state[0])["weather"] != scene
@@ -182,7 +184,7 @@ def test_states_stay_within_limits_and_ids_say_so():
     rollout = WORLD.start(["", "", ""], seed=3)
     rollout.limit(BOX, row=1)
     rollout.limit({"player": {"position": ((0.1, 0.1), (0.15, 0.15))}}, row=2)
-    low, high = rollout._limits[:, :, 0], rollout._limits[:, :, 1]
+    low, high = rollout.now.steering.limits[:, :, 0], rollout.now.steering.limits[:, :, 1]
     free, stopped = [], 0
     for t in range(20):
         before = rollout.state
@@ -194,7 +196,7 @@ def test_states_stay_within_limits_and_ids_say_so():
         assert on_arc(value(step.state[1], "ball", "yaw"), 1.2, 0.3, 1.5)
         at_end = ((step.state == low) | (step.state == high))[:, [slot.columns.start for slot in PLANE.slots]]
         said = PLANE.encode(step.state, "change", before)  # nearest by place, where the codec's are by value
-        assert ((rollout._state_ids - said)[at_end].abs() <= 1).all()
+        assert ((rollout.now.state_ids - said)[at_end].abs() <= 1).all()
         stopped += int(at_end.sum())
         free.append(value(step.state[0], "player", "position"))
     assert stopped > 20
@@ -255,20 +257,20 @@ def test_a_locked_region_keeps_its_ids_and_pixels_while_the_rest_changes(k: int,
     touched = torch.zeros(16, 16, dtype=torch.bool)
     touched[[0, 4, 0, 7], [8, 15, 12, 8]] = True  # one pixel of each of its cells
     rollout.lock(touched.numpy() if pixels else CORNER, row=1)
-    ids, picture = rollout._video.clone(), rollout.frames[:, -1].clone()
+    ids, picture = rollout.now.video_ids.clone(), rollout.frames[:, -1].clone()
     locked, changed = CORNER.flatten(), torch.zeros(16, dtype=torch.bool)
     for step in play(rollout, 12):
-        assert torch.equal(rollout._video[1, locked], ids[1, locked])
+        assert torch.equal(rollout.now.video_ids[1, locked], ids[1, locked])
         assert (step.frames[1, :, CORNER_PIXELS] == picture[1, CORNER_PIXELS]).all()
         assert (step.frames[1, :, ~CORNER_PIXELS] != picture[1, ~CORNER_PIXELS]).any()
         assert (step.frames[0, :, CORNER_PIXELS] != picture[0, CORNER_PIXELS]).any()
-        changed |= rollout._video[1] != ids[1]
+        changed |= rollout.now.video_ids[1] != ids[1]
     assert changed.sum() > 8
     rollout.lock(~CORNER, row=1)
     whole = rollout.frames[1, -1].clone()
     assert (rollout.step(0).frames[1] == whole).all()
     rollout.unlock(row=1)
-    assert not rollout._steered
+    assert not rollout.now.steering.active
     assert (rollout.step(0).frames[1, :, CORNER_PIXELS] != whole[CORNER_PIXELS]).any()
 
 
@@ -330,7 +332,7 @@ def test_snapshots_and_forks_hold_what_was_held():
         assert not torch.equal(first[-1].state[row], unsteered[-1].state[row])
     assert (fork.step(0).frames[0] == fork.frames[0, -1]).all()
     rollout.restore(free)
-    assert not rollout._steered
+    assert not rollout.now.steering.active
 
 
 def test_a_row_that_is_reset_is_free_again():
@@ -342,7 +344,7 @@ def test_a_row_that_is_reset_is_free_again():
         torch.testing.assert_close(step.state[1], fresh.state[0], atol=1e-5, rtol=0)
         assert (value(step.state[[0, 2]], "player", "yaw") == torch.tensor(0.3)).all()
     rollout.reset_rows([0, 2], [Beginning(seed=1), Beginning(seed=2)])
-    assert not rollout._steered
+    assert not rollout.now.steering.active
 
 
 def test_a_beginning_may_be_held_and_limited_from_its_first_state_on():
@@ -423,7 +425,7 @@ def test_mistakes_are_answered_with_the_mend_and_change_nothing(verb: str, given
     rollout = WORLD.start(["", ""], seed=1)
     with pytest.raises(ValueError, match=mend):
         getattr(rollout, verb)(given)
-    assert not rollout._steered
+    assert not rollout.now.steering.active
     with pytest.raises(ValueError, match="row 2 does not exist: this rollout has rows 0 to 1"):
         getattr(rollout, verb)(given, row=2)
 

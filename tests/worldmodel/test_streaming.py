@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from worldmodel import rollout as rollout_file
+from worldmodel.beginning import Beginning
 from worldmodel.engines import torch_engine as engine_file
 from worldmodel.kv_cache import KeysValues, StepCache
-from worldmodel.rollout import Beginning, Rollout, Sampling
-from worldmodel.sampling import sample
+from worldmodel.rollout import Rollout
+from worldmodel.sampling import Sampling, sample
 from worldmodel.transformer import DynamicsBatch
 from worldmodel.world import World
 
@@ -44,7 +45,7 @@ class Played:
     video: list[Tensor] = field(default_factory=list)
 
     def note(self, action: Tensor, before: Tensor) -> None:
-        state_ids, states, video = self.rollout._state_ids, self.rollout.state, self.rollout._video
+        state_ids, states, video = self.rollout.now.state_ids, self.rollout.state, self.rollout.now.video_ids
         for kept, new in zip(
             (self.actions, self.state_ids, self.states, self.input_states, self.video),
             (action, state_ids, states, before, video),
@@ -53,7 +54,7 @@ class Played:
 
     def batch(self) -> DynamicsBatch:
         """The same as teacher forcing takes it."""
-        world, video = self.rollout.world, torch.stack(self.video, 1)
+        world, video = self.rollout.parts, torch.stack(self.video, 1)
         return DynamicsBatch(
             text=world.encode_captions(self.rollout.captions),
             static=world.schema.encode(self.states[0], "static"),
@@ -110,7 +111,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 def split(played: Played, k: int) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Recorded logits as (static slots, first state's slots, later states, video of each step)."""
-    layout, outcome = played.rollout.world.dynamics.layout, played.rollout.world.dynamics.outcome
+    layout, outcome = played.rollout.parts.dynamics.layout, played.rollout.parts.dynamics.outcome
     rest = iter(played.logits)
     static = [next(rest)[:, 0] for _ in range(layout.num_static)]
     first = [next(rest)[:, 0] for _ in range(layout.num_state)]
@@ -365,7 +366,7 @@ def test_rows_reset_alone_equal_a_fresh_start_and_the_others_go_on():
         assert torch.equal(ours.frames[1], theirs.frames[1])
         for row, fresh in zip((2, 0), alone):
             step = fresh.step(t % 3)
-            assert torch.equal(rollout._video[row], fresh._video[0])
+            assert torch.equal(rollout.now.video_ids[row], fresh.now.video_ids[0])
             torch.testing.assert_close(ours.state[row], step.state[0], atol=1e-5, rtol=0)
 
 
@@ -414,15 +415,15 @@ def test_a_rollout_is_its_seed_whatever_stands_beside_it():
     for t in range(8):
         together.step(t % 3)
         alone.step(t % 3)
-        assert torch.equal(together._video[1], alone._video[0])
-        assert torch.equal(together._state_ids[1], alone._state_ids[0])
+        assert torch.equal(together.now.video_ids[1], alone.now.video_ids[0])
+        assert torch.equal(together._state_ids[1], alone.now.state_ids[0])
 
 
 def test_a_start_from_frames_shows_them_and_a_start_from_a_state_keeps_it():
     source = WORLD.start(seed=1)
     frames = torch.cat([source.frames, *frames_of(source, 4)], 1)
     rollout = WORLD.start(frames=frames, seed=1)
-    assert torch.equal(rollout._video, WORLD.tokenizer.encode(frames)[:, -1].flatten(1))
+    assert torch.equal(rollout.now.video_ids, WORLD.tokenizer.encode(frames)[:, -1].flatten(1))
     ids, cache = WORLD.tokenizer.encode(frames), WORLD.tokenizer.start_cache(1)
     for past in ids[:, :-1].unbind(1):
         WORLD.tokenizer.decode_step(past, cache)
@@ -432,7 +433,7 @@ def test_a_start_from_frames_shows_them_and_a_start_from_a_state_keeps_it():
     assert torch.equal(WORLD.start(state=state, seed=4).state, state)
     both = WORLD.start(frames=frames, state=state, seed=4)
     assert torch.equal(both.state, state)
-    assert torch.equal(both._video, rollout._video)
+    assert torch.equal(both.now.video_ids, rollout.now.video_ids)
     mixed = WORLD.start(frames=frames[0], state={"ball": {"yaw": 1.0}}, seed=[4, 5])
     assert mixed.describe(1)["ball"]["yaw"] == 1.0
 

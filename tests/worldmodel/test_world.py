@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tokenizer.scene.state_reader import StateReader
 from tokenizer.text_tokenizer import TextTokenizer
-from worldmodel.rollout import Rollout, Sampling
+from worldmodel.rollout import Rollout
+from worldmodel.sampling import Sampling
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
 

@@ -15,7 +15,7 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
-from worldmodel.rollout import Sampling
+from worldmodel.sampling import Sampling
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.world import World

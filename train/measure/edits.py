@@ -39,7 +39,7 @@ from train.measure.measurements import (
     start,
 )
 from train.measure.metrics import LEAST_PIXELS, median_colours, share_shown, surroundings, typical_colours
-from worldmodel.rollout import Sampling
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from tokenizer.clip import Episode
 from tokenizer.scene.state_reader import StateReader
 from train.measure.measurements import Numbers, start
 from train.measure.metrics import laplacian_variance, psnr
-from worldmodel.rollout import Rollout, Sampling
+from worldmodel.rollout import Rollout
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 MARKS = (16, 64, 256, 1024)  # steps

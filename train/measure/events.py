@@ -15,7 +15,8 @@ import torch
 from tokenizer.clip import Episode
 from train.measure.measurements import CONTEXT, Bodies, Numbers, start
 from train.worlds.tabletop.events import draw_event
-from worldmodel.rollout import Rollout, Sampling
+from worldmodel.rollout import Rollout
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 MOVES = 0.1  # m/s

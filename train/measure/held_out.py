@@ -15,7 +15,7 @@ import numpy as np
 import train.worlds
 from train.data.episodes import EpisodeStore, EpisodeWriter, RecordingConfig
 from train.data.tokens import TokenisedEpisode
-from worldmodel.world import cache_folder
+from worldmodel.cache_folder import cache_folder
 
 FIRST_SEED = 2**31
 STATES_FROM = 1_000_000  # after the seeds of recorded episodes

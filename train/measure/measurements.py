@@ -44,7 +44,8 @@ from train.measure.metrics import (
     typical_colours,
 )
 from worldmodel.bench import time_steps
-from worldmodel.rollout import Rollout, Sampling
+from worldmodel.rollout import Rollout
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 Numbers = dict[str, Any]
@@ -164,6 +165,8 @@ def entity_map(segmentation: np.ndarray, size: int) -> Tensor:
 def captions(world: World, episodes: Sequence[Clip]) -> list[str]:
     """The episodes' captions, without those too long for this world to read."""
     most = world.dynamics.layout.max_text
+    if world.text is None:
+        return [""] * len(episodes)
     return [e.caption if len(world.text.encode(e.caption)) <= most else "" for e in episodes]
 
 

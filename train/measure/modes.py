@@ -13,7 +13,7 @@ from tokenizer.scene.state_reader import StateReader
 from train.data.tokens import TokenisedEpisode
 from train.measure.measurements import Bodies, Numbers, foreseen_states, measure_rollout
 from worldmodel.bench import raster_of, time_steps
-from worldmodel.rollout import Sampling
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 HORIZON = 32

@@ -14,7 +14,7 @@ from tokenizer.scene.state_reader import StateReader
 from train.measure.endless import Renderer, body_colours
 from train.measure.measurements import Bodies, Numbers, start
 from train.measure.metrics import psnr
-from worldmodel.rollout import Sampling
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 BEFORE, STEPS = 4, 2  # steps before the cut, and after it

@@ -17,7 +17,7 @@ from torch import Tensor
 from tokenizer.scene.state_reader import StateReader
 from train.measure.measurements import Numbers
 from train.worlds.tabletop.captions import claims
-from worldmodel.rollout import Sampling
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 ROWS = 16  # of a batch

@@ -1,21 +1,18 @@
 """A step as CUDA graphs: thousands of kernels started at once, and nothing waited for in between.
 
-Everything a step computes lies on the device; what it is told (positions, chance, actions) is copied there before. CUDA
+Everything a step computes lies on the device; positions, uniform numbers and actions are copied there before. CUDA
 graphs: pytorch.org/docs/stable/notes/cuda.html. Kept memory is as large as one step's of every shape that was played.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from worldmodel.engines.graph_engine import Function, GraphEngine
-
-if TYPE_CHECKING:
-    from worldmodel.world import World
+from worldmodel.engines.graph_engine import Function, Graph, GraphEngine
+from worldmodel.parts import WorldParts
 
 WARM_UP = 3  # runs, in which whatever is made once is made and kernels are chosen
 
@@ -25,15 +22,15 @@ class CUDAGraphEngine(GraphEngine):
 
     name = "cuda_graph"
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        if world.device.type != "cuda":
+    def __init__(self, parts: WorldParts) -> None:
+        super().__init__(parts)
+        if parts.device.type != "cuda":
             raise ValueError(
-                f"the engine 'cuda_graph' runs on CUDA devices and this world is on {world.device}: choose 'torch'"
+                f"the engine 'cuda_graph' runs on CUDA devices and this world is on {parts.device}: choose 'torch'"
             )
 
-    def compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        held, device = [tensor.clone() for tensor in given], self.world.device
+    def compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Graph:
+        held, device = [tensor.clone() for tensor in given], self.parts.device
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):

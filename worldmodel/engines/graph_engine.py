@@ -7,33 +7,37 @@ step is a function of tensors alone, it can be recorded once for every shape of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
-from worldmodel.engines.torch_engine import Engine, Sampling, Stepped
+from worldmodel.engines.step import Simulated, StepQuery, StepResult, StepStart
+from worldmodel.engines.torch_engine import Engine
 from worldmodel.kv_cache import Past
+from worldmodel.parts import WorldParts
+from worldmodel.sampling import Sampling
 from worldmodel.transformer import KeysValues
 
-if TYPE_CHECKING:
-    from worldmodel.world import World
-
+Graph = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 Function = Callable[..., tuple[Tensor, ...]]
 
 
 class GraphEngine(Engine, ABC):
     """Whatever is not part of a step (beginnings, reading) stays with PyTorch, operation by operation."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self.graphs: dict[tuple[Any, ...], Callable[[Sequence[Tensor]], Sequence[Tensor]]] = {}
+    def __init__(self, parts: WorldParts) -> None:
+        super().__init__(parts)
+        self.graphs: dict[tuple[Any, ...], tuple[Graph, Any]] = {}
 
     @abstractmethod
-    def compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        """A function of tensors shaped like ``given`` that computes what ``call`` does. It may lend its results: they
-        need hold no longer than until it is called again."""
+    def compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Graph:
+        """A function of tensors shaped like ``given`` that computes what ``call`` does.
+
+        Its results need hold only until it is called again: it may reuse their memory.
+        """
 
     @property
     def setting(self) -> tuple[Any, ...]:
@@ -41,61 +45,52 @@ class GraphEngine(Engine, ABC):
         return ()
 
     def _state_in_many(self, sampling: Sampling) -> bool:
-        dynamics = self.world.dynamics
+        dynamics = self.parts.dynamics
         return (sampling.state_tokens_per_pass or dynamics.state_modes[0]) < dynamics.layout.num_state
 
     # -- the step -----------------------------------------------------------------------------------
 
-    def step(  # type: ignore[override]
-        self, sampling: Sampling, past: Past, turn: tuple[Tensor, Tensor], *given: Tensor
-    ) -> Stepped:
-        if sampling.tokens_per_pass != self.world.dynamics.layout.num_video or self._state_in_many(sampling):
-            return super().step(sampling, past, turn, *given)  # many passes: a graph for each kind of them
+    def step(self, sampling: Sampling, start: StepStart, query: StepQuery) -> StepResult:
+        k = sampling.tokens_per_pass or self.parts.dynamics.config.tokens_per_pass[0]
+        if k != self.parts.dynamics.layout.num_video or self._state_in_many(sampling):
+            return super().step(sampling, start, query)  # many passes: a graph for each kind of them
 
-        def stepped(past: Past, cos: Tensor, sin: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            made = Engine(self.world).step(sampling, past, (cos, sin), *tensors)  # pyright: ignore[reportCallIssue]
-            return made.ids, made.state, made.video, made.kept.keys, made.kept.values
+        def stepped(start: StepStart, query: StepQuery) -> StepResult:
+            return Engine(self.parts).step(sampling, start, query)
 
-        ids, state, video, *kept = self._run(f"step {sampling}", stepped, (*turn, *given), past, lent=2)
-        return Stepped(ids, state, video, KeysValues(*kept))
+        return self._run(f"step {sampling}", stepped, (_plain(start), query), lent=("kept",))
 
-    def simulate(  # type: ignore[override]
-        self, sampling: Sampling, past: Past, *given: Tensor
-    ) -> tuple[Tensor, Tensor, KeysValues]:
+    def simulate(self, sampling: Sampling, start: StepStart, query: StepQuery) -> Simulated:
         if self._state_in_many(sampling):  # whose loop writes in place, as no graph may
-            return super().simulate(sampling, past, *given)
+            return super().simulate(sampling, start, query)
 
-        def simulated(past: Past, *tensors: Tensor) -> tuple[Tensor, ...]:
-            ids, state, kept = Engine.simulate(self, sampling, past, *tensors)
-            return ids, state, kept.keys, kept.values
+        def simulated(start: StepStart, query: StepQuery) -> Simulated:
+            return Engine.simulate(self, sampling, start, query)
 
-        ids, state, *kept = self._run(f"simulate {sampling}", simulated, given, past)
-        return ids, state, KeysValues(*kept)
+        return self._run(f"simulate {sampling}", simulated, (_plain(start), query))
 
-    def canvas(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
-        def painted(*tensors: Tensor) -> tuple[Tensor]:
-            return (Engine.canvas(self, *tensors, k=k),)
+    def condition_frame(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
+        def painted(*tensors: Tensor) -> Tensor:
+            return Engine.condition_frame(self, *tensors, k=k)
 
-        return self._run(f"canvas {k}", painted, (actions, previous, state, shown))[0]
+        return self._run(f"canvas {k}", painted, (actions, previous, state, shown))
 
-    def video_pass(self, sampling: Sampling, past: Past, *given: Tensor) -> tuple[Tensor, KeysValues]:  # type: ignore[override]
-        def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, ...]:
-            ids, new = Engine.video_pass(self, sampling, past, *tensors)
-            return ids, new.keys, new.values
+    def video_pass(self, sampling: Sampling, past: Past, *given: Tensor) -> tuple[Tensor, KeysValues, Tensor | None]:
+        def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, KeysValues, Tensor | None]:
+            return Engine.video_pass(self, sampling, past, *tensors)
 
-        ids, *kept = self._run(f"video {sampling}", drawn, given, past, lent=2)
-        return ids, KeysValues(*kept)
+        return self._run(f"video {sampling}", drawn, (replace(past, whole=False), *given), lent=(1,))
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
         if not cache.past or bool(cache.fresh.any()):  # a stream's first frame, which is not worth a graph of its own
             return super().decode(ids, cache, state, begun)
         modules = list(cache.past)
 
-        def decoded(*tensors: Tensor) -> tuple[Tensor, ...]:
+        def decoded(ids: Tensor, state: Tensor, begun: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
             kept = StreamingCache(len(ids))
             kept.advance()
-            kept.past = dict(zip(modules, tensors[3:], strict=True))
-            pixels = self.world.tokenizer.decode_step(tensors[0], kept, tensors[1], tensors[2])
+            kept.past = dict(zip(modules, past, strict=True))
+            pixels = self.parts.tokenizer.decode_step(ids, kept, state, begun)
             return pixels, *kept.past.values()
 
         pixels, *past = self._run("decode", decoded, (ids, state, begun, *cache.past.values()))
@@ -103,32 +98,83 @@ class GraphEngine(Engine, ABC):
         return pixels
 
     def _run(
-        self, name: str, call: Function, given: Sequence[Tensor], past: Past | None = None, lent: int = 0
-    ) -> tuple[Tensor, ...]:
-        """What ``call`` makes of the past, if there is one, and of tensors. The last ``lent`` results hold until it is
-        called again."""
-        if past is not None:
-            given, call = _flattened(past, given, call)
-        key = (name, *self.setting, *(tuple(tensor.shape) for tensor in given))
-        graph = self.graphs.get(key)
-        if graph is None:
-            graph = self.graphs[key] = self.compile(name, call, given)
-        made = graph(given)
-        return tuple(tensor if i >= len(made) - lent else tensor.clone() for i, tensor in enumerate(made))
+        self, name: str, call: Callable[..., Any], given: tuple[Any, ...], lent: tuple[str | int, ...] = ()
+    ) -> Any:
+        """What ``call`` makes of ``given``, trees of tensors (see :func:`leaves`), like its result.
+
+        Parts of the result that are ``lent``, by name or place, hold only until it is called again.
+        """
+        inputs, shape = list(leaves(given)), _skeleton(given)
+        key = (name, *self.setting, *(tuple(tensor.shape) for tensor in inputs))
+        if key not in self.graphs:
+            made: list[Any] = []  # the result without its tensors, as the trace leaves it
+
+            def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+                result = call(*rebuilt(shape, iter(tensors)))
+                made[:] = [_skeleton(result)]
+                return tuple(leaves(result))
+
+            graph = self.compile(name, flat, inputs)
+            if not made:  # a graph that was kept from another time: PyTorch is asked once
+                flat(*inputs)
+            self.graphs[key] = graph, made[0]
+        graph, skeleton = self.graphs[key]
+        result = rebuilt(skeleton, iter(graph(inputs)))
+        return _owned(result, lent)
 
 
-def _flattened(past: Past, given: Sequence[Tensor], call: Function) -> tuple[list[Tensor], Function]:
-    """The tensors of a past before the others, and ``call`` as a function of them all. Empty ones are left out, for
-    a graph takes none."""
-    held = [tensor for piece in past.pieces for tensor in (piece.keys, piece.values)]
-    full, split = [tensor for tensor in held if tensor.numel()], len(past.states)
-    heard = [] if past.told is None else [past.told]
+def _plain(start: StepStart) -> StepStart:
+    """Without what the host knows of it, so that one graph serves all."""
+    return replace(start, past=replace(start.past, whole=False))
 
-    def called(seen: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        rest = iter(tensors)
-        told = next(rest) if heard else None
-        flat = [next(rest) if tensor.numel() else tensor for tensor in held]
-        pieces = [KeysValues(keys, values) for keys, values in zip(flat[::2], flat[1::2], strict=True)]
-        return call(Past(pieces[:split], pieces[split:], seen, told=told), *rest)
 
-    return [past.seen, *heard, *full, *given], called
+class _Place:
+    """Where a tensor stands in a tree that is kept without its tensors."""
+
+
+def leaves(tree: Any) -> Iterator[Tensor]:
+    """The tensors of a tree of dataclasses, tuples and lists, in order. Empty ones are left out: graphs take none."""
+    if isinstance(tree, Tensor):
+        if tree.numel():
+            yield tree
+    elif is_dataclass(tree):
+        for part in fields(tree):
+            yield from leaves(getattr(tree, part.name))
+    elif isinstance(tree, tuple | list):
+        for part in tree:
+            yield from leaves(part)
+
+
+def rebuilt(tree: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same tree with other tensors at its leaves."""
+    if isinstance(tree, _Place) or (isinstance(tree, Tensor) and tree.numel()):
+        return next(tensors)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return replace(tree, **{part.name: rebuilt(getattr(tree, part.name), tensors) for part in fields(tree)})
+    if isinstance(tree, tuple | list):
+        return type(tree)(rebuilt(part, tensors) for part in tree)
+    return tree
+
+
+def _skeleton(tree: Any) -> Any:
+    """A tree without its tensors, but for empty ones."""
+
+    def places() -> Iterator[Any]:
+        while True:
+            yield _Place()
+
+    return rebuilt(tree, places())
+
+
+def _owned(result: Any, lent: tuple[str | int, ...]) -> Any:
+    """A result whose tensors are copies, but for the parts that are lent."""
+    if is_dataclass(result) and not isinstance(result, type):
+        own = [part.name for part in fields(result) if part.name not in lent]
+        return replace(result, **{name: _copied(getattr(result, name)) for name in own})
+    if isinstance(result, tuple):
+        return tuple(part if i in lent else _copied(part) for i, part in enumerate(result))
+    return _copied(result)
+
+
+def _copied(tree: Any) -> Any:
+    return rebuilt(tree, (tensor.clone() for tensor in leaves(tree)))

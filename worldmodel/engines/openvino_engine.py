@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from worldmodel.engines.graph_engine import Function, GraphEngine
-
-if TYPE_CHECKING:
-    from worldmodel.world import World
+from worldmodel.cache_folder import cache_folder
+from worldmodel.engines.graph_engine import Function, Graph, GraphEngine
+from worldmodel.parts import WorldParts
 
 PACKAGES = (Path(__file__).parents[1], Path(__file__).parents[2] / "tokenizer")
 
@@ -31,10 +30,10 @@ class OpenVINOEngine(GraphEngine):
 
     name = "openvino"
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        if world.device.type != "cpu":
-            raise ValueError(f"the engine 'openvino' runs on CPUs and this world is on {world.device}: choose 'torch'")
+    def __init__(self, parts: WorldParts) -> None:
+        super().__init__(parts)
+        if parts.device.type != "cpu":
+            raise ValueError(f"the engine 'openvino' runs on CPUs and this world is on {parts.device}: choose 'torch'")
         try:
             import openvino
         except (ImportError, OSError) as error:
@@ -62,9 +61,7 @@ class OpenVINOEngine(GraphEngine):
     def setting(self) -> tuple[int]:
         return (self.threads,)
 
-    def compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        from worldmodel.world import cache_folder
-
+    def compile(self, name: str, call: Function, given: Sequence[Tensor]) -> Graph:
         shapes = " ".join("x".join(map(str, tensor.shape)) for tensor in given)
         label = hashlib.sha256(f"{self.fingerprint} {name} {shapes}".encode()).hexdigest()[:20]
         graph_file = cache_folder() / "openvino" / f"{name.split()[0]}-{label}.xml"
@@ -89,9 +86,9 @@ class OpenVINOEngine(GraphEngine):
     def _export(self, call: Function, given: Sequence[Tensor]) -> Any:
         # Traced outside of inference mode, with inputs that were made there.
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that what the trace takes to be constant is, is what the shapes are for
+            warnings.simplefilter("ignore")  # of what a trace takes for constant: shapes are fixed, so it is
             example = tuple(tensor.clone() for tensor in given)
-            graph = self.openvino.convert_model(_Traced(self.world, call).eval(), example_input=example)
+            graph = self.openvino.convert_model(_Traced(self.parts, call).eval(), example_input=example)
         for entry, tensor in zip(graph.inputs, example, strict=True):
             entry.get_node().set_partial_shape(self.openvino.PartialShape(list(tensor.shape)))
         graph.validate_nodes_and_infer_types()
@@ -115,7 +112,7 @@ class OpenVINOEngine(GraphEngine):
             sha = hashlib.sha256(f"{torch.__version__} {self.openvino.__version__}".encode())
             for source in sorted(path for folder in PACKAGES for path in folder.rglob("*.py")):
                 sha.update(source.read_bytes())
-            for part in (self.world.tokenizer, self.world.dynamics):
+            for part in (self.parts.tokenizer, self.parts.dynamics):
                 for weights in part.state_dict().values():
                     sha.update(weights.detach().contiguous().numpy().tobytes())
             self._fingerprint = sha.hexdigest()
@@ -125,9 +122,9 @@ class OpenVINOEngine(GraphEngine):
 class _Traced(nn.Module):
     """A function as the module that a tracer wants, with the weights it uses."""
 
-    def __init__(self, world: World, call: Function) -> None:
+    def __init__(self, parts: WorldParts, call: Function) -> None:
         super().__init__()
-        self.tokenizer, self.dynamics, self.call = world.tokenizer, world.dynamics, call
+        self.tokenizer, self.dynamics, self.call = parts.tokenizer, parts.dynamics, call
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return self.call(*tensors)

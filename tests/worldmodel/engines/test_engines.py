@@ -14,10 +14,13 @@ from torch.overrides import TorchFunctionMode
 
 from tokenizer.causal_conv import StreamingCache
 from worldmodel import bench
+from worldmodel.beginning import Beginning
+from worldmodel.cache_folder import cache_folder
 from worldmodel.kv_cache import Past
-from worldmodel.rollout import Beginning, Rollout, Sampling
+from worldmodel.rollout import Rollout
+from worldmodel.sampling import Sampling
 from worldmodel.transformer import KeysValues
-from worldmodel.world import World, cache_folder
+from worldmodel.world import World
 
 from ..tiny_world import LIVELY, STATELESS, tiny_world
 
@@ -62,7 +65,7 @@ def test_a_step_can_be_captured_as_a_cuda_graph(bundled: bool, monkeypatch: pyte
     layout, cache = world.dynamics.layout, rollout.cache
     cos, sin = world.dynamics.positions(torch.tensor(cache.clock), layout.step_place)
     chance = torch.rand(2, layout.num_state + layout.num_video)
-    given = torch.zeros(2, dtype=torch.long), rollout._state_ids, rollout.state, rollout.state, rollout._video
+    given = torch.zeros(2, dtype=torch.long), rollout.now.state_ids, rollout.state, rollout.state, rollout.now.video_ids
     past, turn, given = on_meta((cache.past(), cache.turn(cache.clock), (*given, cos, sin, chance)))
     pixels = on_meta(tuple(rollout.pixels.past.values()))
     for part in (world.dynamics, world.tokenizer, world.codec):
@@ -116,8 +119,8 @@ def test_an_engine_that_a_world_cannot_have_is_refused():
 def assert_same(ours: Rollout, theirs: Rollout, steps: int) -> None:
     for t in range(steps):
         a, b = ours.step(t % 3), theirs.step(t % 3)
-        assert torch.equal(ours._video, theirs._video)
-        assert torch.equal(ours._state_ids, theirs._state_ids)
+        assert torch.equal(ours.now.video_ids, theirs.now.video_ids)
+        assert torch.equal(ours.now.state_ids, theirs._state_ids)
         torch.testing.assert_close(a.state, b.state, atol=1e-5, rtol=0)
         assert (a.frames.int() - b.frames.int()).abs().max() <= 1
         assert torch.equal(a.terminated, b.terminated)

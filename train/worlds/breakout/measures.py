@@ -17,7 +17,7 @@ from tokenizer.clip import Episode
 from tokenizer.scene.tiles import tile_middles
 from tokenizer.state_schema import StateSchema
 from train.measure.measurements import MARKS, Numbers, captions, in_batches
-from worldmodel.rollout import Sampling
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 FIELD = (slice(33, 78), slice(4, 76))  # rows and columns between wall, sides and paddle: nothing but the ball is seen

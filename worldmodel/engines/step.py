@@ -1,0 +1,82 @@
+"""What goes into a step and what comes out of it: tensors alone, so that any runtime may take a step over.
+
+Dimension keys: B rows, A ids of an action, F values of a state, S its slots, V ids of a frame, Q slots of a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from worldmodel.kv_cache import Past
+from worldmodel.transformer import KeysValues
+
+
+@dataclass(frozen=True)
+class StepStart:
+    """What a step starts from.
+
+    past: what it may see. far: cosines and sines (1, head_dim) that move what is far to its place; None where it is
+    there already. state_ids: (B, S), those that led to ``state`` (B, F). shown: (B, F), what the last picture shows.
+    video_ids: (B, V), the last picture's.
+    """
+
+    past: Past
+    far: tuple[Tensor, Tensor] | None
+    state_ids: Tensor
+    state: Tensor
+    shown: Tensor
+    video_ids: Tensor
+
+
+@dataclass(frozen=True)
+class StepQuery:
+    """What is asked of a step.
+
+    actions: (B, A), -1 for none. cos, sin: (Q, head_dim) of the step's slots. uniforms: (B, S + V). limits: (B, F, 2),
+    within which the state is kept (``steering.py``). Where they are not below 0, ``fixed_video`` ids (B, V) are taken
+    as they are; ``fixed_state`` is the whole outcome of the state's passes, ids (B, S) and values (B, F).
+    """
+
+    actions: Tensor
+    cos: Tensor
+    sin: Tensor
+    uniforms: Tensor
+    limits: Tensor | None = None
+    fixed_video: Tensor | None = None
+    fixed_state: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """The state that a step leads to, (B, F), its ids (B, S), and keys and values of action and state slots."""
+
+    state_ids: Tensor
+    state: Tensor
+    kept: KeysValues
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A frame's ids (B, V), keys and values of all slots of its step, and what its slots held, (B, V, width), where
+    reward and end are read from it."""
+
+    video_ids: Tensor
+    kept: KeysValues
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step led to: its state, its frame's ids, and keys and values of all its slots.
+
+    reward and terminated (B,) are those read from the picture; None where the state holds them, or nothing does.
+    """
+
+    state_ids: Tensor
+    state: Tensor
+    video_ids: Tensor
+    kept: KeysValues
+    reward: Tensor | None = None
+    terminated: Tensor | None = None
