@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import asinh, ceil, isfinite, pi
 from typing import Any, Literal, SupportsFloat
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
+
+from tokenizer.action_space import ActionSpace
 
 Kind = Literal["continuous", "categorical", "flag", "bits"]
 Coding = Literal["static", "absolute", "change"]
@@ -247,16 +250,29 @@ class Slot:
     offset: int  # where the field's ids begin in the local state range
 
 
+class _Actions:
+    """A schema's action space, which may be given as one, as a Gymnasium space, or as a tuple of names."""
+
+    def __get__(self, schema: StateSchema | None, owner: type | None = None) -> ActionSpace:
+        return ActionSpace() if schema is None else schema.__dict__["actions"]
+
+    def __set__(self, schema: StateSchema, given: ActionSpace | Sequence[str] | gymnasium.Space[Any] | None) -> None:
+        schema.__dict__["actions"] = ActionSpace.of(given)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StateSchema:
-    """Everything a state is made of. An empty schema (no entities) is a world without state."""
+    """Everything a state is made of, and the actions that change it.
+
+    An empty schema (no entities) is a world without state; one without actions is a world that nobody steers.
+    """
 
     name: str
     entities: tuple[Entity, ...] = ()
     view: View | None = None
     fps: int = 60
     frames_per_step: int = 4
-    actions: tuple[str, ...] = field(default=())
+    actions: _Actions = _Actions()
 
     # -- where things are ---------------------------------------------------------------------------
 
@@ -434,7 +450,7 @@ class StateSchema:
     # -- on disk ------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        about = json.loads(json.dumps(asdict(self)))
+        about = json.loads(json.dumps({**asdict(self), "actions": self.actions.to_json()}))
         if self.view is not None and not self.view.tiles_of:  # said only where there are some
             about["view"] = {name: value for name, value in about["view"].items() if not name.startswith("tiles")}
         return about
@@ -453,4 +469,4 @@ class StateSchema:
             parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
             view = View(**parts)
         rest = {k: data[k] for k in ("name", "fps", "frames_per_step")}
-        return cls(entities=entities, view=view, actions=tuple(data.get("actions", ())), **rest)
+        return cls(entities=entities, view=view, actions=ActionSpace.from_json(data.get("actions", ())), **rest)

@@ -54,7 +54,7 @@ class Vocabulary:
         """The vocabulary that these tokenizers and a codebook of ``num_codes`` speak together."""
         return cls(
             text=len(text) if text else 0,
-            action=len(actions) if actions else 0,
+            action=actions.num_ids if actions else 0,
             state=schema.num_local_ids if schema else 0,
             video=num_codes,
             text_model=text.fingerprint if text else "",

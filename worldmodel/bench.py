@@ -77,6 +77,7 @@ def time_steps(
     rollout, device = world.start(seed=0, batch=batch, sampling=sampling, upsample=upsample), world.device
     names = ["simulate", "draw", "sample", "commit", "decode", "upsample"]
     spent: dict[str, list[float]] = {name: [] for name in [*names, "step"]}
+    actions = world.actions.sample(steps + WARM_UP, batch, generator=torch.Generator().manual_seed(0))
     owners = [world.engine, world.engine, engine_file, rollout.cache, world.engine, rollout]
     methods = ["simulate", "draw", "sample", "commit", "decode", "_upsampled"]
     with ExitStack() as stack:
@@ -87,7 +88,7 @@ def time_steps(
                 for times in spent.values():
                     times.clear()
             begin = now(device)
-            rollout.step(i // 4 % len(world.actions) if len(world.actions) else None)
+            rollout.step(actions[i // 4] if world.actions else None)
             spent["step"].append(1000 * (now(device) - begin))
     sums = {
         name: np.add.reduceat(times, range(0, len(times), max(1, len(times) // steps)))

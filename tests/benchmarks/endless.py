@@ -52,14 +52,14 @@ def resident_mb() -> float:
 
 def endure(world: World, steps: int, *, seed: int = 0, upsample: bool = False) -> Endurance:
     """Random actions, each held for a while as people do, in one scene that is never reset."""
-    chance = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
     rollout = world.start(seed=seed, upsample=upsample)
-    first, action, memory, times = rollout.frames[0, -1].numpy(), 0, [], np.zeros(steps)
+    first, action, memory, times = rollout.frames[0, -1].numpy(), None, [], np.zeros(steps)
     for t in range(steps):
         if t % 8 == 0:
-            action = int(chance.integers(max(1, len(world.actions))))
+            action = world.actions.sample(1, generator=generator) if world.actions else None
         begin = time.perf_counter()
-        rollout.step(action if len(world.actions) else None)
+        rollout.step(action)
         times[t] = 1000 * (time.perf_counter() - begin)
         if t % 10 == 0:
             memory.append(resident_mb())

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from tokenizer.action_space import ActionSpace
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
@@ -50,9 +49,7 @@ def world_of(size: Size, ids: int, device: str, dtype: torch.dtype, engine: str)
     tokenizer = VideoTokenizer(
         VideoTokenizerConfig(resolution=side, quantizer=QuantizerConfig(levels=(8, 5, 5, 5))), schema
     )
-    vocabulary = Vocabulary.of(
-        text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=tokenizer.num_codes
-    )
+    vocabulary = Vocabulary.of(text=text, actions=schema.actions, schema=schema, num_codes=tokenizer.num_codes)
     config = DynamicsConfig(width=size.width, depth=size.depth, heads=size.heads, tokens_per_pass=(ids,))
     layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text)
     with torch.device(device):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
-from tokenizer.action_space import ActionSpace
 from tokenizer.clip import Clip, Episode
 from tokenizer.quantizer import QuantizerConfig
 from tokenizer.state_schema import Entity, Field, StateSchema
@@ -106,7 +105,7 @@ def world() -> World:
         SCHEMA,
     )
     layout = Layout.of(
-        Vocabulary.of(text=text, actions=ActionSpace(SCHEMA.actions), schema=SCHEMA, num_codes=16),
+        Vocabulary.of(text=text, actions=SCHEMA.actions, schema=SCHEMA, num_codes=16),
         SCHEMA,
         tokenizer.grid,
         16,

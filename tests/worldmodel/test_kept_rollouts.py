@@ -75,7 +75,7 @@ def play(world: World) -> dict[str, Tensor]:
             rollout.release()
             rollout.unlock()
             rollout.tell("the light goes out", row=3)
-        step = rollout.step([(t // 4 + row) % len(world.actions) for row in range(len(SEEDS))])
+        step = rollout.step([(t // 4 + row) % world.actions.num_ids for row in range(len(SEEDS))])
         ids.append(ids_of(rollout))
         states.append(step.state)
         frames.append(step.frames)

@@ -40,7 +40,7 @@ def make_vec(num_envs: int, **more: Any) -> SimulatorVectorEnv:
 
 
 def actions_of(steps: int, rows: int = 1, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(len(PLANE.actions), size=(steps, rows))
+    return np.random.default_rng(seed).integers(PLANE.actions.num_ids, size=(steps, rows))
 
 
 def play(envs: SimulatorVectorEnv, actions: np.ndarray) -> list[np.ndarray]:

@@ -95,7 +95,7 @@ def play(
         if t == TOLD:
             rollout.tell(EVENT, row=0)
         before = rollout.state
-        action = torch.tensor([t % 3, (t + 1) % 3]) if len(world.actions) else None
+        action = torch.tensor([t % 3, (t + 1) % 3]) if world.actions else None
         rollout.step(action)
         played.note(torch.full((2,), -1) if action is None else action, before)
     monkeypatch.undo()

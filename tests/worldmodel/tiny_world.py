@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenizer.action_space import ActionSpace
 from tokenizer.state_schema import Entity, Field, StateSchema, View
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
@@ -97,7 +96,7 @@ def tiny_world(schema: StateSchema = PLANE, *, sampling: Sampling = LIVELY, end:
     torch.manual_seed(0)
     text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER, schema if schema.view else None), 0.1)
     vocabulary = Vocabulary.of(
-        text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=tokenizer.num_codes
+        text=text, actions=schema.actions, schema=schema, num_codes=tokenizer.num_codes
     )
     config = replace(DYNAMICS, **changes)
     layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text, config.max_event)

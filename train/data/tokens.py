@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tokenizer.action_space import ActionSpace
 from tokenizer.scene.state_reader import StateReader
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout
@@ -56,7 +55,7 @@ class TokenWriter:
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        vocabulary = Vocabulary.of(text=text, actions=ActionSpace(schema.actions), schema=schema, num_codes=num_codes)
+        vocabulary = Vocabulary.of(text=text, actions=schema.actions, schema=schema, num_codes=num_codes)
         text.save(self.folder / "text.model")
         about = {"schema": schema.to_json(), "vocabulary": asdict(vocabulary), "grid": list(grid)}
         (self.folder / "tokens.json").write_text(json.dumps(about, indent=1))

@@ -54,10 +54,10 @@ def measure_endless(
     for name in ("idle", "moving"):
         rollout = start(world, [e.window(0, 0) for e in episodes], seed=seed, sampling=sampling)
         first = None if reader is None else body_colours(rollout, reader)
-        action, pairs = torch.zeros(len(episodes), dtype=torch.long), []
+        action, pairs = world.actions.idle(), []
         for step in range(1, steps + 1):
             if name == "moving" and step % HOLD == 1:
-                action = torch.randint(len(world.actions), (len(episodes),), generator=generator)
+                action = world.actions.sample(len(episodes), generator=generator)
             made = rollout.step(action)
             mark = next((mark for mark in MARKS if mark - RECENT < step <= mark), None)
             if mark is not None and render is not None:

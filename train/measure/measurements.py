@@ -409,7 +409,7 @@ def measure_rollout(
         real = padded([e.frames for e in rows], 1 + r * horizon)
         later = real[:, 1:].unflatten(1, (horizon, r))
         begun = start(world, [e.window(0, 0) for e in rows], seed=seed, sampling=sampling)
-        random = torch.randint(len(world.actions), (len(rows), min(8, horizon)), generator=generator)
+        random = world.actions.sample(len(rows), min(8, horizon), generator=generator)
         astray = imagine(begun.fork(), random)
         ours = imagine(begun, actions)
         note("psnr", psnr(ours.frames, later).mean(2))

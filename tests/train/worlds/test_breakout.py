@@ -220,4 +220,4 @@ def test_it_is_recorded_like_any_world(tmp_path: Path) -> None:
     assert episode.states.shape == (1 + 3, SCHEMA.num_values)
     assert episode.segmentation is None
     assert store.schema == SCHEMA
-    assert store.schema.actions == ACTIONS
+    assert store.schema.actions.parts[0].names == ACTIONS

@@ -63,5 +63,5 @@ def test_it_is_recorded_like_any_world(tmp_path: Path) -> None:
     episode = store.read(1)
     assert episode.frames.shape == (1 + 4 * 3, 64, 64, 3)
     assert episode.segmentation is None
-    assert store.schema.actions == ACTIONS
+    assert store.schema.actions.parts[0].names == ACTIONS
     assert episode.frames.std() > 10
