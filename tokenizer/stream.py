@@ -65,7 +65,7 @@ class Layout:
             num_state=len(schema.slots),
             grid=grid,
             max_event=max_event,
-            num_action=max(1, getattr(schema.actions, "num_parts", 1)),
+            num_action=max(1, schema.actions.num_parts),
         )
 
     @property

@@ -95,9 +95,7 @@ def tiny_world(schema: StateSchema = PLANE, *, sampling: Sampling = LIVELY, end:
     """The same weights every time. A step ends the episode with probability ``end``. ``changes`` go to ``DYNAMICS``."""
     torch.manual_seed(0)
     text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER, schema if schema.view else None), 0.1)
-    vocabulary = Vocabulary.of(
-        text=text, actions=schema.actions, schema=schema, num_codes=tokenizer.num_codes
-    )
+    vocabulary = Vocabulary.of(text=text, actions=schema.actions, schema=schema, num_codes=tokenizer.num_codes)
     config = replace(DYNAMICS, **changes)
     layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text, config.max_event)
     dynamics = shaken(Dynamics(config, layout, schema), 0.15)
