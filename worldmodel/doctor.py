@@ -41,7 +41,7 @@ class Check:
 
 
 def examine(world: str | None = None) -> list[Check]:
-    """Runs every check; of the default world, if none is named. A check that itself fails is a broken one, never an exception."""
+    """Runs every check, with the default world if none is named. A check that itself fails is a broken one."""
     jobs: list[tuple[str, Callable[[], Iterable[Check]]]] = [
         ("python and torch", check_torch),
         ("threads", check_threads),

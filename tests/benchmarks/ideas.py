@@ -171,7 +171,8 @@ def played(world: World, tokens: Path, encoded_again: bool, rows: int = 16) -> d
         frames.append(step.frames)
         led.append(step.state)
         if encoded_again:
-            rollout.now.video_ids = world.tokenizer.encode_step(step.frames).flatten(1)
+            encoded = world.tokenizer.encode_step(step.frames).flatten(1)
+            rollout.now = replace(rollout.now, video_ids=encoded)
     bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
     error: Tensor = bodies.distance(torch.stack(led, 1), states[:, 1:])[..., 0]
     shown = torch.stack(frames, 1)

@@ -13,7 +13,7 @@ from tokenizer.state_schema import Entity, Field, StateSchema
 from worldmodel.state_estimator import StateEstimator
 from worldmodel.world import World
 
-from .tiny_world import ESTIMATOR, PLANE, STATELESS, shaken, tiny_world
+from .tiny_world import ESTIMATOR, PLANE, STATELESS, shaken, tiny_world, with_parts
 
 PRESENT = Field(name="present", kind="flag", role="present", static=True)
 CROWD = replace(  # whose bodies need not be there
@@ -163,14 +163,14 @@ def test_a_schema_without_state_and_a_size_without_cells_are_refused() -> None:
 
 
 def test_a_world_begins_from_what_its_estimator_reads(tmp_path: Path) -> None:
-    world = tiny_world(PLANE)
-    world.estimator = None
+    whole = tiny_world(PLANE)
+    world = with_parts(whole, estimator=None)
     for begin in (world.estimate, lambda frames: world.start(frames=frames)):
         with pytest.raises(ValueError, match="has no state estimator: train one"):
             begin(noise())
     given = torch.zeros(6, PLANE.num_values)
     assert torch.equal(world.start(frames=noise(), state=given).state, given)
-    world.estimator = estimator(PLANE)
+    world = with_parts(whole, estimator=estimator(PLANE))
     rollout = world.start(frames=noise())
     torch.testing.assert_close(rollout.state, world.estimate(noise()))
     torch.testing.assert_close(world.estimate(noise()[0]), rollout.state[:1])

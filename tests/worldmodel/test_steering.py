@@ -20,7 +20,7 @@ from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
 
 from .engines.test_engines import assert_same, fast
-from .tiny_world import LIVELY, PLANE, STATELESS, shaken, tiny_world
+from .tiny_world import LIVELY, PLANE, STATELESS, shaken, tiny_world, with_parts
 
 WORLD = tiny_world()
 # What PLANE lacks: a choice, quantities that are not written as changes, bits that flip.
@@ -231,7 +231,7 @@ def test_other_rows_are_undisturbed_to_the_bit():
 
 
 def test_what_lies_outside_is_brought_to_the_nearer_end_also_around_a_circle():
-    limiter, yaw = WORLD.limiter, PLANE.columns("ball", "yaw")
+    limiter, yaw = WORLD.parts.limiter, PLANE.columns("ball", "yaw")
     free = limiter.free(1, PLANE.num_values)
     for ends, given, kept in (
         ((1.2, 0.3), (1.3, 0.0, 1.49, 0.3, 0.4, 0.74, 0.76, 1.1), (1.3, 0.0, 1.49, 0.3, 0.3, 0.3, 1.2, 1.2)),
@@ -275,9 +275,8 @@ def test_a_locked_region_keeps_its_ids_and_pixels_while_the_rest_changes(k: int,
 
 
 def test_upsampled_pictures_are_locked_as_well():
-    world = tiny_world()
     config = UpsamplerConfig(resolution=16, width=16, levels=2, depth=1, condition=16)
-    world.upsampler = shaken(Upsampler(config, PLANE), 0.05).eval()
+    world = with_parts(tiny_world(), upsampler=shaken(Upsampler(config, PLANE), 0.05))
     large = CORNER_PIXELS.repeat_interleave(2, 0).repeat_interleave(2, 1)
     rollout = world.start(["", ""], seed=3, upsample=True)
     rollout.lock(CORNER, row=0)  # before anything was upsampled

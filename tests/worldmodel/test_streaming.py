@@ -65,7 +65,7 @@ class Played:
             video=video,
             input_video=video,
             event=world.encode_events([EVENT, ""]),
-            told=torch.tensor([TOLD, -1]),
+            event_block=torch.tensor([TOLD, -1]),
         )
 
 
@@ -416,7 +416,7 @@ def test_a_rollout_is_its_seed_whatever_stands_beside_it():
         together.step(t % 3)
         alone.step(t % 3)
         assert torch.equal(together.now.video_ids[1], alone.now.video_ids[0])
-        assert torch.equal(together._state_ids[1], alone.now.state_ids[0])
+        assert torch.equal(together.now.state_ids[1], alone.now.state_ids[0])
 
 
 def test_a_start_from_frames_shows_them_and_a_start_from_a_state_keeps_it():

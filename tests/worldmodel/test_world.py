@@ -19,7 +19,7 @@ from worldmodel.sampling import Sampling
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
 
-from .tiny_world import LIVELY, PLANE, STATELESS, shaken, tiny_world
+from .tiny_world import LIVELY, PLANE, STATELESS, shaken, tiny_world, with_parts
 
 WORLD = tiny_world()
 
@@ -49,7 +49,7 @@ def rewrite(path: Path, change: Any) -> None:
 def test_a_saved_world_comes_back_the_same(tmp_path, schema):
     world = tiny_world(schema)
     config = UpsamplerConfig(resolution=16, width=16, levels=2, depth=1, condition=16)
-    world.upsampler = shaken(Upsampler(config, schema if schema.num_values else None), 0.05).eval()
+    world = with_parts(world, upsampler=shaken(Upsampler(config, schema if schema.num_values else None), 0.05))
     world.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.part"))
     again = World.from_pretrained(tmp_path, device="cpu")
@@ -213,6 +213,7 @@ def test_a_caption_is_said_word_by_word_as_teacher_forcing_would():
         said = torch.cat([said, legal.argmax(-1, keepdim=True)], 1)
     words = [[i - text.start for i in row[1:]] for row in said.tolist()]
     ended = [row.index(v.special("end_text") - text.start) if min(row) < 0 else len(row) for row in words]
+    assert WORLD.text is not None
     captions = [WORLD.text.decode(row[:end]) for row, end in zip(words, ended, strict=True)]
     assert WORLD.caption(states) == captions
     assert WORLD.caption(states[1]) == captions[1:]

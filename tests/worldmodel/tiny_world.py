@@ -33,6 +33,7 @@ BODY = (
 )  # fmt: skip
 PLANE = StateSchema(
     name="plane",
+    frames_per_step=2,
     actions=("none", "left", "right"),
     view=View(kind="plane", low=(-0.5, 0.5), high=(0.5, -0.5)),
     entities=(
@@ -48,8 +49,8 @@ PLANE = StateSchema(
         ),
     ),
 )
-STATELESS = StateSchema(name="film", actions=PLANE.actions)
-UNSTEERED = StateSchema(name="plain film")
+STATELESS = StateSchema(name="film", frames_per_step=2, actions=PLANE.actions)
+UNSTEERED = StateSchema(name="plain film", frames_per_step=2)
 TOKENIZER = VideoTokenizerConfig(
     resolution=16,
     frames_per_step=2,
@@ -89,6 +90,14 @@ def shaken(module: nn.Module, strength: float, seed: int = 0) -> Any:
         for parameter in module.parameters():
             parameter += strength * torch.randn(parameter.shape, generator=chance)
     return module
+
+
+def with_parts(world: World, **changes: Any) -> World:
+    """The same world with other parts: ``upsampler=…``, ``estimator=None``."""
+    kept = {
+        name: getattr(world, name) for name in ("schema", "text", "tokenizer", "dynamics", "upsampler", "estimator")
+    }
+    return World(**(kept | changes), sampling=world.sampling, engine=world.engine.name)
 
 
 def tiny_world(schema: StateSchema = PLANE, *, sampling: Sampling = LIVELY, end: float = 0.0, **changes: Any) -> World:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,7 @@ def test_bodies_that_are_no_longer_drawn_are_missed(monkeypatch: pytest.MonkeyPa
 
     def blank(self: Rollout, action: Tensor) -> Step:
         made = step(self, action)
-        self.frames = torch.full_like(self.frames, 90)
+        self.now = replace(self.now, frames=torch.full_like(self.frames, 90))
         return made
 
     monkeypatch.setattr(Rollout, "step", blank)

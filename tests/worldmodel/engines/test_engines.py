@@ -16,10 +16,11 @@ from tokenizer.causal_conv import StreamingCache
 from worldmodel import bench
 from worldmodel.beginning import Beginning
 from worldmodel.cache_folder import cache_folder
-from worldmodel.kv_cache import Past
+from worldmodel.engines.graph_engine import leaves, rebuilt
+from worldmodel.engines.step import StepQuery, StepStart
+from worldmodel.kv_cache import beyond_window
 from worldmodel.rollout import Rollout
 from worldmodel.sampling import Sampling
-from worldmodel.transformer import KeysValues
 from worldmodel.world import World
 
 from ..tiny_world import LIVELY, STATELESS, tiny_world
@@ -65,18 +66,19 @@ def test_a_step_can_be_captured_as_a_cuda_graph(bundled: bool, monkeypatch: pyte
     layout, cache = world.dynamics.layout, rollout.cache
     cos, sin = world.dynamics.positions(torch.tensor(cache.clock), layout.step_place)
     chance = torch.rand(2, layout.num_state + layout.num_video)
-    given = torch.zeros(2, dtype=torch.long), rollout.now.state_ids, rollout.state, rollout.state, rollout.now.video_ids
-    past, turn, given = on_meta((cache.past(), cache.turn(cache.clock), (*given, cos, sin, chance)))
+    now, far = rollout.now, beyond_window(world.dynamics, cache.clock)
+    start = on_meta(StepStart(cache.past(), far, now.state_ids, now.state, now.shown, now.video_ids))
+    query = on_meta(StepQuery(torch.zeros(2, 1, dtype=torch.long), cos, sin, chance))
     pixels = on_meta(tuple(rollout.pixels.past.values()))
-    for part in (world.dynamics, world.tokenizer, world.codec):
+    for part in (world.dynamics, world.tokenizer, world.parts.codec):
         part.to("meta")
 
     def step() -> torch.Tensor:
-        made = world.engine.step(rollout.sampling, past, turn, *given)
+        made = world.engine.step(rollout.sampling, start, query)
         kept = StreamingCache(2)
         kept.advance()
         kept.past = dict(zip(rollout.pixels.past, pixels, strict=True))
-        return world.engine.decode(made.video.unflatten(1, layout.grid), kept, made.state, made.state)
+        return world.engine.decode(made.video_ids.unflatten(1, layout.grid), kept, made.state, made.state)
 
     with torch.inference_mode():
         step()  # what is made once is made
@@ -85,14 +87,7 @@ def test_a_step_can_be_captured_as_a_cuda_graph(bundled: bool, monkeypatch: pyte
 
 
 def on_meta(what: Any) -> Any:
-    if isinstance(what, torch.Tensor):
-        return what.to("meta")
-    if isinstance(what, list | tuple):
-        return type(what)(on_meta(part) for part in what)
-    if isinstance(what, Past):
-        told = None if what.told is None else on_meta(what.told)
-        return Past(on_meta(what.states), on_meta(what.video), on_meta(what.seen), told=told)
-    return KeysValues(on_meta(what.keys), on_meta(what.values))
+    return rebuilt(what, (tensor.to("meta") for tensor in leaves(what)))
 
 
 @pytest.mark.gpu
@@ -120,7 +115,7 @@ def assert_same(ours: Rollout, theirs: Rollout, steps: int) -> None:
     for t in range(steps):
         a, b = ours.step(t % 3), theirs.step(t % 3)
         assert torch.equal(ours.now.video_ids, theirs.now.video_ids)
-        assert torch.equal(ours.now.state_ids, theirs._state_ids)
+        assert torch.equal(ours.now.state_ids, theirs.now.state_ids)
         torch.testing.assert_close(a.state, b.state, atol=1e-5, rtol=0)
         assert (a.frames.int() - b.frames.int()).abs().max() <= 1
         assert torch.equal(a.terminated, b.terminated)
