@@ -134,9 +134,9 @@ class Rollout:
         return self.now.frames
 
     @property
-    def captions(self) -> tuple[str, ...]:
+    def captions(self) -> list[str]:
         """One per row."""
-        return self.now.captions
+        return list(self.now.captions)
 
     @property
     def time(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel import rollout as rollout_file
+from worldmodel import beginning as beginning_file
 from worldmodel.beginning import Beginning
 from worldmodel.engines import torch_engine as engine_file
 from worldmodel.kv_cache import KeysValues, StepCache
@@ -84,11 +84,12 @@ def play(
         logits.append(given.clone())
         return sample(given, *rest)
 
-    for file in (engine_file, rollout_file):
+    for file in (engine_file, beginning_file):
         monkeypatch.setattr(file, "sample", recording)
     rollout = world.start(CAPTIONS, seed=3, sampling=lively(k, state_k))
     played = Played(rollout, logits)
-    played.note(torch.full((2,), -1), rollout.state)
+    nobody = torch.full((2, 1), -1)
+    played.note(nobody, rollout.state)
     for t in range(1, steps):
         if edits and t in edits:
             rollout.edit(edits[t])
@@ -97,7 +98,7 @@ def play(
         before = rollout.state
         action = torch.tensor([t % 3, (t + 1) % 3]) if world.actions else None
         rollout.step(action)
-        played.note(torch.full((2,), -1) if action is None else action, before)
+        played.note(nobody if action is None else action[:, None], before)
     monkeypatch.undo()
     return played
 
@@ -201,14 +202,15 @@ def test_streaming_equals_the_whole_for_a_row_that_was_born_later(monkeypatch):
         return sample(given, *rest)
 
     rollout.reset_rows([1], [Beginning(caption="two bodies", seed=8)])
-    for file in (engine_file, rollout_file):
+    for file in (engine_file, beginning_file):
         monkeypatch.setattr(file, "sample", recording)
     played = Played(rollout, logits)
-    played.note(torch.full((2,), -1), rollout.state)
+    nobody = torch.full((2, 1), -1)
+    played.note(nobody, rollout.state)
     for t in range(STEPS):
         before = rollout.state
         rollout.step([t % 3, 1])
-        played.note(torch.tensor([t % 3, 1]), before)
+        played.note(torch.tensor([[t % 3], [1]]), before)
     batch = played.batch()
     with torch.no_grad():
         whole = world.dynamics(DynamicsBatch(**{f.name: getattr(batch, f.name)[1:] for f in fields(batch)}), k)
@@ -227,7 +229,7 @@ def test_a_clock_that_has_run_for_long_changes_nothing(monkeypatch, clock: int):
     def aged(dynamics, batch: int, clock: int = 0, *, start: int = clock) -> StepCache:
         return StepCache(dynamics, batch, start)
 
-    monkeypatch.setattr(rollout_file, "StepCache", aged)
+    monkeypatch.setattr(beginning_file, "StepCache", aged)
     old = play(monkeypatch, WORLD, 4)
     assert old.rollout.cache.clock == clock + STEPS - 1
     assert torch.equal(torch.stack(young.video), torch.stack(old.video))
@@ -245,7 +247,8 @@ def test_garbage_where_nothing_was_written_yet_changes_nothing():
         for part in (kept.keys, kept.values):
             rubbish = 1e3 * torch.randn(part.shape)
             rubbish[..., here, :] = part[..., here, :]
-            part.copy_(rubbish)
+            with torch.inference_mode():
+                part.copy_(rubbish)
     for t in range(STEPS):
         ours, theirs = clean.step(t % 3), dirty.step(t % 3)
         assert torch.equal(ours.frames, theirs.frames)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenizer.scene.state_reader import StateReader
 from tokenizer.text_tokenizer import TextTokenizer
-from worldmodel.rollout import Rollout
+from worldmodel.beginning import SceneSampler
 from worldmodel.sampling import Sampling
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
@@ -83,7 +83,7 @@ def test_a_saved_world_holds_numbers_and_text_alone(folder):
 
 
 def test_a_world_is_asked_for_by_name(folder, monkeypatch):
-    monkeypatch.setattr("worldmodel.world.BUNDLED", folder.parent)
+    monkeypatch.setattr("worldmodel.storage.BUNDLED", folder.parent)
     assert World.from_pretrained("world").schema == PLANE
     with pytest.raises(ValueError, match=r"no world at 'table': give a folder .* or a bundled name \(world\)"):
         World.from_pretrained("table")
@@ -240,5 +240,5 @@ def test_no_sampled_scene_begins_with_bodies_in_one_another(monkeypatch: pytest.
         return int(StateReader(WORLD.schema)(rollout.state).overlapping.sum())
 
     assert overlaps() == 0
-    monkeypatch.setattr(Rollout, "SCENE_TRIES", 1)
+    monkeypatch.setattr(SceneSampler, "TRIES", 1)
     assert overlaps() > 0
