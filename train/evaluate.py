@@ -24,7 +24,8 @@ from torch import Tensor
 
 from tokenizer.clip import Episode, shrink
 from tokenizer.video_tokenizer import VideoTokenizer
-from train.data.episodes import SPLITS, EpisodeStore
+from train.data.episode_store import EpisodeStore
+from train.data.recording_layout import SPLITS
 from train.export import read_tokenizer, read_upsampler
 from train.measure.edits import EditResult, draw_cases, measure_edits
 from train.measure.endless import Renderer, measure_endless

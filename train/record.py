@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tokenizer.clip import Episode
-from train.data.episodes import DiskFullError, EpisodeWriter, RecordingConfig
+from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.worlds.registry import WORLDS, Recordable, World, recordable
 
 SHARD = 16  # episodes
@@ -62,7 +62,7 @@ def play_episode(world: Recordable, env: World, seed: int, acting: str, num_step
     frame_states = np.concatenate(kept["states"])
     episode = Episode(
         frames=np.concatenate(kept["frames"]),
-        actions=np.array(actions, dtype=np.int64),
+        actions=np.array(actions, dtype=np.int64)[:, None],
         states=frame_states[:: env.schema.frames_per_step],
         caption=caption,
         segmentation=None if world.segmented is None else np.concatenate(kept["segmentation"]),
@@ -94,7 +94,7 @@ def _record_shard(number: int, indices: list[int]) -> int:
     config: RecordingConfig = _worker["config"]
     world = recordable(config.settings["world"])
     seed, num_steps = config.settings["seed"], config.settings["steps"]
-    with closing(world.make(config.resolution)) as env, _worker["writer"].shard(number) as shard:
+    with closing(world.make(config.settings["resolution"])) as env, _worker["writer"].shard(number) as shard:
         for index in indices:
             episode, frame_states = play_episode(world, env, *draw_episode(world, seed, index), num_steps)
             shard.add(index, episode, split_of(seed, index), frame_states)
@@ -129,7 +129,7 @@ def record(
         raise ValueError(f"resolution {resolution} is not drawn by {world}: choose {drawn}")
     settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": resolution, "shard": SHARD}
     config = RecordingConfig(
-        schema=chosen.schema, resolution=resolution, segmentation=chosen.segmented, settings=settings
+        schema=chosen.schema, size=resolution, segmentation=chosen.segmented, settings=settings
     )
     writer = EpisodeWriter(path, config)
     writer.discard_unfinished()

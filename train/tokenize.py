@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read_config
-from train.data.episodes import EpisodeStore
+from train.data.episode_store import EpisodeStore
 from train.data.tokens import TokenisedEpisode, TokenWriter
 from train.record import draw_episode, split_of
 from train.worlds.registry import WORLDS, Recordable, recordable

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.clips import ClipDataModule
-from train.data.episodes import EpisodeStore
+from train.data.episode_store import EpisodeStore
 from train.measure.metrics import code_use, error_change, high_band_power, psnr, ssim, static_cells
 from train.modules.tokenizer import TokenizerModule
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenizer.clip import Episode
+from tokenizer.clip import Episode, picture_size
 from tokenizer.state_schema import StateSchema
 from train.data.clips import ClipDataModule, Store
 from train.modules.schedule import adamw, warmup_cosine
@@ -25,20 +25,20 @@ class NumberedStore:
     def split(self, name: str) -> list[int]:
         return {"train": list(range(12)), "validation": [20, 21]}.get(name, [])
 
-    def num_frames(self, index: int) -> int:
-        return 1 + 2 * (3 if index in (4, 5) else 12)
+    def span(self, index: int, split: str) -> range:
+        return range(1 + (3 if index in (4, 5) else 12))
 
     def caption(self, index: int) -> str:
         return f"episode {index}"
 
-    def read(self, index: int, resolution: int | None = None, segmentation: bool = False) -> Episode:
-        steps, resolution = self.num_frames(index) // 2, resolution or 4
-        frames = np.zeros((1 + 2 * steps, resolution, resolution, 3), np.uint8)
+    def read(self, index: int, resolution=None, segmentation: bool = False, *, fit=None, resample="area") -> Episode:
+        steps, size = len(self.span(index, "")) - 1, picture_size(resolution or 4)
+        frames = np.zeros((1 + 2 * steps, *size, 3), np.uint8)
         frames[..., 0] = index
         frames[..., 1] = np.arange(len(frames))[:, None, None]
         return Episode(
             frames=frames,
-            actions=np.arange(steps) % 3,
+            actions=np.arange(steps)[:, None] % 3,
             states=np.stack([np.full(steps + 1, index), np.arange(steps + 1)], 1).astype(np.float32),
             caption=self.caption(index),
             segmentation=frames[:, ::2, ::2, 0] if segmentation else None,

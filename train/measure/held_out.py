@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import train.worlds
-from train.data.episodes import EpisodeStore, EpisodeWriter, RecordingConfig
+from train.data.episode_store import EpisodeStore
+from train.data.episode_writer import EpisodeWriter, RecordingConfig
 from train.data.tokens import TokenisedEpisode
 from worldmodel.cache_folder import cache_folder
 
@@ -57,7 +58,7 @@ def held_out(episodes: int, *, num_steps: int = NUM_STEPS, folder: Path | None =
         ) from None
     settings = {"world": "tabletop", "first_seed": FIRST_SEED, "steps": num_steps}
     config = RecordingConfig(
-        schema=world.schema, resolution=RESOLUTION, segmentation=world.segmented, settings=settings
+        schema=world.schema, size=RESOLUTION, segmentation=world.segmented, settings=settings
     )
     writer = EpisodeWriter(path, config)
     missing = [n for n in range(-(-episodes // SHARD)) if writer.shard_episodes(n) is None]

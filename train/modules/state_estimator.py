@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.state_schema import StateSchema
-from train.data.episodes import schema_json
+from train.data.episode_store import schema_json
 from train.modules.schedule import ScheduledModule, load_trained
 from worldmodel.state_estimator import CELL, StateEstimator, StateEstimatorConfig
 

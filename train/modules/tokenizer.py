@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import Shown, VideoTokenizer, VideoTokenizerConfig
-from train.data.episodes import schema_json
+from train.data.episode_store import schema_json
 from train.modules.picture_losses import (
     PatchDiscriminator,
     adaptive,

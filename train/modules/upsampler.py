@@ -24,7 +24,7 @@ from torch import Tensor
 from tokenizer.clip import shrink
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer
-from train.data.episodes import schema_json
+from train.data.episode_store import schema_json
 from train.modules.schedule import ScheduledModule, load_trained
 from train.modules.tokenizer import psnr
 from worldmodel.upsampler import Conditions, Upsampler, UpsamplerConfig

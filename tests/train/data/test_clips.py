@@ -24,7 +24,7 @@ def test_frames_actions_and_states_of_a_window_belong_together():
         assert item["frames"].shape == (9, 4, 4, 3)
         assert item["frames"][:, 0, 0, 1].tolist() == list(range(2 * start, 2 * start + 9))
         assert item["states"][:, 1].tolist() == list(range(start, start + 5))
-        assert item["actions"].tolist() == [t % 3 for t in range(start, start + 4)]
+        assert item["actions"].tolist() == [[t % 3] for t in range(start, start + 4)]
         assert item["caption"] == f"episode {int(item['frames'][0, 0, 0, 0])}"
         assert item["frames"].dtype == torch.uint8
         assert item["states"].dtype == torch.float32
@@ -102,7 +102,7 @@ def test_a_split_that_cannot_serve_is_told_in_a_sentence():
 def test_batches_are_dictionaries_of_stacked_tensors_and_captions():
     batch = next(iter(TinyClips().train_dataloader()))
     assert batch["frames"].shape == (4, 5, 4, 4, 3)
-    assert batch["actions"].shape == (4, 2)
+    assert batch["actions"].shape == (4, 2, 1)
     assert batch["states"].shape == (4, 3, 2)
     assert len(batch["caption"]) == 4
 

@@ -11,7 +11,9 @@ import pytest
 
 from tokenizer.clip import Episode, halve
 from tokenizer.state_schema import Entity, Field, StateSchema
-from train.data.episodes import FRONT, DiskFullError, EpisodeStore, EpisodeWriter, RecordingConfig, ShardWriter
+from train.data.episode_store import EpisodeStore
+from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig, ShardWriter
+from train.data.recording_layout import FRONT
 from train.record import draw_episode, record, split_of
 from train.worlds.registry import recordable
 
@@ -23,7 +25,7 @@ SCHEMA = StateSchema(
 
 
 def _config(**settings: int) -> RecordingConfig:
-    return RecordingConfig(schema=SCHEMA, resolution=32, segmentation=16, settings=settings)
+    return RecordingConfig(schema=SCHEMA, size=32, segmentation=16, settings=settings)
 
 
 def _noise(index: int, num_steps: int = 3) -> Episode:
@@ -31,7 +33,7 @@ def _noise(index: int, num_steps: int = 3) -> Episode:
     length = 1 + 4 * num_steps
     return Episode(
         frames=rng.integers(0, 256, (length, 32, 32, 3), dtype=np.uint8),
-        actions=rng.integers(0, 2, num_steps),
+        actions=rng.integers(0, 2, (num_steps, 1)),
         states=rng.random((1 + num_steps, 2), dtype=np.float32),
         caption=f"noise {index % 2}",
         segmentation=rng.integers(0, 9, (length, 16, 16), dtype=np.uint8),
@@ -53,7 +55,7 @@ def recording(tmp_path: Path) -> Path:
     for number, indices in enumerate(((0, 1, 2), (3, 4))):
         with writer.shard(number) as shard:
             for index in indices:
-                shard.add(index, _noise(index, 2 + index), "test" if index == 4 else "train")
+                shard.add(index, _noise(index, 2 + index), {3: "validation", 4: "test"}.get(index, "train"))
     assert writer.consolidate() == 5
     return tmp_path / "noise"
 
@@ -61,7 +63,8 @@ def recording(tmp_path: Path) -> Path:
 def test_episodes_come_back_bit_for_bit(recording: Path) -> None:
     store = EpisodeStore(recording)
     assert len(store) == 5
-    assert store.split("train") == [0, 1, 2, 3]
+    assert store.split("train") == [0, 1, 2]
+    assert store.split("validation") == [3]
     assert store.split("test") == [4]
     assert store.schema == SCHEMA
     for index in (4, 1, 0, 3, 2):
@@ -71,7 +74,7 @@ def test_episodes_come_back_bit_for_bit(recording: Path) -> None:
 
 
 def test_the_layout_is_lerobots(recording: Path) -> None:
-    info = json.loads((recording / "meta/info.json").read_text())
+    info = json.loads((recording / "meta/info.json").read_text(encoding="utf-8"))
     assert info["codebase_version"] == "v3.0"
     assert info["total_episodes"] == 5
     assert info["fps"] == 60
@@ -98,7 +101,7 @@ def test_a_broken_video_is_named_with_its_mend(recording: Path) -> None:
 
 
 def test_a_full_disk_keeps_whole_shards_and_says_so(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.data.episodes._ENOUGH_SPACE", 2**62)
+    monkeypatch.setattr("train.data.episode_writer._ENOUGH_SPACE", 2**62)
     with pytest.raises(DiskFullError, match="full: free some space and run the same command again"):
         ShardWriter(EpisodeWriter(recording, _config()), 2).__enter__()
     assert not list(recording.rglob("*.part"))
@@ -128,7 +131,10 @@ def test_other_settings_and_missing_things_are_refused_with_a_sentence(recording
     with pytest.raises(ValueError, match="isn't finished"):
         EpisodeStore(tmp_path / "begun")
     store = EpisodeStore(recording)
-    for wrong, sentence in ((lambda: store.read(9), "0 to 4"), (lambda: store.read(0, 48), "32, 16, 8 pixels, not 48")):
+    for wrong, sentence in (
+        (lambda: store.read(9), "0 to 4"),
+        (lambda: store.read(0, (32, 48)), "32x32 .* another aspect than 32x48: choose fit crop"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             wrong()
     with pytest.raises(ValueError, match="train, validation, test"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from train.data.episodes import EpisodeStore
+from train.data.episode_store import EpisodeStore
 from train.record import record
 from train.worlds.breakout.simulator import (
     ACTIONS,

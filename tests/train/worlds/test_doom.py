@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from train.data.episodes import EpisodeStore
+from train.data.episode_store import EpisodeStore
 from train.record import record
 from train.worlds.doom.simulator import ACTIONS, SHARES, Doom, behaviour
 
