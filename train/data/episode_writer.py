@@ -194,7 +194,13 @@ class EpisodeWriter:
             return 0
         _write_table(self.path / "meta/episodes/chunk-000/file-000.parquet", pa.table(columns))
         named = pa.table({"task_index": list(tasks.values()), "task": list(tasks)})
-        index = {"index_columns": ["task"], "column_indexes": [], "columns": [], "pandas_version": "2.0.0"}
+        kinds = {"task": ("unicode", "object"), "task_index": ("int64", "int64")}
+        described = [
+            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": array, "metadata": None}
+            for name, (kind, array) in kinds.items()
+        ]
+        # LeRobot reads this file with pandas and looks tasks up by its index.
+        index = {"index_columns": ["task"], "column_indexes": [], "columns": described, "pandas_version": "2.0.0"}
         _write_table(self.path / "meta/tasks.parquet", named.replace_schema_metadata({"pandas": json.dumps(index)}))
         _write_json(self.path / "meta/stats.json", self._stats({STATE: states, ACTION: actions}, pixels, at))
         _write_json(self.path / "meta/info.json", self._info(len(columns["length"]), at, len(tasks), names))

@@ -87,6 +87,13 @@ def test_the_layout_is_lerobots(recording: Path) -> None:
     assert pq.read_table(recording / "meta/tasks.parquet").to_pydict()["task"] == ["noise 0", "noise 1"]
 
 
+def test_tasks_are_found_by_their_words_as_lerobot_looks_them_up(recording: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    tasks = pandas.read_parquet(recording / "meta/tasks.parquet")
+    assert tasks.loc["noise 1"].task_index == 1
+    assert tasks.iloc[0].name == "noise 0"
+
+
 def test_a_broken_video_is_named_with_its_mend(recording: Path) -> None:
     video = recording / f"videos/{FRONT}/chunk-000/file-000.mp4"
     whole = video.read_bytes()
