@@ -128,9 +128,7 @@ def record(
         drawn = " or ".join(map(str, sorted(chosen.resolutions)))
         raise ValueError(f"resolution {resolution} is not drawn by {world}: choose {drawn}")
     settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": resolution, "shard": SHARD}
-    config = RecordingConfig(
-        schema=chosen.schema, size=resolution, segmentation=chosen.segmented, settings=settings
-    )
+    config = RecordingConfig(schema=chosen.schema, size=resolution, segmentation=chosen.segmented, settings=settings)
     writer = EpisodeWriter(path, config)
     writer.discard_unfinished()
     missing: dict[int, list[int]] = {}

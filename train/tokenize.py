@@ -11,17 +11,22 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from tokenizer.action_space import BINS, ActionSpace, Binning
+from tokenizer.clip import Episode
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read_config
 from train.data.episode_store import EpisodeStore
+from train.data.recording_layout import SPLITS
+from train.data.resizing import Fit
 from train.data.tokens import TokenisedEpisode, TokenWriter
 from train.record import draw_episode, split_of
 from train.worlds.registry import WORLDS, Recordable, recordable
@@ -34,22 +39,69 @@ def _shards(indices: list[int]) -> list[list[int]]:
 
 
 def tokenise_recording(
-    store: EpisodeStore, tokenizer: VideoTokenizer, indices: list[int], splits: dict[int, str]
+    store: EpisodeStore,
+    tokenizer: VideoTokenizer,
+    indices: list[int],
+    splits: dict[int, str],
+    *,
+    actions: ActionSpace | None = None,
+    fit: Fit | None = None,
 ) -> Iterator[TokenisedEpisode]:
-    """Encodes whole episodes, one at a time, at the tokenizer's resolution."""
-    for index in indices:
-        episode = store.read(index, resolution=tokenizer.resolution)
-        assert episode.states is not None
-        assert episode.actions is not None
-        video = tokenizer.encode(torch.from_numpy(episode.frames)[None])[0]
-        yield TokenisedEpisode(
-            episode=index,
-            split=splits[index],
-            caption=episode.caption,
-            states=torch.from_numpy(episode.states),
-            actions=torch.from_numpy(episode.actions),
-            video=video.flatten(1),
+    """Encodes whole episodes, one at a time, at the tokenizer's resolution; what they lack stays absent.
+
+    ``actions`` is the recording's action space, with bins; None: as it was recorded. Raises ValueError for pictures
+    of another aspect without ``fit``, and for a recording with other steps than the tokenizer's.
+    """
+    r = tokenizer.frames_per_step
+    if store.schema.frames_per_step != r:
+        raise ValueError(
+            f"{store.path} has {store.schema.frames_per_step} frames a step and the video tokenizer {r}: train one for "
+            "this recording, or read a folder that others wrote with --frames-per-step"
         )
+    for index in indices:
+        episode = store.read(index, tokenizer.resolution, fit=fit)
+        video = tokenizer.encode(torch.from_numpy(episode.frames)[None])[0]
+        yield tokenised(episode, index, splits[index], actions or store.schema.actions, video)
+
+
+def tokenised(episode: Episode, index: int, split: str, actions: ActionSpace, video: torch.Tensor) -> TokenisedEpisode:
+    """An episode as ids, with ``video`` (1 + n, h, w)."""
+
+    def tensor(values: np.ndarray | None) -> torch.Tensor | None:
+        return None if values is None else torch.from_numpy(values)
+
+    return TokenisedEpisode(
+        episode=index,
+        split=split,
+        caption=episode.caption,
+        states=tensor(episode.states),
+        actions=None if episode.actions is None else actions.values_to_ids(episode.actions),
+        video=video.flatten(1),
+        rewards=tensor(episode.rewards),
+        terminated=tensor(episode.terminated),
+    )
+
+
+def binned_actions(store: EpisodeStore, bins: int | None = None, by: Binning | None = None) -> ActionSpace:
+    """The recording's action space, with bins that were fitted to its training split where they are asked for or
+    where the space has no bounds.
+
+    Raises ValueError for bins of actions that have none.
+    """
+    space = store.schema.actions
+    if all(part.kind != "binned" for part in space.parts):
+        if bins is not None or by is not None:
+            raise ValueError(f"the actions of {store.path} are no quantities: leave out --action-bins and -by")
+        return space
+    if bins is None and by is None and space.fitted:
+        return space
+    if bins is not None and bins < 2:
+        raise ValueError(f"a quantity needs 2 bins or more, not {bins}: raise --action-bins")
+    recorded = ((store.actions(i), store.span(i, "train")) for i in store.split("train"))
+    values = [acted[: len(span) - 1] for acted, span in recorded if acted is not None]
+    if not values:
+        raise ValueError(f"{store.path} has no training episodes to fit the bins of its actions to: record more")
+    return space.fit(np.concatenate(values), bins or BINS, by or "uniform")
 
 
 def simulate_states(name: str, seed: int, index: int, num_steps: int, eventful: float = 0.0) -> TokenisedEpisode:
@@ -86,8 +138,7 @@ def simulate_episode(
         split=split,
         caption=caption,
         states=torch.from_numpy(np.stack(states)),
-        actions=torch.tensor(actions),
-        video=None,
+        actions=world.schema.actions.values_to_ids(np.array(actions)[:, None]),
         events=events,
     )
 
@@ -97,15 +148,42 @@ def _simulate_many(name: str, seed: int, indices: list[int], num_steps: int, eve
     return [simulate_states(name, seed, index, num_steps, eventful) for index in indices]
 
 
-def write_recording(recording: Path, tokenizer_folder: Path, out: Path, text: TextTokenizer | None = None) -> None:
-    """Tokenises every split of a recording. Without ``text``, a text model is trained on the training captions."""
-    store, tokenizer = EpisodeStore(recording), VideoTokenizer.load(tokenizer_folder)
-    splits = {i: name for name in ("train", "validation", "test") for i in store.split(name)}
-    text = text or TextTokenizer.train([store.caption(i) for i in store.split("train")])
-    writer = TokenWriter(out, schema=store.schema, text=text, num_codes=tokenizer.num_codes, grid=tokenizer.grid)
+def write_recording(
+    recording: Path,
+    tokenizer_folder: Path,
+    out: Path,
+    text: TextTokenizer | None = None,
+    *,
+    camera: str | None = None,
+    frames_per_step: int | None = None,
+    fit: Fit | None = None,
+    action_bins: int | None = None,
+    action_bins_by: Binning | None = None,
+) -> None:
+    """Tokenises every split of a recording. Without ``text``, a text model is trained on the training captions, if
+    there are any; without captions the tokens have no text.
+
+    ``camera`` and ``frames_per_step`` are ``EpisodeStore``'s. ``action_bins`` and ``action_bins_by`` set the bins of
+    quantities (see ``ActionSpace.fit``), which are then the tokens' own.
+    """
+    store = EpisodeStore(recording, camera=camera, frames_per_step=frames_per_step)
+    tokenizer = VideoTokenizer.load(tokenizer_folder)
+    splits = {i: name for name in reversed(SPLITS) for i in store.split(name)}
+    captions = [words for i in store.split("train") if (words := store.caption(i)).strip()]
+    if text is None and captions:
+        text = TextTokenizer.train(captions)
+    actions = binned_actions(store, action_bins, action_bins_by)
+    writer = TokenWriter(
+        out,
+        schema=replace(store.schema, actions=actions),
+        text=text,
+        num_codes=tokenizer.num_codes,
+        grid=tokenizer.grid,
+    )
     with tqdm(total=len(splits), unit=" episodes") as bar:
         for indices in _shards(sorted(splits)):
-            writer.write_shard(list(tokenise_recording(store, tokenizer, indices, splits)))
+            encoded = tokenise_recording(store, tokenizer, indices, splits, actions=actions, fit=fit)
+            writer.write_shard(list(encoded))
             bar.update(len(indices))
     writer.close()
 
@@ -148,6 +226,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokenizer", type=Path, help="folder that the video tokenizer was exported to")
     parser.add_argument("--text", type=Path, help="a text.model to speak, instead of training one on the captions")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--camera", help="the one to read of a recording with several")
+    parser.add_argument("--frames-per-step", type=int, help="of a recording that others wrote with LeRobot")
+    parser.add_argument("--fit", choices=get_args(Fit), help="for pictures of another aspect than the tokenizer's")
+    parser.add_argument("--action-bins", type=int, help="how many levels an action that is a quantity has")
+    parser.add_argument("--action-bins-by", choices=get_args(Binning), help="how they are spread")
     parser.add_argument("--simulate", type=int, default=0, help="episodes of states alone, instead of a recording's")
     parser.add_argument("--world", choices=WORLDS, default="tabletop", help="the one to simulate")
     parser.add_argument("--seed", type=int, default=1_000, help="of the simulated episodes")
@@ -173,7 +256,17 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.tokenizer is None or chosen.recording is None:
             parser.error("name the recording and the folder that the video tokenizer was exported to")
         else:
-            write_recording(chosen.recording, chosen.tokenizer, chosen.out, text)
+            write_recording(
+                chosen.recording,
+                chosen.tokenizer,
+                chosen.out,
+                text,
+                camera=chosen.camera,
+                frames_per_step=chosen.frames_per_step,
+                fit=chosen.fit,
+                action_bins=chosen.action_bins,
+                action_bins_by=chosen.action_bins_by,
+            )
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

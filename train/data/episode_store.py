@@ -103,6 +103,11 @@ class EpisodeStore:
     def caption(self, index: int) -> str:
         return (self._rows[index].get("tasks") or [""])[0]
 
+    def actions(self, index: int) -> np.ndarray | None:
+        """An episode's actions ``(n, A)`` without its pictures; None where nobody steered."""
+        steps = (self.num_frames(index) - 1) // self.schema.frames_per_step
+        return self._actions(self._columns(self._rows[index]), steps)
+
     def read(
         self,
         index: int,
@@ -135,11 +140,7 @@ class EpisodeStore:
         if segmentation:
             entities = self._video(row, SEGMENTATION, columns["timestamp"][:, 0])[: len(frames), ..., 0]
             entities = entities if sized.exact else sized.labels(entities)
-        actions = states = rewards = terminated = None
-        if self.schema.actions and ACTION in columns:
-            kept = columns[ACTION][rows]
-            kept = kept.reshape(steps, -1) if self.foreign else kept[::r]
-            actions = kept.astype(self.schema.actions.dtype)
+        states = rewards = terminated = None
         if self.schema.num_values:
             states = columns[STATE][: len(frames) : r].astype(np.float32)
         if REWARD in columns and not self.schema.role_columns("reward"):
@@ -152,7 +153,7 @@ class EpisodeStore:
             truncated = truncated or bool(cut.any())
         return Episode(
             frames=sized.frames(frames),
-            actions=actions,
+            actions=self._actions(columns, steps),
             states=states,
             caption=self.caption(index),
             segmentation=entities,
@@ -163,6 +164,13 @@ class EpisodeStore:
             frames_per_step=r,
             truncated=truncated,
         )
+
+    def _actions(self, columns: Mapping[str, np.ndarray], steps: int) -> np.ndarray | None:
+        if not self.schema.actions or ACTION not in columns:
+            return None
+        rows = columns[ACTION][: steps * self.schema.frames_per_step]
+        rows = rows.reshape(steps, -1) if self.foreign else rows[:: self.schema.frames_per_step]
+        return rows.astype(self.schema.actions.dtype)
 
     def _columns(self, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What the rows of an episode hold, (length, numbers) by name."""

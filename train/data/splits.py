@@ -33,7 +33,7 @@ def divide(marks: Sequence[str | None], lengths: Sequence[int], what: str) -> Pa
         ((index, latents),) = train.items()
         cut = len(latents) - max(1, len(latents) // _TENTH)
         train[index], validation[index] = latents[:cut], latents[cut:]
-        _say(f"{what} has no validation episode, and one to train with: its last {len(latents) - cut} latent frames validate")
+        _say(f"{what} has one training episode and none for validation: its last {len(latents) - cut} steps validate")
         return parts
     drawn = sorted(train, key=_lot)
     chosen = [i for i in drawn if _lot(i) % _TENTH == 0][: len(train) - 1] or drawn[:1]

@@ -1,8 +1,10 @@
 """Tokenised episodes on disk: safetensors shards with a parquet index, and windows over them.
 
-A shard holds flat tensors over all steps of its episodes: ``states`` (N, F), ``actions`` (N,; -1 at an
-episode's first step), and ``video`` (N, h * w) where there was video. The index says which rows are whose.
-``tokens.json`` carries schema and vocabulary, ``text.model`` the text tokenizer.
+A shard holds flat tensors over all latent frames of its episodes, of whatever was recorded: ``states`` (N, F),
+``actions`` (N, A; local ids, -1 at an episode's first frame), ``video`` (N, h * w), ``rewards`` and ``terminated``
+(N,; what the step to a frame brought, nothing at an episode's first). What there is not has no entry. The index says
+which rows are whose. ``tokens.json`` carries schema and vocabulary, ``text.model`` the text tokenizer where there is
+text.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -30,43 +32,92 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.vocabulary import Vocabulary
 from train.data.clips import Draws
+from train.data.splits import divide
 from train.running.exact_resume import refuse_changes
+
+PARTS = ("states", "actions", "video", "rewards", "terminated")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenisedEpisode:
-    """states (1 + n, F) float32; actions (n,); video (1 + n, h * w) or None. ``events``: what a step was told, by the
-    state (from 1 on) that it led to."""
+    """n steps of one episode; every part may be missing, but not all.
+
+    states: float32 (1 + n, F). actions: int64 (n, A), local ids. video: (1 + n, h * w). rewards: float32 (n,).
+    terminated: bool (n,). events: what a step was told, by the latent frame (from 1 on) that it led to.
+    """
 
     episode: int
     split: str
-    caption: str
-    states: Tensor
-    actions: Tensor
-    video: Tensor | None
+    caption: str = ""
+    states: Tensor | None = None
+    actions: Tensor | None = None
+    video: Tensor | None = None
+    rewards: Tensor | None = None
+    terminated: Tensor | None = None
     events: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What there is, by name."""
+        named = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in named.items() if part is not None}
+
+    @property
+    def num_latent_frames(self) -> int:
+        """1 + n. Raises ValueError where the parts do not agree on it, or are none."""
+        counts = {name: len(part) + (name not in ("states", "video")) for name, part in self.parts.items()}
+        if len(set(counts.values())) != 1:
+            listed = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "nothing at all"
+            raise ValueError(f"episode {self.episode} must have one number of latent frames, got {listed}")
+        return next(iter(counts.values()))
+
+    def cut(self, span: range) -> TokenisedEpisode:
+        """The latent frames in ``span``, the first of them without the step that led to it."""
+        frames, steps = slice(span.start, span.stop), slice(span.start, span.stop - 1)
+        parts = {name: part[frames if name in ("states", "video") else steps] for name, part in self.parts.items()}
+        events = {at - span.start: text for at, text in self.events.items() if span.start < at < span.stop}
+        return replace(self, **parts, events=events)
 
 
 class TokenWriter:
-    """Writes shards one by one, then the index; a shard is complete or absent."""
+    """Writes shards one by one, then the index; a shard is complete or absent. ``text`` None: a world without text."""
 
     def __init__(
-        self, folder: str | Path, *, schema: StateSchema, text: TextTokenizer, num_codes: int, grid: tuple[int, int]
+        self,
+        folder: str | Path,
+        *,
+        schema: StateSchema,
+        text: TextTokenizer | None,
+        num_codes: int,
+        grid: tuple[int, int],
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self.schema = Path(folder), schema
         self.folder.mkdir(parents=True, exist_ok=True)
         vocabulary = Vocabulary.of(text=text, actions=schema.actions, schema=schema, num_codes=num_codes)
-        text.save(self.folder / "text.model")
+        if text is None:
+            (self.folder / "text.model").unlink(missing_ok=True)
+        else:
+            text.save(self.folder / "text.model")
         about = {"schema": schema.to_json(), "vocabulary": asdict(vocabulary), "grid": list(grid)}
-        (self.folder / "tokens.json").write_text(json.dumps(about, indent=1))
+        (self.folder / "tokens.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         self.rows: list[dict[str, Any]] = []
         self.num_shards = 0
+        self._parts: set[str] | None = None
+        self._shapes = {
+            "states": (schema.num_values,),
+            "actions": (schema.actions.num_parts,),
+            "video": (grid[0] * grid[1],),
+            "rewards": (),
+            "terminated": (),
+        }
 
     def write_shard(self, episodes: list[TokenisedEpisode]) -> None:
-        name, at = f"tokens-{self.num_shards:05d}.safetensors", 0
+        """Raises ValueError for an episode that lacks what others have, or whose parts do not fit the schema."""
+        name, at, rows = f"tokens-{self.num_shards:05d}.safetensors", 0, []
         for episode in episodes:
-            length = len(episode.states)
-            self.rows.append(
+            length = episode.num_latent_frames
+            self._refuse_misfits(episode)
+            rows.append(
                 {
                     "episode": episode.episode,
                     "split": episode.split,
@@ -78,16 +129,33 @@ class TokenWriter:
                 }
             )
             at += length
-        actions = [torch.nn.functional.pad(e.actions, (1, 0), value=-1) for e in episodes]
-        tensors = {
-            "states": torch.cat([e.states for e in episodes]),
-            "actions": torch.cat(actions).to(torch.int16),
-        }
-        if episodes[0].video is not None:
-            tensors["video"] = torch.cat([e.video for e in episodes if e.video is not None]).to(torch.int32)
+        # A shard's numbers are ids: small ones take two bytes.
+        small = self.schema.actions.num_parts == 0 or self.schema.actions.num_ids <= 2**15
+        kinds = {"actions": torch.int16 if small else torch.int32, "video": torch.int32, "terminated": torch.bool}
+        tensors = {}
+        for part in sorted(self._parts or ()):
+            of_steps = part not in ("states", "video")
+            flat = [_after_none(e.parts[part], part) if of_steps else e.parts[part] for e in episodes]
+            tensors[part] = torch.cat(flat).to(kinds.get(part, torch.float32)).contiguous()
         save_file(tensors, self.folder / f"{name}.part")
         (self.folder / f"{name}.part").rename(self.folder / name)
+        self.rows += rows
         self.num_shards += 1
+
+    def _refuse_misfits(self, episode: TokenisedEpisode) -> None:
+        parts, known = set(episode.parts), self._parts
+        if known is not None and parts != known:
+            raise ValueError(
+                f"episode {episode.episode} differs from those before it in {', '.join(sorted(parts ^ known))}: "
+                "give every episode the same parts"
+            )
+        self._parts = parts
+        for name, part in episode.parts.items():
+            if tuple(part.shape[1:]) != self._shapes[name]:
+                raise ValueError(
+                    f"episode {episode.episode} has {name} of shape {tuple(part.shape)}, but each step takes "
+                    f"{self._shapes[name]}"
+                )
 
     def close(self) -> None:
         told = pa.list_(pa.struct([("step", pa.int64()), ("text", pa.string())]))
@@ -104,50 +172,82 @@ class TokenStore:
         self.folder = Path(folder)
         if not (self.folder / "index.parquet").is_file():
             raise ValueError(f"no index.parquet in {self.folder}: make the tokens with python -m train.tokenize")
-        about = json.loads((self.folder / "tokens.json").read_text())
-        self.schema = StateSchema.from_json(about["schema"])
-        self.vocabulary = Vocabulary(**about["vocabulary"])
-        self.grid: tuple[int, int] = tuple(about["grid"])
-        self.text = TextTokenizer.load(self.folder / "text.model")
-        self.index: list[dict[str, Any]] = pq.read_table(self.folder / "index.parquet").to_pylist()
+        path = self.folder / "tokens.json"
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            self.schema = StateSchema.from_json(about["schema"])
+            self.vocabulary = Vocabulary(**about["vocabulary"])
+            self.grid: tuple[int, int] = tuple(about["grid"])
+            path = self.folder / "index.parquet"
+            self.index: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, pa.ArrowException) as error:
+            raise ValueError(_mend(path, error)) from error
+        self.text = TextTokenizer.load(self.folder / "text.model") if self.vocabulary.text else None
 
     def layout(self, max_text: int, max_event: int = 0) -> Layout:
+        """The stream's layout; without a text tokenizer it has no places for text."""
+        if self.text is None:
+            max_text = max_event = 0
         return Layout.of(self.vocabulary, self.schema, self.grid, max_text, max_event)
 
     def load(self, split: str) -> list[TokenisedEpisode]:
-        """All episodes of a split, in memory."""
-        wanted = [row for row in self.index if row["split"] == split]
+        """All episodes of a split, in memory; of one that was divided by time, its part.
+
+        Raises ValueError for a broken shard.
+        """
+        marks, lengths = [row["split"] for row in self.index], [row["length"] for row in self.index]
+        spans = divide(marks, lengths, str(self.folder)).get(split, {})
+        wanted = [(self.index[i], span) for i, span in spans.items()]
         episodes = []
-        for shard in dict.fromkeys(row["shard"] for row in wanted):
-            with safe_open(self.folder / shard, "pt") as file:
-                names = file.keys()  # no mapping: it cannot be iterated itself
-                tensors = {name: file.get_tensor(name) for name in names}
-            for row in (r for r in wanted if r["shard"] == shard):
-                span = slice(row["start"], row["start"] + row["length"])
-                episodes.append(
-                    TokenisedEpisode(
-                        episode=row["episode"],
-                        split=split,
-                        caption=row["caption"],
-                        states=tensors["states"][span].clone(),
-                        actions=tensors["actions"][span][1:].long(),
-                        video=tensors["video"][span].clone() if "video" in tensors else None,
-                        events={event["step"]: event["text"] for event in row.get("events") or []},
-                    )
+        for shard in dict.fromkeys(row["shard"] for row, _ in wanted):
+            try:
+                with safe_open(self.folder / shard, "pt") as file:
+                    names = file.keys()  # no mapping: it cannot be iterated itself
+                    tensors = {name: file.get_tensor(name) for name in names}
+            except (OSError, SafetensorError) as error:
+                raise ValueError(_mend(self.folder / shard, error)) from error
+            for row, span in (pair for pair in wanted if pair[0]["shard"] == shard):
+                rows = slice(row["start"], row["start"] + row["length"])
+                parts: dict[str, Tensor] = {name: tensors[name][rows].clone() for name in PARTS if name in tensors}
+                for name in parts.keys() & {"actions", "rewards", "terminated"}:
+                    parts[name] = parts[name][1:]
+                if "actions" in parts:  # one number an action was kept flat once
+                    parts["actions"] = parts["actions"].long().reshape(row["length"] - 1, -1)
+                whole = TokenisedEpisode(
+                    episode=row["episode"],
+                    split=split,
+                    caption=row["caption"],
+                    **parts,
+                    events={event["step"]: event["text"] for event in row.get("events") or []},
                 )
+                episodes.append(whole if len(span) == row["length"] else whole.cut(span))
         return episodes
 
 
+def _after_none(steps: Tensor, name: str) -> Tensor:
+    """What n steps brought as rows of the 1 + n latent frames: no action led to the first, nor anything else."""
+    return torch.cat([steps.new_full((1, *steps.shape[1:]), -1 if name == "actions" else 0), steps])
+
+
+def _mend(path: Path, error: object) -> str:
+    return f"{path} is broken or missing ({error}): make the tokens again with python -m train.tokenize"
+
+
 def pad_text(ids: list[int], length: int) -> Tensor:
-    """Text ids cut or padded with -1 to a fixed length."""
-    return torch.tensor((ids + [-1] * length)[:length])
+    """Text ids cut or padded with -1 to a fixed length, int64."""
+    return torch.tensor((ids + [-1] * length)[:length], dtype=torch.long)
 
 
 class TokenWindows(Dataset[dict[str, Tensor]]):
     """Windows of ``num_blocks`` latent frames, some with a jump in time, by draw (see ``train.data.clips``).
 
+    A window has ``text`` (max_text,; -1 pads), ``skipped`` (T,) and ``event`` and ``told``, and of what was recorded
+    ``states`` (T, F) and ``opening`` (F,), ``actions`` (T, A; -1 in block 0), ``video`` (T, V), ``rewards`` float32 and
+    ``terminated`` bool (T,; 0 and False in block 0). Without a text tokenizer ``text`` and ``event`` are empty.
+
     A jump makes the rest of the window come from another moment of the same episode, as an edit or a cut
-    would: the frames must follow the new state, whatever they showed before. ``skipped`` (T,) marks the blocks
+    would: the frames must follow the new state, whatever they showed before. Without a state to follow there are no
+    jumps. ``skipped`` (T,) marks the blocks
     that cannot be foreseen: the one after a jump, and those that were told something but the one, ``told``, whose
     ``event`` (max_event,) is given. ``opening`` (F,) is the episode's first state, which its caption speaks of. What
     the header says of motion is made true of the window's own beginning.
@@ -164,15 +264,22 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         skip_share: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.episodes = [e for e in store.load(split) if len(e.states) >= num_blocks]
+        self.episodes = [e for e in store.load(split) if e.num_latent_frames >= num_blocks]
         if not self.episodes:
             raise ValueError(f"no {split} episode in {store.folder} has {num_blocks} latent frames: lower num_blocks")
-        self.num_blocks, self.skip_share, self.seed = num_blocks, skip_share, seed
-        self.text = [pad_text(store.text.encode(e.caption), max_text) for e in self.episodes]
-        self.max_event, self.tokenizer, self.vocabulary = max_event, store.text, store.vocabulary
-        self.windows = [(i, t) for i, e in enumerate(self.episodes) for t in range(len(e.states) - num_blocks + 1)]
+        self.num_blocks, self.seed = num_blocks, seed
+        self.skip_share = skip_share if store.schema.num_values else 0.0
+        self.tokenizer, self.vocabulary = store.text, store.vocabulary
+        self.max_text, self.max_event = (0, 0) if store.text is None else (max_text, max_event)
+        self.text = [self._ids(e.caption, self.max_text) for e in self.episodes]
+        counts = [e.num_latent_frames - num_blocks + 1 for e in self.episodes]
+        self.windows = [(i, t) for i, count in enumerate(counts) for t in range(count)]
         self._round: tuple[int, np.ndarray] | None = None
-        self.read = StateReader(store.schema)
+        moves = store.schema.role_columns("motion")
+        self.read = StateReader(store.schema) if moves else None
+
+    def _ids(self, text: str, places: int) -> Tensor:
+        return pad_text([] if self.tokenizer is None else self.tokenizer.encode(text), places)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -187,23 +294,25 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
         jumped = torch.zeros(self.num_blocks, dtype=torch.bool)
         if rng.random() < self.skip_share:
             at = int(rng.integers(1, self.num_blocks))
-            to = int(rng.integers(1, len(episode.states) - (self.num_blocks - at) + 1))
+            to = int(rng.integers(1, episode.num_latent_frames - (self.num_blocks - at) + 1))
             times[at:] = torch.arange(to, to + self.num_blocks - at)
             jumped[at] = to != start + at
-        actions = torch.cat([torch.tensor([-1]), episode.actions[times[1:] - 1]])
         events = [(block, episode.events[t]) for block, t in enumerate(times.tolist()) if block and t in episode.events]
         told, event = events[int(rng.integers(len(events)))] if events and self.max_event else (-1, "")
         skipped = jumped.clone()
         skipped[[block for block, _ in events if block != told]] = True
         item = {
             "text": self.text[which],
-            "states": self.read.begun(episode.states[times]),
-            "actions": actions,
             "skipped": skipped,
-            "opening": episode.states[0],
             "told": torch.tensor(told),
-            "event": pad_text(self.tokenizer.encode(event), self.max_event),
+            "event": self._ids(event, self.max_event),
         }
+        if episode.states is not None:
+            states = episode.states[times]
+            item["states"] = states if self.read is None else self.read.begun(states)
+            item["opening"] = episode.states[0]
+        for name in episode.parts.keys() & {"actions", "rewards", "terminated"}:
+            item[name] = _after_none(episode.parts[name][times[1:] - 1], name)
         if episode.video is not None:
             item["video"] = episode.video[times].long()
         return item

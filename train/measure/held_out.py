@@ -57,9 +57,7 @@ def held_out(episodes: int, *, num_steps: int = NUM_STEPS, folder: Path | None =
             "pip install 'worldmodel-stream[worlds]', or give --recording DIR"
         ) from None
     settings = {"world": "tabletop", "first_seed": FIRST_SEED, "steps": num_steps}
-    config = RecordingConfig(
-        schema=world.schema, size=RESOLUTION, segmentation=world.segmented, settings=settings
-    )
+    config = RecordingConfig(schema=world.schema, size=RESOLUTION, segmentation=world.segmented, settings=settings)
     writer = EpisodeWriter(path, config)
     missing = [n for n in range(-(-episodes // SHARD)) if writer.shard_episodes(n) is None]
     if missing:

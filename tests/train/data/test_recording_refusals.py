@@ -60,14 +60,17 @@ def record(path: Path, setting: RecordingConfig, *episodes: Episode, split: str 
     return EpisodeStore(path)
 
 
-def with_nan(values: np.ndarray | None, value: float = np.nan) -> np.ndarray:
-    assert values is not None
+def with_nan(values: np.ndarray, value: float = np.nan) -> np.ndarray:
     values = values.copy()
     values[1] = value
     return values
 
 
 WHOLE = episode()
+assert WHOLE.actions is not None
+assert WHOLE.states is not None
+assert WHOLE.rewards is not None
+ACTIONS, STATES, REWARDS = WHOLE.actions, WHOLE.states, WHOLE.rewards
 REFUSED: dict[str, tuple[Callable[[], Episode], str]] = {
     "frames of another size": (lambda: episode(frames=WHOLE.frames[:, :20]), "holds uint8 \\(7, 24, 32, 3\\)"),
     "frames of another type": (lambda: episode(frames=WHOLE.frames / 255), "frames of float64"),
@@ -82,17 +85,17 @@ REFUSED: dict[str, tuple[Callable[[], Episode], str]] = {
         "0 frames, but steps",
     ),
     "other steps than the schema's": (lambda: episode(frames_per_step=3), "3 frames a step and its schema 2"),
-    "an action too few": (lambda: episode(actions=WHOLE.actions[:-1]), r"3 steps take numbers of shape \(3, 3\)"),
+    "an action too few": (lambda: episode(actions=ACTIONS[:-1]), r"3 steps take numbers of shape \(3, 3\)"),
     "actions of another width": (lambda: episode(actions=np.zeros((3, 2))), r"actions of float64 \(3, 2\)"),
     "actions of text": (lambda: episode(actions=np.full((3, 3), "left")), "actions of <U4"),
-    "actions out of range": (lambda: episode(actions=WHOLE.actions * 9), r"part 'move.\d': action .* is outside"),
-    "an action that is no number": (lambda: episode(actions=with_nan(WHOLE.actions)), "action nan"),
-    "half a choice": (lambda: episode(actions=with_nan(WHOLE.actions, 0.5)), "part 'jump'"),
+    "actions out of range": (lambda: episode(actions=ACTIONS * 9), r"part 'move.\d': action .* is outside"),
+    "an action that is no number": (lambda: episode(actions=with_nan(ACTIONS)), "action nan"),
+    "half a choice": (lambda: episode(actions=with_nan(ACTIONS, 0.5)), "part 'jump'"),
     "no actions": (lambda: episode(actions=None), "has no actions"),
-    "a state too few": (lambda: episode(states=WHOLE.states[1:]), r"states of float32 \(3, 2\)"),
+    "a state too few": (lambda: episode(states=STATES[1:]), r"states of float32 \(3, 2\)"),
     "states of another width": (lambda: episode(states=np.zeros((4, 3), np.float32)), r"wants numbers of shape \(4, 2"),
-    "states that are no numbers": (lambda: episode(states=with_nan(WHOLE.states)), "states that are no finite"),
-    "states without end": (lambda: episode(states=with_nan(WHOLE.states, np.inf)), "states that are no finite"),
+    "states that are no numbers": (lambda: episode(states=with_nan(STATES)), "states that are no finite"),
+    "states without end": (lambda: episode(states=with_nan(STATES, np.inf)), "states that are no finite"),
     "no states": (lambda: episode(states=None), "has no states"),
     "no segmentation": (lambda: episode(segmentation=None), "has no segmentation"),
     "segmentation of another size": (
@@ -100,7 +103,7 @@ REFUSED: dict[str, tuple[Callable[[], Episode], str]] = {
         r"segmentation of uint8 \(7, 24, 32\)",
     ),
     "a reward too few": (lambda: episode(rewards=np.zeros(2)), "rewards of float64"),
-    "a reward that is no number": (lambda: episode(rewards=with_nan(WHOLE.rewards)), "reward that is no finite number"),
+    "a reward that is no number": (lambda: episode(rewards=with_nan(REWARDS)), "reward that is no finite number"),
     "an end in the middle": (
         lambda: episode(terminated=np.array([False, True, False])),
         "goes on after its end, step 1",
@@ -150,7 +153,7 @@ def test_choices_are_whole_numbers_of_the_listed(tmp_path: Path) -> None:
 def test_what_a_recording_does_not_store_is_not_dropped_in_silence(tmp_path: Path) -> None:
     for given, sentence in (
         ({"actions": np.zeros((3, 1), np.int64)}, "takes none"),
-        ({"states": WHOLE.states}, r"wants numbers of shape \(4, 0\)"),
+        ({"states": STATES}, r"wants numbers of shape \(4, 0\)"),
         ({"segmentation": WHOLE.segmentation}, "does not store"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -189,8 +192,7 @@ def test_a_bare_video_has_no_column_for_what_it_lacks(tmp_path: Path) -> None:
 def test_a_limit_ends_an_episode_without_terminating_it(tmp_path: Path) -> None:
     ends = {"cut": (False, True), "ended": (True, False), "running": (False, False), "both": (True, True)}
     episodes = [
-        bare(rewards=WHOLE.rewards, terminated=np.array([False, False, last]), truncated=cut)
-        for last, cut in ends.values()
+        bare(rewards=REWARDS, terminated=np.array([False, False, last]), truncated=cut) for last, cut in ends.values()
     ]
     store = record(tmp_path, config(BARE, segmentation=None), *episodes)
     for i, (last, cut) in enumerate(ends.values()):
@@ -198,7 +200,8 @@ def test_a_limit_ends_an_episode_without_terminating_it(tmp_path: Path) -> None:
         assert read.terminated is not None
         assert read.terminated.tolist() == [False, False, last]
         assert read.truncated == cut
-        assert np.array_equal(read.rewards, WHOLE.rewards)
+        assert read.rewards is not None
+        assert np.array_equal(read.rewards, REWARDS)
 
 
 def test_reward_and_end_of_the_schema_are_not_given_twice(tmp_path: Path) -> None:
@@ -213,6 +216,7 @@ def test_reward_and_end_of_the_schema_are_not_given_twice(tmp_path: Path) -> Non
     assert read.rewards is None
     assert read.terminated is None
     assert read.truncated
+    assert read.states is not None
     assert np.array_equal(read.states, states)
     features = json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))["features"]
     assert {"next.reward", "next.done"} < features.keys()
@@ -220,7 +224,7 @@ def test_reward_and_end_of_the_schema_are_not_given_twice(tmp_path: Path) -> Non
 
 def test_episodes_of_one_recording_tell_the_same_things(tmp_path: Path) -> None:
     plain = config(BARE, segmentation=None)
-    told, untold = bare(rewards=WHOLE.rewards), bare()
+    told, untold = bare(rewards=REWARDS), bare()
     with pytest.raises(ValueError, match="record both or neither"):
         record(tmp_path / "one shard", plain, told, untold)
     writer = EpisodeWriter(tmp_path / "two shards", plain)
