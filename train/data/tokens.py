@@ -3,8 +3,8 @@
 A shard holds flat tensors over all latent frames of its episodes, of whatever was recorded: ``states`` (N, F),
 ``actions`` (N, A; local ids, -1 at an episode's first frame), ``video`` (N, h * w), ``rewards`` and ``terminated``
 (N,; what the step to a frame brought, nothing at an episode's first). What there is not has no entry. The index says
-which rows are whose. ``tokens.json`` carries schema and vocabulary, ``text.model`` the text tokenizer where there is
-text.
+which rows are whose. ``tokens.json`` carries schema and vocabulary and which rewards there are, ``text.model`` the text
+tokenizer where there is text.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from train.data.clips import Draws
 from train.data.splits import divide
 from train.running.exact_resume import refuse_changes
 
+MOST_REWARDS = 33  # more different ones are told by as many of them
 PARTS = ("states", "actions", "video", "rewards", "terminated")
 
 
@@ -98,8 +99,12 @@ class TokenWriter:
             (self.folder / "text.model").unlink(missing_ok=True)
         else:
             text.save(self.folder / "text.model")
-        about = {"schema": schema.to_json(), "vocabulary": asdict(vocabulary), "grid": list(grid)}
-        (self.folder / "tokens.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        self._about: dict[str, Any] = {
+            "schema": schema.to_json(),
+            "vocabulary": asdict(vocabulary),
+            "grid": list(grid),
+        }
+        self._rewards: list[np.ndarray] = []
         self.rows: list[dict[str, Any]] = []
         self.num_shards = 0
         self._parts: set[str] | None = None
@@ -139,6 +144,7 @@ class TokenWriter:
             tensors[part] = torch.cat(flat).to(kinds.get(part, torch.float32)).contiguous()
         save_file(tensors, self.folder / f"{name}.part")
         (self.folder / f"{name}.part").rename(self.folder / name)
+        self._rewards += [e.rewards.numpy() for e in episodes if e.rewards is not None and e.split == "train"]
         self.rows += rows
         self.num_shards += 1
 
@@ -158,6 +164,12 @@ class TokenWriter:
                 )
 
     def close(self) -> None:
+        """Writes what is told of all shards. Raises ValueError where none was written."""
+        if not self.rows:
+            raise ValueError(f"there is no episode to put into {self.folder}: record some first")
+        self._about["rewards"] = reward_values(np.concatenate(self._rewards)) if self._rewards else []
+        self._about["ends"] = "terminated" in (self._parts or ())
+        (self.folder / "tokens.json").write_text(json.dumps(self._about, indent=1), encoding="utf-8")
         told = pa.list_(pa.struct([("step", pa.int64()), ("text", pa.string())]))
         table = pa.Table.from_pylist([{**row, "events": None} for row in self.rows])
         events = pa.array([row["events"] for row in self.rows], told)
@@ -165,8 +177,23 @@ class TokenWriter:
         pq.write_table(table, self.folder / "index.parquet")
 
 
+def reward_values(rewards: np.ndarray) -> list[float]:
+    """The values that a reward takes, ascending; of more than ``MOST_REWARDS`` as many that stand for all."""
+    values = np.unique(rewards.astype(np.float32))
+    if len(values) > MOST_REWARDS:
+        shares = np.quantile(rewards[rewards != 0], np.linspace(0, 1, MOST_REWARDS - 1))
+        values = np.unique(np.append(shares, 0).astype(np.float32))
+    return values.tolist()
+
+
 class TokenStore:
-    """Reads a folder of token shards."""
+    """Reads a folder of token shards.
+
+    Attributes:
+        text: the text tokenizer, or None in a world without text.
+        rewards: the values that recorded rewards take; none where the schema tells the reward, or there is none.
+        ends: whether it was recorded which steps end an episode.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -178,6 +205,8 @@ class TokenStore:
             self.schema = StateSchema.from_json(about["schema"])
             self.vocabulary = Vocabulary(**about["vocabulary"])
             self.grid: tuple[int, int] = tuple(about["grid"])
+            self.rewards: list[float] = about.get("rewards", [])
+            self.ends: bool = about.get("ends", False)
             path = self.folder / "index.parquet"
             self.index: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, pa.ArrowException) as error:
@@ -241,14 +270,14 @@ def pad_text(ids: list[int], length: int) -> Tensor:
 class TokenWindows(Dataset[dict[str, Tensor]]):
     """Windows of ``num_blocks`` latent frames, some with a jump in time, by draw (see ``train.data.clips``).
 
-    A window has ``text`` (max_text,; -1 pads), ``skipped`` (T,) and ``event`` and ``told``, and of what was recorded
+    A window has ``text`` (max_text,; -1 pads), ``skipped`` (T,), ``event`` and ``event_block``, and of what was recorded
     ``states`` (T, F) and ``opening`` (F,), ``actions`` (T, A; -1 in block 0), ``video`` (T, V), ``rewards`` float32 and
     ``terminated`` bool (T,; 0 and False in block 0). Without a text tokenizer ``text`` and ``event`` are empty.
 
     A jump makes the rest of the window come from another moment of the same episode, as an edit or a cut
     would: the frames must follow the new state, whatever they showed before. Without a state to follow there are no
     jumps. ``skipped`` (T,) marks the blocks
-    that cannot be foreseen: the one after a jump, and those that were told something but the one, ``told``, whose
+    that cannot be foreseen: the one after a jump, and those that were told something but the one, ``event_block``, whose
     ``event`` (max_event,) is given. ``opening`` (F,) is the episode's first state, which its caption speaks of. What
     the header says of motion is made true of the window's own beginning.
     """
@@ -298,13 +327,13 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
             times[at:] = torch.arange(to, to + self.num_blocks - at)
             jumped[at] = to != start + at
         events = [(block, episode.events[t]) for block, t in enumerate(times.tolist()) if block and t in episode.events]
-        told, event = events[int(rng.integers(len(events)))] if events and self.max_event else (-1, "")
+        chosen, event = events[int(rng.integers(len(events)))] if events and self.max_event else (-1, "")
         skipped = jumped.clone()
-        skipped[[block for block, _ in events if block != told]] = True
+        skipped[[block for block, _ in events if block != chosen]] = True
         item = {
             "text": self.text[which],
             "skipped": skipped,
-            "told": torch.tensor(told),
+            "event_block": torch.tensor(chosen),
             "event": self._ids(event, self.max_event),
         }
         if episode.states is not None:

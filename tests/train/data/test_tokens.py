@@ -80,12 +80,14 @@ def test_what_a_world_lacks_is_absent_from_its_tokens(
     write_recording(record(tmp_path / "recording", schema, caption=caption), tokenizer, tmp_path / "tokens")
     store = TokenStore(tmp_path / "tokens")
     assert store.schema == schema
+    assert store.rewards == list(range(STEPS))
+    assert store.ends
     assert (store.text is not None) == caption
     assert (store.vocabulary.text > 0) == caption == (tmp_path / "tokens/text.model").is_file()
     assert (store.vocabulary.action > 0) == actions
     windows = TokenWindows(store, "train", num_blocks=4, max_text=8, max_event=5, skip_share=0.5)
     item = windows[0]
-    wanted = {"text", "skipped", "told", "event", "video", "rewards", "terminated"}
+    wanted = {"text", "skipped", "event_block", "event", "video", "rewards", "terminated"}
     wanted |= {"states", "opening"} if state else set()
     assert item.keys() == wanted | ({"actions"} if actions else set())
     assert item["text"].shape == ((8,) if caption else (0,))
@@ -196,6 +198,17 @@ def test_one_episode_is_divided_by_time_with_its_events(tmp_path: Path) -> None:
     assert (train.events, validation.events) == ({10: "go"}, {2: "go"})
     windows = TokenWindows(store, "train", num_blocks=5, max_text=4, skip_share=0.9)
     assert max(float(windows[draw]["states"].max()) for draw in range(100)) == pytest.approx(35 / 40)
+
+
+def test_many_different_rewards_are_told_by_a_few(tmp_path: Path) -> None:
+    store = written(tmp_path, [numbered(0, rewards=torch.linspace(-1, 2, 39)), numbered(1, rewards=torch.zeros(39))])
+    assert len(store.rewards) <= 33
+    assert 0 in store.rewards
+    assert (store.rewards[0], store.rewards[-1]) == (-1, 2)
+    assert not store.ends
+    assert written(tmp_path / "none", [numbered(0, rewards=None)]).rewards == []
+    with pytest.raises(ValueError, match="no episode to put into"):
+        TokenWriter(tmp_path / "empty", schema=store.schema, text=None, num_codes=16, grid=(1, 1)).close()
 
 
 def test_episodes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_window_is_told_one_event_and_cannot_foresee_the_others(tmp_path: Path
         assert said == pytest.approx(float(windows.read.motion(item["states"][:1]).clamp_max(0.8)))
         assert (item["states"][:, motion] == said).all()
         here = {block: episode.events[start + block] for block in range(1, 5) if start + block in episode.events}
-        block, words = int(item["told"]), store.text.decode(item["event"][item["event"] >= 0].tolist())
+        block, words = int(item["event_block"]), store.text.decode(item["event"][item["event"] >= 0].tolist())
         assert set(item["skipped"].nonzero()[:, 0].tolist()) == set(here) - {block}
         assert words == here.get(block, "")
         assert (block > 0) == bool(here)
@@ -139,8 +139,8 @@ def test_states_beside_the_stream_are_learned_with_it(tokens: Path, tmp_path: Pa
     assert beside["states"].shape[:3] == (2, 4, 3)
     assert torch.equal(beside["states"], again["beside"]["states"])
     assert len(beside["states"].flatten(0, 1).unique(dim=0)) == 8
-    assert (beside["told"] > 0).any()
-    assert not (first["told"] > 0).any()
+    assert (beside["event_block"] > 0).any()
+    assert not (first["event_block"] > 0).any()
     assert "video" not in beside
 
     torch.manual_seed(0)
@@ -149,7 +149,7 @@ def test_states_beside_the_stream_are_learned_with_it(tokens: Path, tmp_path: Pa
     module.log_dict = lambda named, **_: logged.update(named)  # type: ignore[method-assign]
     loss = module.training_step(first, 0)
     torch.testing.assert_close(loss, logged["loss"])
-    assert {"video", "beside/told", "beside/state"} <= set(logged)
+    assert {"video", "beside/event", "beside/state"} <= set(logged)
     assert "beside/video" not in logged
     loss.backward()
     heard = module.dynamics.state_painter.heard  # type: ignore[union-attr]
