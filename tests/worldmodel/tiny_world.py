@@ -7,8 +7,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from torch import nn
 
+from tokenizer.action_space import ActionSpace
 from tokenizer.state_schema import Entity, Field, StateSchema, View
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
@@ -51,6 +53,11 @@ PLANE = StateSchema(
 )
 STATELESS = StateSchema(name="film", frames_per_step=2, actions=PLANE.actions)
 UNSTEERED = StateSchema(name="plain film", frames_per_step=2)
+STEERED_TWICE = StateSchema(
+    name="two sticks",
+    frames_per_step=2,
+    actions=ActionSpace(spaces.Dict(turn=spaces.Box(-1, 1, (1,)), jump=spaces.Discrete(2)), bins=3),
+)
 TOKENIZER = VideoTokenizerConfig(
     resolution=16,
     frames_per_step=2,
@@ -100,10 +107,15 @@ def with_parts(world: World, **changes: Any) -> World:
     return World(**(kept | changes), sampling=world.sampling, engine=world.engine.name)
 
 
-def tiny_world(schema: StateSchema = PLANE, *, sampling: Sampling = LIVELY, end: float = 0.0, **changes: Any) -> World:
-    """The same weights every time. A step ends the episode with probability ``end``. ``changes`` go to ``DYNAMICS``."""
+def tiny_world(
+    schema: StateSchema = PLANE, *, sampling: Sampling = LIVELY, end: float = 0.0, words: bool = True, **changes: Any
+) -> World:
+    """The same weights every time. A step ends the episode with probability ``end``; without ``words`` there is no
+    text. ``changes`` go to ``DYNAMICS``."""
     torch.manual_seed(0)
-    text, tokenizer = text_tokenizer(), shaken(VideoTokenizer(TOKENIZER, schema if schema.view else None), 0.1)
+    text = text_tokenizer() if words else None
+    changes = changes if words else {"max_text": 0, "max_event": 0} | changes
+    tokenizer = shaken(VideoTokenizer(TOKENIZER, schema if schema.view else None), 0.1)
     vocabulary = Vocabulary.of(text=text, actions=schema.actions, schema=schema, num_codes=tokenizer.num_codes)
     config = replace(DYNAMICS, **changes)
     layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text, config.max_event)

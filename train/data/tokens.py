@@ -270,16 +270,16 @@ def pad_text(ids: list[int], length: int) -> Tensor:
 class TokenWindows(Dataset[dict[str, Tensor]]):
     """Windows of ``num_blocks`` latent frames, some with a jump in time, by draw (see ``train.data.clips``).
 
-    A window has ``text`` (max_text,; -1 pads), ``skipped`` (T,), ``event`` and ``event_block``, and of what was recorded
-    ``states`` (T, F) and ``opening`` (F,), ``actions`` (T, A; -1 in block 0), ``video`` (T, V), ``rewards`` float32 and
-    ``terminated`` bool (T,; 0 and False in block 0). Without a text tokenizer ``text`` and ``event`` are empty.
+    A window has ``text`` (max_text,; -1 pads), ``skipped`` (T,), ``event`` and ``event_block``, and of what was
+    recorded ``states`` (T, F) and ``opening`` (F,), ``actions`` (T, A; -1 in block 0), ``video`` (T, V), ``rewards``
+    float32 and ``terminated`` bool (T,; 0 and False in block 0). Without a text tokenizer ``text`` and ``event`` are
+    empty.
 
     A jump makes the rest of the window come from another moment of the same episode, as an edit or a cut
     would: the frames must follow the new state, whatever they showed before. Without a state to follow there are no
-    jumps. ``skipped`` (T,) marks the blocks
-    that cannot be foreseen: the one after a jump, and those that were told something but the one, ``event_block``, whose
-    ``event`` (max_event,) is given. ``opening`` (F,) is the episode's first state, which its caption speaks of. What
-    the header says of motion is made true of the window's own beginning.
+    jumps. ``skipped`` (T,) marks the blocks that cannot be foreseen: the one after a jump, and those that were told
+    something but the one, ``event_block``, whose ``event`` (max_event,) is given. ``opening`` (F,) is the episode's
+    first state, which its caption speaks of. What the header says of motion is made true of the window's own beginning.
     """
 
     def __init__(
