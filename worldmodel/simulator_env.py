@@ -15,7 +15,7 @@ from worldmodel.simulator_vector_env import RENDER_MODES, Moment, SimulatorVecto
 from worldmodel.world import World
 
 
-class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
+class SimulatorEnv(gymnasium.Env[np.ndarray, Any]):
     """A world model as an environment; arguments, observations and infos are :class:`SimulatorVectorEnv`'s.
 
     Infos also hold ``scene``, the state by entity and field.
@@ -66,13 +66,13 @@ class SimulatorEnv(gymnasium.Env[np.ndarray, np.int64]):
         return observations[0], self._info(infos)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Takes one action, by index or by name.
+        """Takes one action of ``action_space``, or its name.
 
         Raises ValueError for an unknown action, and when the episode has ended and was not reset.
         """
         if self._over:
             raise ValueError("this episode has ended: call reset() to begin another")
-        observations, rewards, terminated, truncated, infos = self.rows.step(np.asarray([action]))
+        observations, rewards, terminated, truncated, infos = self.rows.step([action])
         self._over = bool(terminated[0] or truncated[0])
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), self._info(infos)
 

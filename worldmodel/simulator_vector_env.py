@@ -41,11 +41,11 @@ class Moment:
     chances: list[np.random.Generator]
 
 
-class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class SimulatorVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     """``num_envs`` rollouts of a world model.
 
-    Observation: uint8 (H, W, 3), the last picture of a step. Action: the index of one of the world's actions (a
-    world without any takes 0 and ignores it). Reward and termination are read from the scene state. Infos of
+    Observation: uint8 (H, W, 3), the last picture of a step. Action: of the space that the world was recorded in (a
+    world that nobody steers takes 0 and ignores it). Reward and termination are read from the scene state. Infos of
     every row: ``frames`` uint8 (r, H, W, 3), all pictures of the step (a beginning stands still for r of them);
     ``state`` float32 (num_values,) in the schema's units; ``caption``.
 
@@ -86,7 +86,8 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.metadata = {**self.metadata, "render_fps": schema.fps / tokenizer.frames_per_step}
         size = tokenizer.resolution
         self.single_observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.single_action_space = gymnasium.spaces.Discrete(max(1, len(self.world.actions)))
+        # A copy: a space holds the random numbers that it is sampled with, and the world may be shared.
+        self.single_action_space = copy.deepcopy(self.world.actions.space) or gymnasium.spaces.Discrete(1)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rollout: Rollout | None = None
@@ -136,16 +137,17 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         began = np.isin(np.arange(self.num_envs), rows)
         return self._observation(), self._infos(began)
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Takes one action in every row; in a row that ended the action is ignored and an episode begins.
 
-        Raises ValueError for an unknown action or a wrong number of them.
+        ``actions`` is of ``action_space``, or a list with an action, or its name, for each row. Raises ValueError for
+        an unknown action or a wrong number of them.
         """
         rollout, again = self.rollout, self._ended
         rewards = np.zeros(self.num_envs, dtype=np.float64)
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         if not again.all():
-            step = rollout.step(np.asarray(actions) if len(self.world.actions) else None)
+            step = rollout.step(actions if self.world.actions else None)
             self._pictures = step.frames
             rewards[~again] = step.reward.cpu().numpy()[~again]
             terminated[~again] = step.terminated.cpu().numpy()[~again]

@@ -28,7 +28,7 @@ def leaves() -> st.SearchStrategy[gymnasium.Space[Any]]:
     return st.one_of(
         st.builds(lambda n, s: spaces.Discrete(n, start=s), small, start),
         st.builds(lambda p: spaces.MultiDiscrete([n for n, _ in p], start=[s for _, s in p]), pairs),
-        st.just(spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 7]])),
+        st.just(spaces.MultiDiscrete([[2, 3], [4, 5]], start=np.array([[0, 1], [-2, 7]]))),
         st.builds(spaces.MultiBinary, st.one_of(small, st.just((2, 3)))),
         st.builds(
             lambda e, shape: spaces.Box(e[0], e[0] + e[1], shape), ends, st.sampled_from([(), (1,), (3,), (2, 2)])
@@ -270,7 +270,7 @@ def test_a_symmetric_range_holds_zero_and_both_ends_exactly():
     assert [len(p.levels) for p in ours.parts] == [11, 5]
     for value in (0.0, -0.7, 0.7):
         back = ours.ids_to_values(ours.batch([value, value], 1))[0].numpy()
-        assert np.array_equal(back, np.float32([value, value]))
+        assert np.array_equal(back, np.array([value, value], np.float32))
 
 
 def test_whole_numbers_that_are_few_have_a_bin_each():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,26 @@ def test_worlds_without_state_or_without_actions_can_be_acted_in():
         assert truncated.sum(0).tolist() == [1, 1]
         assert states.shape == (4, 2, 0)
         check_env(SimulatorEnv(world=envs.world), skip_render_check=True, skip_close_check=True)
+
+
+def test_the_action_space_is_the_one_that_the_world_was_recorded_in():
+    throttle = gymnasium.spaces.Box(-1, 1, (1,))
+    world = tiny_world(replace(STATELESS, actions=throttle))
+    env, envs = make(world=world), make_vec(2, world=world)
+    assert env.action_space == throttle
+    assert env.action_space is not world.schema.actions.space, "its dice are the environment's own"
+    assert envs.action_space.shape == (2, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env)
+    for rows, full in ((env, np.array([1.0], np.float32)), (envs, np.array([[1.0], [-1.0]], np.float32))):
+        pictures = []
+        for action in (full, -full):
+            rows.reset(seed=4)
+            pictures.append(rows.step(action)[-1]["frames"])
+        assert (pictures[0] != pictures[1]).any()
+        with pytest.raises(ValueError, match=r"action 1.5 is outside \[-1, 1\]"):
+            rows.step(full * 1.5)
 
 
 def test_a_saved_world_is_made_by_its_folder(tmp_path):
