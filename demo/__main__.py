@@ -14,18 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from demo.server import listen, serve, served, url_of
 
+if TYPE_CHECKING:
+    from worldmodel.world import World
 
-def load_world(name: str, device: str | None, engine: str) -> Any:
+
+def load_world(name: str, device: str | None, engine: str) -> World:
     from worldmodel.world import World
 
     return World.from_pretrained(name, device=device, engine=engine)
 
 
-def settle_threads(world: Any) -> None:
+def settle_threads(world: World) -> None:
     """Measured now that nothing else loads: a thread more than the machine has free makes steps slower."""
     import torch
 
@@ -36,7 +39,7 @@ def settle_threads(world: Any) -> None:
         torch.set_num_threads(choose_threads().count)
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None, str], Any] = load_world) -> int:
+def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None, str], World] = load_world) -> int:
     """Returns the exit status. ``load`` makes a world of its name, device and engine."""
     begun = perf_counter()
     options = _parser().parse_args(argv)
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None, str
             world = loading.result()
         settle_threads(world)
         if options.engine != "torch":  # which compiles: now, not when the first player waits for a picture
-            world.start().step(0 if len(world.actions) else None)
+            world.start().step(world.schema.actions.idle())
         app = build_app(world, seats=options.seats)
         if options.smoke:
             return _smoke(app, listener, begun, options.json)

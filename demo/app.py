@@ -7,8 +7,9 @@ The prompt, the seed and the examples are Gradio widgets whose events stay in th
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from fastapi import FastAPI
@@ -16,22 +17,15 @@ from gradio import themes
 from starlette.staticfiles import StaticFiles
 
 from demo.play_socket import Playroom
+from demo.session import page_of
 from tokenizer.state_schema import StateSchema
+
+if TYPE_CHECKING:
+    from worldmodel.world import World
 
 ASSETS = Path(__file__).parent / "assets"
 SYSTEM_FONTS = ("ui-sans-serif", "system-ui", "Segoe UI", "DejaVu Sans", "sans-serif")
 SYSTEM_MONO = ("ui-monospace", "DejaVu Sans Mono", "monospace")
-EXAMPLES = {
-    "tabletop": {
-        "Red ball, blue box": "you push a red rubber ball; beside it a blue wooden box, front view",
-        "Four toys": "four toys on a table: a green metal cylinder, a red rubber ball, a yellow wooden box "
-        "and a purple glass ball",
-        "Circling lamp": "the player is an orange glass sphere; with it a green steel drum. "
-        "a bright light circles clockwise",
-        "From the left": "a blue wooden block with a white mark; around it a red metal ball and a purple rubber box, "
-        "seen from the left",
-    }
-}
 START = """(caption, seed, motion) => {
     const detail = {caption: caption || null, seed: Math.trunc(seed) || 0, state: motion ? JSON.parse(motion) : null};
     document.dispatchEvent(new CustomEvent("world:start", {detail}));
@@ -52,17 +46,23 @@ LOAD = """(async () => {
     document.addEventListener("world:next", () => document.querySelector("#next-world").click());
     play(stage, element.querySelector(".scene"));
 })()"""
-HEAD = """<h1>{name}</h1><p>Every frame is imagined by a world model as you play.
-Arrows or WASD push the body with the white mark, Q and E turn the camera.</p>"""
+HEAD = "<h1>{name}</h1><p>{intro}</p>"
+INTRO = "Every frame is imagined by a world model as you play."
 THEME_TOGGLE = "() => { document.body.classList.toggle('dark') }"
 
 
-def build_page(world: Any) -> gr.Blocks:
-    """The widgets. ``world`` tells its name; all else it says over the socket."""
-    name = world.schema.name
+def build_page(world: World) -> gr.Blocks:
+    """The widgets. A world's page tells its name and what to begin with; all else the world says over the socket.
+
+    What the world cannot do is not shown: a prompt where it reads none, a map where it has no state.
+    """
+    page_says, reads = page_of(world), world.text is not None
+    name = str(page_says.get("name") or world.schema.name.replace("_", " ").capitalize())
+    intro = str(page_says.get("intro") or INTRO)
+    beginnings = page_says.get("examples", {}) if reads else {}
     with gr.Blocks(title=f"Play {name}", analytics_enabled=False) as page:
         with gr.Row(elem_id="page-head"):
-            gr.HTML(HEAD.format(name=name.capitalize()), apply_default_css=False)
+            gr.HTML(HEAD.format(name=escape(name), intro=escape(intro)), apply_default_css=False)
             theme = gr.Button("Light / dark", size="sm", min_width=110, scale=0)
         with gr.Row():
             with gr.Column(scale=11, min_width=320):
@@ -70,12 +70,12 @@ def build_page(world: Any) -> gr.Blocks:
             with gr.Column(scale=10, min_width=320):
                 prompt = gr.Textbox(
                     label="Prompt", show_label=False, container=False, lines=1, max_lines=2, elem_id="prompt",
-                    placeholder="Describe a scene, or leave this empty and let the model choose one",
+                    visible=reads, placeholder="Describe a scene, or leave this empty and let the model choose one",
                 )  # fmt: skip
-                with gr.Row(elem_id="examples"):
+                with gr.Row(elem_id="examples", visible=bool(beginnings)):
                     examples = [
-                        (gr.Button(title, size="sm", min_width=90), caption)
-                        for title, caption in EXAMPLES.get(name, {}).items()
+                        (gr.Button(str(title), size="sm", min_width=90), str(caption))
+                        for title, caption in beginnings.items()
                     ]
                 with gr.Row(elem_id="beginning"):
                     seed = gr.Number(
@@ -110,7 +110,7 @@ def _motions(schema: StateSchema) -> list[tuple[str, str]]:
     return choices
 
 
-def build_app(world: Any, *, seats: int = 4) -> FastAPI:
+def build_app(world: World, *, seats: int = 4) -> FastAPI:
     """The application: the socket at ``/play``, the page at ``/``. ``seats`` players at once."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.playroom = playroom = Playroom(world, seats=seats)

@@ -5,7 +5,7 @@ The client sends JSON objects with a ``type``:
 | type | fields | meaning |
 |---|---|---|
 | ``start`` | ``caption`` (or null), ``seed``, ``state`` (or null): {entity: {field: value}} | begin a world |
-| ``keys`` | ``held``: names of actions | which actions' keys are down; the server keeps time, not the client |
+| ``keys`` | ``held``: choices, ``values``: {part: number} | what is held and set (the server keeps time) |
 | ``edit`` | ``edit``: {entity: {field: value}}, ``continues`` | write the state; true within a drag |
 | ``tell`` | ``event`` | tell the next step what happens |
 | ``describe`` | | ask for the moment in words |
@@ -15,9 +15,9 @@ The client sends JSON objects with a ``type``:
 | ``upsample``, ``record`` | ``on`` | switch them; the end of a recording sends its mp4 |
 | ``seen`` | ``count`` | pictures received so far: no more than ``WINDOW`` go unanswered |
 
-The server sends text (``hello``: schema and abilities; ``caption``, ``error``: a sentence) and binary messages: a
-little-endian uint32 ``n``, ``n`` bytes of JSON header, then the payload. A ``picture`` carries its frames as raw
-RGB, frame after frame; a ``recording`` an mp4. Raw, because at 64 and 128 pixels a side lossless coding takes
+The server sends text (``hello``: schema, controls and abilities; ``caption``, ``error``: a sentence) and binary
+messages: a little-endian uint32 ``n``, ``n`` bytes of JSON header, then the payload. A ``picture`` carries its frames
+as raw RGB, frame after frame; a ``recording`` an mp4. Raw, because at 64 and 128 pixels a side lossless coding takes
 0.2 to 1.3 ms a frame to halve what a local socket carries for nothing.
 
 Whatever a player sends, the answer is one sentence and the server lives on. All model work of all players
@@ -36,12 +36,15 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from demo.recording import Recording
 from demo.session import Picture, Session
+
+if TYPE_CHECKING:
+    from worldmodel.world import World
 
 WINDOW = 4
 MAX_MESSAGE = 2**16
@@ -67,13 +70,13 @@ def unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
 class Playroom:
     """The world and the seats before it."""
 
-    def __init__(self, world: Any, *, seats: int = 4) -> None:
+    def __init__(self, world: World, *, seats: int = 4) -> None:
         self.world = world
         self.seats = seats
         self.players: set[Player] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="world")
 
-    async def work(self, job: Callable[[], Any]) -> Any:
+    async def work(self, job: Callable[[], Result]) -> Result:
         """Runs ``job`` on the thread that owns the model, after whatever other players asked before."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, job)
 
@@ -95,11 +98,18 @@ class Playroom:
 
 @dataclass(frozen=True)
 class Command:
-    """Something to be done to the session between two steps."""
+    """Something to be done to the session between two steps, and the picture it leads to, if it leads to one."""
 
-    run: Callable[[], Picture | str | None]
+    run: Callable[[], Picture | None]
     plays_on: bool = False
     continues: bool | None = None  # of an edit; None for anything else
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something to be asked of the session between two steps, answered in words."""
+
+    ask: Callable[[], str]
 
 
 class Player:
@@ -114,7 +124,7 @@ class Player:
         self.recording: Recording | None = None
         self._recorded: Recording | None = None  # finished, not yet sent
         self.sent = self.seen = 0
-        self._waiting: deque[Command] = deque()
+        self._waiting: deque[Command | Question] = deque()
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
 
@@ -142,8 +152,10 @@ class Player:
         return {
             "type": "hello",
             "schema": world.schema.to_json(),
+            "controls": self.session.controls.describe(),
             "upsampler": world.upsampler is not None,
             "tell": world.max_event > 0,
+            "describe": self.session.describes,
             "steps_per_s": self.steps_per_s,
             "max_caption": self.session.config.max_caption,
         }
@@ -167,7 +179,7 @@ class Player:
         session = self.session
         match said["type"]:
             case "keys":
-                session.hold(_field(said, "held", list))
+                session.hold(_field(said, "held", list), _field({"values": {}, **said}, "values", dict))
             case "seen":
                 self.seen = min(_field(said, "count", int), self.sent)
             case "pause":
@@ -187,7 +199,7 @@ class Player:
                 event = _field(said, "event", str)
                 self._wait(Command(lambda: session.tell(event), plays_on=True))
             case "describe":
-                self._wait(Command(session.describe))
+                self._wait(Question(session.describe))
             case "undo":
                 self._wait(Command(session.undo, plays_on=True))
             case "fork":
@@ -203,15 +215,17 @@ class Player:
             case unknown:
                 raise ValueError(f"The message type {unknown!r} is unknown; demo/play_socket.py lists them.")
 
-    def _wait(self, command: Command) -> None:
+    def _wait(self, command: Command | Question) -> None:
         if len(self._waiting) >= MAX_WAITING:
             raise ValueError("Too many commands at once; wait for the picture to follow.")
         self._waiting.append(command)
 
     def _wait_for_edit(self, edit: dict[str, Any], continues: bool) -> None:
         """A drag sends places faster than steps are made: of those waiting, only the last one counts."""
-        if continues and self._waiting and self._waiting[-1].continues is not None:
-            continues = bool(self._waiting.pop().continues)
+        last = self._waiting[-1] if self._waiting else None
+        if continues and isinstance(last, Command) and last.continues is not None:
+            self._waiting.pop()
+            continues = last.continues
         self._wait(Command(lambda: self.session.edit(edit, continues=continues), continues=continues))
 
     # -- time ---------------------------------------------------------------------------------------
@@ -242,13 +256,13 @@ class Player:
             due = max(due + period, perf_counter() - period)
             await asyncio.sleep(max(0.0, due - perf_counter()))
 
-    async def _obey(self, command: Command) -> None:
-        made = await self._attempt(command.run)
-        if isinstance(made, str):
-            await self._send({"type": "caption", "text": made})
-        elif made is not None:
+    async def _obey(self, command: Command | Question) -> None:
+        if isinstance(command, Question):
+            if (answer := await self._attempt(command.ask)) is not None:
+                await self._send({"type": "caption", "text": answer})
+        elif (picture := await self._attempt(command.run)) is not None:
             self.playing = self.playing or command.plays_on
-            await self._show(made)
+            await self._show(picture)
 
     async def _attempt(self, job: Callable[[], Result]) -> Result | None:
         return await self._guard(self.room.work(job))

@@ -12,9 +12,17 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from demo.controls import Controls
+
+if TYPE_CHECKING:  # the page comes up while they load
+    from torch import Tensor
+
+    from worldmodel.rollout import Rollout, Snapshot
+    from worldmodel.world import World
 
 MAX_SEED = 2**31 - 1
 
@@ -35,7 +43,7 @@ class Picture:
 
     Attributes:
         frames: uint8 ``(n, height, width, 3)``, in the order in which they are shown.
-        state: the scene state in the schema's units, ``num_values`` numbers.
+        state: the scene state in the schema's units, ``num_values`` numbers: none in a world without state.
         time: steps since the start.
         step_ms: how long the model took; 0 where it was not asked.
     """
@@ -57,7 +65,7 @@ class Picture:
 class Mark:
     """A moment to go back to. ``before_edit`` marks are always stopped at: undo first takes back the edit."""
 
-    snapshot: Any
+    snapshot: Snapshot
     picture: Picture
     before_edit: bool = False
 
@@ -66,27 +74,36 @@ class Mark:
 class Branch:
     """A rollout with its past."""
 
-    rollout: Any
+    rollout: Rollout
     picture: Picture
     start: Mark
     marks: deque[Mark] = field(default_factory=deque)
 
 
 class Session:
-    """One player in one world.
+    """One player in one world, which may lack actions, text, state or reward.
 
-    ``world`` is a ``worldmodel.world.World`` and is used as given: its device, its number of threads. Mistakes
-    raise ValueError with a sentence for the player.
+    ``world`` is used as given: its device, its number of threads. Mistakes raise ValueError with a sentence for the
+    player.
     """
 
-    def __init__(self, world: Any, config: SessionConfig | None = None) -> None:
+    def __init__(self, world: World, config: SessionConfig | None = None) -> None:
         self.world = world
         self.config = config or SessionConfig()
-        self.actions: tuple[str, ...] = tuple(world.schema.actions)
-        self.held: tuple[str, ...] = ()
+        self.controls = Controls(world.schema.actions, page_of(world).get("keys"))
         self.upsample = False
         self.branches: list[Branch] = []
         self.current = 0
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the world was trained on captions."""
+        return self.world.text is not None
+
+    @property
+    def describes(self) -> bool:
+        """Whether it can put its state into words."""
+        return self.reads_prompt and self.world.schema.num_values > 0
 
     # -- beginning and end --------------------------------------------------------------------------
 
@@ -94,6 +111,8 @@ class Session:
         """Begins a world from a caption and a part of its state (what is None, the model chooses) and forgets the one
         before."""
         caption, most = (caption or "").strip(), self.config.max_caption
+        if caption and not self.reads_prompt:
+            raise ValueError("This world reads no prompt: start it without one.")
         if len(caption) > most:
             raise ValueError(f"The prompt has {len(caption)} characters; keep it under {most}.")
         if not 0 <= seed <= MAX_SEED:
@@ -116,17 +135,14 @@ class Session:
 
     # -- playing ------------------------------------------------------------------------------------
 
-    def hold(self, actions: Sequence[str]) -> None:
-        """Says which actions' keys are down. May be called while a step is being made."""
-        for name in actions:
-            if name not in self.actions:
-                raise ValueError(f"This world has no action {name!r}; it has {', '.join(self.actions) or 'none'}.")
-        self.held = tuple(dict.fromkeys(actions))
+    def hold(self, held: Sequence[str], values: Mapping[str, float] | None = None) -> None:
+        """Says which keys are down and where switches and sliders stand; see ``Controls.hold``."""
+        self.controls.hold(held, values)
 
     def step(self) -> Picture:
-        """One step with the held action; several held ones take turns, which makes a diagonal of two."""
-        branch, held = self.branch, self.held
-        action = held[branch.rollout.time % len(held)] if held else next(iter(self.actions), 0)
+        """One step with what is held; a world that nobody steers goes on by itself."""
+        branch = self.branch
+        action = self.controls.action(branch.rollout.time)
         begun = time.perf_counter()
         step = branch.rollout.step(action)
         frames = _frames(step.frames if step.upsampled is None else step.upsampled)
@@ -169,6 +185,8 @@ class Session:
 
     def describe(self) -> str:
         """What the model says of this moment."""
+        if not self.describes:
+            raise ValueError("This world has no words for its state.")
         return self.world.caption(self.branch.rollout.state[:1])[0]
 
     def undo(self) -> Picture:
@@ -218,12 +236,17 @@ class Session:
             branch.marks.popleft()
 
 
-def _frames(frames: Any) -> np.ndarray:
+def page_of(world: World) -> dict[str, Any]:
+    """What a world brings for its page: name, intro, examples, keys. Empty where it brings nothing."""
+    return getattr(world, "page", {})
+
+
+def _frames(frames: Tensor) -> np.ndarray:
     """The first row's frames as contiguous bytes in host memory."""
     return np.ascontiguousarray(frames[0].cpu().numpy())
 
 
-def _state(rollout: Any) -> list[float]:
+def _state(rollout: Rollout) -> list[float]:
     return rollout.state[0].tolist()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from time import perf_counter
 from typing import Any
@@ -33,7 +34,7 @@ async def play(url: str, *, steps: int = 40, seed: int = 7) -> dict[str, Any]:
             raise ValueError(f"The server sent no picture: {hello['message']}")
         await say(type="pace", steps_per_s=None)
         await say(type="start", caption=None, seed=seed)
-        actions = cycle(hello["schema"]["actions"][1:] or [None])
+        moves = cycle(_moves(hello["controls"]) or [None])
         arrivals, step_ms, frames, seen = [], [], [], 0
         while len(step_ms) < steps:
             message = await asyncio.wait_for(socket.recv(), timeout=120)
@@ -47,8 +48,8 @@ async def play(url: str, *, steps: int = 40, seed: int = 7) -> dict[str, Any]:
             frames.append(np.frombuffer(pixels, np.uint8).reshape(shape))
             if header["step_ms"]:
                 step_ms.append(header["step_ms"])
-            if len(step_ms) % STEPS_PER_ACTION == 0 and (action := next(actions)) is not None:
-                await say(type="keys", held=[action])
+            if len(step_ms) % STEPS_PER_ACTION == 0 and (move := next(moves)) is not None:
+                await say(type="keys", **move)
             if header["terminated"]:
                 await say(type="pause", on=False)
     changed = sum(np.any(a[-1] != b[-1]) for a, b in pairwise(frames))
@@ -62,3 +63,20 @@ async def play(url: str, *, steps: int = 40, seed: int = 7) -> dict[str, Any]:
         "step_ms": {f"p{share}": round(float(np.percentile(step_ms, share)), 2) for share in (50, 95)},
         "first_picture_at": arrivals[0],
     }
+
+
+def _moves(controls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Everything that there is to hold or to set, one after the other, as ``keys`` messages say it."""
+    moves: list[dict[str, Any]] = []
+    for control in controls:
+        match control["kind"]:
+            case "choice":
+                moves += [{"held": [choice["held"]]} for choice in control["choices"][1:]]
+            case "binary":
+                moves += [{"held": [], "values": {control["name"]: value}} for value in (1, 0)]
+            case "stick":
+                moves += _moves(control["axes"])
+            case "binned":
+                ends = control["levels"][0], control["levels"][-1], control["idle"]
+                moves += [{"held": [], "values": {control["name"]: value}} for value in ends]
+    return moves

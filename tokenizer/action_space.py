@@ -107,7 +107,10 @@ class ActionPart:
             choice = "a name or a whole number" if self.names else "a whole number"
             wanted = {"choice": choice, "binary": "0 or 1", "binned": "a number"}[self.kind]
             raise ValueError(f"an action is {wanted}, got {given!r}; choose from {self.listed}")
-        return float(self.checked(np.array([given], dtype=np.float64))[0])
+        try:
+            return float(self.checked(np.array([given], dtype=np.float64))[0])
+        except OverflowError:
+            raise ValueError(f"an action of {len(str(given))} digits is outside; choose from {self.listed}") from None
 
     def checked(self, values: np.ndarray) -> np.ndarray:
         """float64 (...) as it was given. Raises ValueError for the first number that the part cannot be."""

@@ -1,82 +1,63 @@
-// Which actions are held, by keys or by touch. Keys are the game's only while nobody is typing.
-
-const DIRECTIONS = {
-  north: { keys: ["ArrowUp", "KeyW"], sign: "↑", place: "up" },
-  south: { keys: ["ArrowDown", "KeyS"], sign: "↓", place: "down" },
-  west: { keys: ["ArrowLeft", "KeyA"], sign: "←", place: "left" },
-  east: { keys: ["ArrowRight", "KeyD"], sign: "→", place: "right" },
-  orbit_left: { keys: ["KeyQ", "Comma"], sign: "⟲", place: "orbit-left" },
-  orbit_right: { keys: ["KeyE", "Period"], sign: "⟳", place: "orbit-right" },
-};
-const SAME = { up: "north", down: "south", left: "west", right: "east" };
+// Keys that do something while they are down. They are the game's only while nobody is typing.
 
 export class Keyboard {
-  constructor({ pad, shortcuts, held, shortcut }) {
-    Object.assign(this, { pad, shortcuts, report: held, shortcut });
-    this.actionOf = {}; // by key code
-    this.down = new Map(); // source (key code or "touch:action") -> action, in the order of pressing
+  // shortcuts: key code -> name; shortcut: called with the name of one that was pressed.
+  constructor({ shortcuts, shortcut }) {
+    Object.assign(this, { shortcuts, shortcut });
+    this.bound = {}; // key code -> {press, release}
+    this.down = new Map(); // source (key code, or what a finger holds) -> release
     addEventListener("keydown", (event) => this.keydown(event));
     addEventListener("keyup", (event) => this.release(event.code));
     addEventListener("blur", () => this.releaseAll());
     document.addEventListener("visibilitychange", () => this.releaseAll());
   }
 
-  // The first action is the idle one; unknown names get the digits.
-  bind(actions) {
+  clear() {
     this.releaseAll();
-    this.actionOf = {};
-    this.pad.replaceChildren();
-    let digit = 1;
-    for (const action of actions.slice(1)) {
-      const known = DIRECTIONS[SAME[action.toLowerCase()] ?? action.toLowerCase()];
-      const { keys, sign, place } = known ?? { keys: [`Digit${digit}`], sign: digit++, place: "other" };
-      for (const key of keys) this.actionOf[key] = action;
-      const button = document.createElement("button");
-      Object.assign(button, { textContent: sign, className: place, title: `${action.replace("_", " ")} (${keys.map(label).join(" or ")})`, tabIndex: -1 });
-      button.dataset.action = action;
-      button.addEventListener("pointerdown", (event) => {
-        event.preventDefault();
-        button.setPointerCapture(event.pointerId);
-        this.press(`touch:${action}`, action);
-      });
-      for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(end, () => this.release(`touch:${action}`));
-      this.pad.append(button);
-    }
+    this.bound = {};
+  }
+
+  free(code) { return !this.bound[code] && !this.shortcuts[code]; }
+
+  bind(code, press, release = () => {}) { this.bound[code] = { press, release }; }
+
+  // A button that is held as a key is.
+  bindButton(button, press, release) {
+    button.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      button.setPointerCapture(event.pointerId);
+      this.press(button, press, release);
+    });
+    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(end, () => this.release(button));
   }
 
   keydown(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
-    const action = this.actionOf[event.code], shortcut = this.shortcuts[event.code];
-    if (!action && !shortcut) return;
+    const own = this.bound[event.code], shortcut = this.shortcuts[event.code];
+    if (!own && !shortcut) return;
     if (event.code === "Space" && event.target.closest?.("button, a, select, summary")) return;
     event.preventDefault();
-    if (action) this.press(event.code, action);
+    if (own) this.press(event.code, own.press, own.release);
     else if (!event.repeat) this.shortcut(shortcut);
   }
 
-  press(source, action) {
+  press(source, press, release) {
     if (this.down.has(source)) return;
-    this.down.set(source, action);
-    this.changed();
+    this.down.set(source, release);
+    press();
   }
 
-  release(source) { if (this.down.delete(source)) this.changed(); }
-
-  releaseAll() {
-    if (!this.down.size) return;
-    this.down.clear();
-    this.changed();
+  release(source) {
+    const release = this.down.get(source);
+    this.down.delete(source);
+    release?.();
   }
 
-  changed() {
-    const held = [...new Set(this.down.values())];
-    for (const button of this.pad.children) button.classList.toggle("held", held.includes(button.dataset.action));
-    this.report(held);
-  }
+  releaseAll() { for (const source of [...this.down.keys()]) this.release(source); }
 }
 
-function isTyping(target) { return !!target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable=true]"); }
+function isTyping(target) { return !!target.closest?.("input:not([type=checkbox], [type=range]), textarea, select, [contenteditable=true]"); }
 
-function label(code) {
+export function keyLabel(code) {
   return { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", Comma: ",", Period: "." }[code] ?? code.replace(/Key|Digit/, "");
 }

@@ -1,5 +1,6 @@
 // Joins the parts of the page: keys and buttons to the socket, pictures to the canvas, the state to map and table.
 
+import { Controls } from "./controls.js";
 import { Keyboard } from "./keyboard.js";
 import { SceneMap } from "./map.js";
 import { Playback } from "./playback.js";
@@ -14,7 +15,8 @@ export function play(stage, scene) {
   const toast = find(".toast"), banner = find(".banner"), download = find(".download");
   const playback = new Playback(find(".picture"));
   const socket = new PlaySocket({ hello, picture, caption, recording, error: complain, closed });
-  const keyboard = new Keyboard({ pad: find(".pad"), shortcuts: SHORTCUTS, held: (held) => socket.send({ type: "keys", held }), shortcut: act });
+  const keyboard = new Keyboard({ shortcuts: SHORTCUTS, shortcut: act });
+  const controls = new Controls({ pad: find(".pad"), panel: find(".controls"), keyboard, changed: (hand) => socket.send({ type: "keys", ...hand }) });
   const map = new SceneMap(scene.querySelector(".map canvas"), (edit, continues) => socket.send({ type: "edit", edit, continues }));
   const table = new ValueTable(scene);
   let world = { caption: null, seed: 7, state: null }; // as it was started last
@@ -24,14 +26,16 @@ export function play(stage, scene) {
 
   function hello(message) {
     realTime = message.steps_per_s;
-    keyboard.bind(message.schema.actions);
+    controls.bind(message.controls);
     map.setSchema(message.schema);
     table.setSchema(message.schema);
+    scene.hidden = !message.schema.entities.length;
     const upsample = button("upsample");
     upsample.disabled = !message.upsampler;
     upsample.title = message.upsampler ? "Draw at twice the size (U)" : "This world has no upsampler";
-    find(".tell input").disabled = find(".tell button").disabled = !message.tell;
-    if (!message.tell) find(".tell input").placeholder = "This world reads a prompt only";
+    find(".tell input").hidden = find(".tell button").hidden = !message.tell;
+    button("describe").hidden = !message.describe;
+    find(".tell").hidden = !message.tell && !message.describe;
     setPace();
     if (pressed("upsample")) socket.send({ type: "upsample", on: true });
     start(world);
@@ -39,6 +43,7 @@ export function play(stage, scene) {
 
   function picture(header, pixels) {
     last = header;
+    stage.style.setProperty("--aspect", header.width / header.height);
     playback.add(header, pixels);
     map.setState(header.state);
     table.setState(header.state);
@@ -162,7 +167,7 @@ export function play(stage, scene) {
   // -- what is shown
 
   function showStatus() {
-    if (last.terminated) show(last.reward > 0 ? "Target reached" : "The end", "<kbd>R</kbd> again · <kbd>N</kbd> next world · <kbd>Space</kbd> play on", last.reward > 0 ? "won" : "");
+    if (last.terminated) show(last.reward ? `The end: reward ${Number(last.reward.toFixed(2))}` : "The end", "<kbd>R</kbd> again · <kbd>N</kbd> next world · <kbd>Space</kbd> play on", last.reward > 0 ? "won" : "");
     else if (!last.playing) show("Paused", "<kbd>Space</kbd> to play on");
     else banner.hidden = true;
     button("pause").querySelector("span").textContent = last.playing ? "Pause" : "Play";

@@ -1,4 +1,5 @@
-"""A world without a model: bodies are coloured discs that go where they are pushed. Same methods as the real one."""
+"""Worlds without a model, with the methods of the real one: coloured discs that go where they are pushed, and a film
+of a bar that shows how often it was stepped."""
 
 from __future__ import annotations
 
@@ -56,7 +57,11 @@ SCHEMA = StateSchema(
 
 
 class FakeWorld:
+    """``fake_world`` makes one."""
+
     def __init__(self, *, step_s: float = 0.0, upsampler: bool = True, size: int = 64) -> None:
+        self.text = object()  # which says that it reads a prompt
+        self.page = {"name": "The table", "examples": {"Two": "two discs"}, "keys": {"east": {"keys": ["KeyX"]}}}
         self.schema, self.step_s, self.size = SCHEMA, step_s, size
         self.upsampler = object() if upsampler else None
         self.device, self.max_event = torch.device("cpu"), 24
@@ -96,14 +101,15 @@ class FakeRollout:
         self.told = ""
         self.frames = self._draw(world.size)[:, None]
 
-    def step(self, action: str) -> SimpleNamespace:
+    def step(self, action: Any) -> SimpleNamespace:
         time.sleep(self.world.step_s)
+        (index,) = SCHEMA.actions.batch(action, 1)[0].tolist()
         frames = []
         if self.told:
             self.edit({"player": {"velocity": PUSH[self.told.split()[-1]]}})
             self.told = ""
         for _ in range(SCHEMA.frames_per_step):
-            self._move(action)
+            self._move(SCHEMA.actions.parts[0].names[index])
             frames.append(self._draw(self.world.size * (2 if self.upsample else 1)))
         won = bool((self._at("player", "position") - self._at("target", "position")).norm() < 0.06)
         self.state = SCHEMA.write(self.state, {"episode": {"reward": won, "terminated": won}})
@@ -156,3 +162,56 @@ class FakeRollout:
                 colour, dtype=torch.uint8
             )
         return frame[None]
+
+
+class FakeFilm:
+    """Frames alone: no state, no text, no reward; wider than high. ``taken`` are the actions of its last rollout.
+
+    ``fake_film`` makes one.
+    """
+
+    def __init__(self, actions: Any = None) -> None:
+        self.schema = StateSchema(name="some_film", actions=actions, fps=30, frames_per_step=2)
+        self.text = self.upsampler = None
+        self.device, self.max_event = torch.device("cpu"), 0
+        self.taken: list[Any] = []
+
+    def start(self, caption: None = None, *, seed: int = 0, state: Any = None, upsample: bool = False) -> FakeScreening:
+        assert caption is None
+        assert state is None
+        self.taken = []
+        return FakeScreening(self, 0)
+
+
+class FakeScreening:
+    def __init__(self, world: FakeFilm, time: int) -> None:
+        self.world, self.time, self.upsample, self.state = world, time, False, torch.zeros(1, 0)
+        self.frames = torch.zeros(1, 1, 24, 40, 3, dtype=torch.uint8)
+
+    def step(self, action: Any) -> SimpleNamespace:
+        self.world.schema.actions.batch(action, 1)  # refuses what is not of the space
+        self.world.taken.append(action)
+        self.time += 1
+        frames = torch.zeros(1, 2, 24, 40, 3, dtype=torch.uint8)
+        frames[..., : self.time % 40, :] = 255
+        return SimpleNamespace(
+            frames=frames, upsampled=None, state=self.state, reward=torch.zeros(1), terminated=torch.zeros(1).bool()
+        )
+
+    def snapshot(self) -> int:
+        return self.time
+
+    def restore(self, snapshot: int) -> None:
+        self.time = snapshot
+
+    def fork(self) -> FakeScreening:
+        return FakeScreening(self.world, self.time)
+
+
+def fake_world(**options: Any) -> Any:
+    """Typed as anything: it stands where a ``World`` is asked for."""
+    return FakeWorld(**options)
+
+
+def fake_film(actions: Any = None) -> Any:
+    return FakeFilm(actions)

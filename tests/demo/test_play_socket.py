@@ -11,15 +11,18 @@ import av
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from websockets.asyncio.client import connect
 
 from demo.__main__ import main
-from demo.app import build_app
+from demo.app import build_app, build_page
 from demo.play_socket import WINDOW, pack, unpack
 from demo.server import listen, served
 from demo.session import Session
+from tokenizer.state_schema import StateSchema
 
-from .fake_world import SCHEMA, FakeWorld
+from ..worldmodel.tiny_world import tiny_world
+from .fake_world import SCHEMA, fake_film, fake_world
 
 
 class Client:
@@ -63,7 +66,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def app() -> Any:
-    return build_app(FakeWorld(step_s=0.002), seats=2)
+    return build_app(fake_world(step_s=0.002), seats=2)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,9 @@ def test_the_world_introduces_itself_and_moves_as_keys_say(url):
         async with player(url) as me:
             hello, _ = await me.hear()
             assert hello["schema"] == SCHEMA.to_json()
+            (moves,) = hello["controls"]
+            assert [choice["held"] for choice in moves["choices"]] == list(SCHEMA.actions.parts[0].names)
+            assert moves["choices"][4] == {"held": "east", "label": "east", "keys": ["KeyX"]}
             assert hello["upsampler"] is True
             assert hello["steps_per_s"] == 15
             await me.start()
@@ -113,6 +119,8 @@ def test_the_world_introduces_itself_and_moves_as_keys_say(url):
         ('{"type": "keys", "held": "east"}', "needs 'held' as list"),
         ('{"type": "keys", "held": [["east"]]}', "no action ['east']"),
         ('{"type": "keys", "held": ["jump"]}', "no action 'jump'"),
+        ('{"type": "keys", "held": [], "values": [1]}', "needs 'values' as dict"),
+        ('{"type": "keys", "held": [], "values": {"x": 1}}', "no slider or switch 'x'; it has none"),
         ('{"type": "start", "caption": null, "seed": true}', "needs 'seed' as int"),
         ('{"type": "start", "caption": 7, "seed": 1}', "needs 'caption' as str or NoneType"),
         ('{"type": "start", "caption": null, "seed": -4}', "seed must lie between"),
@@ -139,6 +147,83 @@ def test_garbage_is_answered_by_one_sentence_and_play_goes_on(url, message, sent
             await me.hear_of("picture", time=before["time"] + 3)
 
     asyncio.run(play())
+
+
+FREE = {
+    "nobody steers": (None, [], {}, lambda action: action is None),
+    "a slider": (spaces.Box(-1, 1, (1,)), [], {"action": 0.4}, lambda action: abs(action[0] - 0.4) < 1e-6),
+    "a stick": (spaces.Box(-1, 1, (2,)), [], {"0": -1, "1": 0.5}, lambda action: action.tolist() == [-1, 0.5]),
+    "a dict": (
+        spaces.Dict(gear=spaces.Discrete(3), push=spaces.Box(-1, 1, (2,)), horn=spaces.MultiBinary(1)),
+        ["gear=2"],
+        {"push.1": 1, "horn": 1},
+        lambda action: action["gear"] == 2 and action["push"].tolist() == [0, 1] and action["horn"].tolist() == [1],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FREE)
+def test_frames_alone_of_any_size_are_played_with_any_action_space(case):
+    space, held, values, taken = FREE[case]
+    world = fake_film(space)
+
+    async def play(url: str) -> None:
+        async with player(url.replace("http", "ws") + "play") as me:
+            hello, _ = await me.hear()
+            assert not any(hello[ability] for ability in ("upsampler", "tell", "describe"))
+            assert bool(hello["controls"]) == (space is not None)
+            await me.start()
+            if held or values:
+                await me.say(type="keys", held=held, values=values)
+            header, pixels = await me.hear_of("picture", time=10)
+            assert (header["height"], header["width"], header["state"]) == (24, 40, [])
+            assert len(pixels) == 2 * 24 * 40 * 3
+            for message, sentence in (
+                ({"type": "start", "caption": "a ball", "seed": 1}, "reads no prompt"),
+                ({"type": "describe"}, "no words for its state"),
+                ({"type": "keys", "held": [], "values": {"wheel": 1}}, "no slider or switch 'wheel'"),
+            ):
+                await me.say(**message)
+                error, _ = await me.hear_of("error")
+                assert sentence in error["message"]
+
+    with served(build_app(world), listen("127.0.0.1", 0)) as url:
+        asyncio.run(play(url))
+    assert taken(world.taken[-1])
+
+
+@pytest.mark.parametrize("actions", [None, spaces.Box(-1, 1, (1,)), ("none", "left")])
+def test_a_real_world_without_state_is_played_through_the_socket(actions):
+    world = tiny_world(StateSchema(name="film", actions=actions, frames_per_step=2))
+
+    async def play(url: str) -> None:
+        async with player(url.replace("http", "ws") + "play") as me:
+            hello, _ = await me.hear()
+            await me.start()
+            for control in hello["controls"]:
+                held = [choice["held"] for choice in control.get("choices", ())[1:]]
+                await me.say(type="keys", held=held, values={} if held else {control["name"]: control["levels"][0]})
+            header, pixels = await me.hear_of("picture", time=3)
+            assert len(pixels) == header["frames"] * header["height"] * header["width"] * 3
+
+    with served(build_app(world), listen("127.0.0.1", 0)) as url:
+        asyncio.run(play(url))
+
+
+def test_the_page_shows_what_the_world_brings_and_nothing_it_lacks():
+    def texts(world: Any) -> tuple[list[str], dict[str, bool]]:
+        parts = [part["props"] for part in build_page(world).config["components"]]
+        buttons = [props["value"] for props in parts if isinstance(props.get("value"), str)]
+        return buttons, {props["elem_id"]: props["visible"] for props in parts if props.get("elem_id")}
+
+    said, visible = texts(fake_world())
+    assert "<h1>The table</h1><p>Every frame is imagined by a world model as you play.</p>" in said
+    assert "Two" in said
+    assert visible["prompt"]
+    assert visible["examples"]
+    said, visible = texts(fake_film())
+    assert any("<h1>Some film</h1>" in text for text in said)
+    assert not any(visible[name] for name in ("prompt", "examples", "motion"))
 
 
 def test_a_failing_model_is_reported_and_the_player_can_start_again(url, monkeypatch):
@@ -297,7 +382,7 @@ def same_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("same_threads")
 def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys):
     file = tmp_path / "smoke.json"
-    assert main(["--smoke", "--json", str(file)], load=lambda name, device, engine: FakeWorld()) == 0
+    assert main(["--smoke", "--json", str(file)], load=lambda name, device, engine: fake_world()) == 0
     figures = json.loads(file.read_text())
     assert figures["frames_per_s"] == pytest.approx(4 * figures["steps_per_s"], rel=0.01)
     assert figures["steps_per_s"] > 15
@@ -308,8 +393,8 @@ def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys)
 
 @pytest.mark.usefixtures("same_threads")
 def test_smoke_fails_with_a_sentence_when_nothing_moves(capsys):
-    world = FakeWorld()
-    world.start = lambda **options: still(FakeWorld().start(seed=1))  # type: ignore[method-assign]
+    world = fake_world()
+    world.start = lambda **options: still(fake_world().start(seed=1))
     assert main(["--smoke"], load=lambda name, device, engine: world) == 1
     assert "The picture changed in only 0 of 40 steps" in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ import pytest
 from demo.recording import Recording
 from demo.session import Session, SessionConfig
 
-from .fake_world import SCHEMA, FakeWorld
+from .fake_world import SCHEMA, fake_world
 
 PLAYER = SCHEMA.columns("player", "position")
 
@@ -19,7 +19,7 @@ def place(picture) -> np.ndarray:
 
 @pytest.fixture
 def session() -> Session:
-    session = Session(FakeWorld(), SessionConfig(mark_every=10, max_marks=3))
+    session = Session(fake_world(), SessionConfig(mark_every=10, max_marks=3))
     session.start("a red ball", seed=1)
     return session
 
@@ -136,8 +136,8 @@ def test_the_upsampler_doubles_the_picture_while_it_is_on(session):
         (lambda s: s.edit({"ghost": {"position": [0, 0]}}), "no entity 'ghost'"),
         (lambda s: s.edit({"player": 3}), "An edit looks like"),
         (lambda s: s.switch(7), "no branch 8; there are 1"),
-        (lambda s: Session(FakeWorld()).step(), "start one first"),
-        (lambda s: Session(FakeWorld(upsampler=False)).set_upsample(True), "has no upsampler"),
+        (lambda s: Session(fake_world()).step(), "start one first"),
+        (lambda s: Session(fake_world(upsampler=False)).set_upsample(True), "has no upsampler"),
     ],
 )
 def test_a_mistake_is_answered_by_a_sentence_and_play_goes_on(session, mistake, sentence):
