@@ -27,14 +27,15 @@ export class Controls {
     this.lit = {}; // choice -> its button
     this.pad.replaceChildren();
     this.panel.replaceChildren();
-    const choices = controls.filter(({ kind }) => kind === "choice");
-    for (const control of controls) {
-      if (control.kind !== "choice") this[control.kind](control);
-      else if (choices.length === 1) this.onPicture(control);
-      else this.inRow(control);
-    }
+    const of = (kind) => controls.filter((control) => control.kind === kind);
+    const choices = of("choice"); // the arrows are theirs first
+    for (const control of choices) choices.length === 1 ? this.onPicture(control) : this.inRow(control);
+    for (const control of of("binary")) this.switch(control);
+    for (const control of of("stick")) this.stick(control);
+    for (const control of of("binned")) this.slider(control);
     this.panel.hidden = !this.panel.childElementCount;
     this.pad.hidden = !this.pad.childElementCount;
+    this.panel.parentElement.style.setProperty("--panel", `${this.panel.offsetHeight}px`);
   }
 
   report() {
@@ -96,7 +97,7 @@ export class Controls {
 
   // -- switches
 
-  binary({ name, idle, keys }) {
+  switch({ name, idle, keys }) {
     const codes = Array.isArray(keys) ? keys : this.spare();
     const button = make("button", { textContent: name.replaceAll("_", " "), title: title(name, codes), type: "button", tabIndex: -1 });
     if (codes.length) button.append(" ", kbd(codes[0]));
@@ -114,7 +115,7 @@ export class Controls {
 
   // -- quantities
 
-  binned({ name, levels, idle, keys }) {
+  slider({ name, levels, idle, keys }) {
     const pair = Array.isArray(keys) ? keys : PAIRS.find((codes) => codes.every((code) => this.keyboard.free(code))) ?? [];
     const row = this.row(name);
     const slider = make("input", { type: "range", min: 0, max: levels.length - 1, step: 1, value: levels.indexOf(idle), tabIndex: -1 });

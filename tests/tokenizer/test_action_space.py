@@ -28,7 +28,7 @@ def leaves() -> st.SearchStrategy[gymnasium.Space[Any]]:
     return st.one_of(
         st.builds(lambda n, s: spaces.Discrete(n, start=s), small, start),
         st.builds(lambda p: spaces.MultiDiscrete([n for n, _ in p], start=[s for _, s in p]), pairs),
-        st.just(spaces.MultiDiscrete([[2, 3], [4, 5]], start=np.array([[0, 1], [-2, 7]]))),
+        st.just(spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, 1], [-2, 7]]))),
         st.builds(spaces.MultiBinary, st.one_of(small, st.just((2, 3)))),
         st.builds(
             lambda e, shape: spaces.Box(e[0], e[0] + e[1], shape), ends, st.sampled_from([(), (1,), (3,), (2, 2)])
