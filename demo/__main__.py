@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from worldmodel.world import World
 
 
-def load_world(name: str, device: str | None, engine: str) -> World:
+def load_world(name: str | None, device: str | None, engine: str) -> World:
     from worldmodel.world import World
 
     return World.from_pretrained(name, device=device, engine=engine)
@@ -39,7 +39,7 @@ def settle_threads(world: World) -> None:
         torch.set_num_threads(choose_threads().count)
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None, str], World] = load_world) -> int:
+def main(argv: Sequence[str] | None = None, load: Callable[[str | None, str | None, str], World] = load_world) -> int:
     """Returns the exit status. ``load`` makes a world of its name, device and engine."""
     begun = perf_counter()
     options = _parser().parse_args(argv)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None, str
         listener = listen(options.host, 0 if options.smoke and options.port is None else options.port)
         url = url_of(listener)
         if not options.smoke:
-            print(f"Loading {options.world}; soon at {url}", flush=True)
+            print(f"Loading {options.world or 'the bundled world'}; soon at {url}", flush=True)
         # The world loads while Gradio is imported; each takes seconds.
         with ThreadPoolExecutor(1) as beside:
             loading = beside.submit(load, options.world, options.device, options.engine)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[str, str | None, str
             world = loading.result()
         settle_threads(world)
         if options.engine != "torch":  # which compiles: now, not when the first player waits for a picture
-            world.start().step(world.schema.actions.idle())
+            world.start().step(world.actions.idle())
         app = build_app(world, seats=options.seats)
         if options.smoke:
             return _smoke(app, listener, begun, options.json)
@@ -89,7 +89,7 @@ def _smoke(app: Any, listener: Any, begun: float, file: Path | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo", description="Play a world model in the browser.")
-    parser.add_argument("--world", default="tabletop", help="a bundled world's name, a folder or a hub id")
+    parser.add_argument("--world", help="a bundled world's name (the default one if left out), a folder or a hub id")
     parser.add_argument("--device", help="where the model runs: cpu, cuda, …; default: as the world chooses")
     parser.add_argument(
         "--engine", default="torch", help="torch, openvino (faster on CPUs; the extra `fast`) or cuda_graph"

@@ -17,7 +17,6 @@ from gradio import themes
 from starlette.staticfiles import StaticFiles
 
 from demo.play_socket import Playroom
-from demo.session import page_of
 from tokenizer.state_schema import StateSchema
 
 if TYPE_CHECKING:
@@ -56,10 +55,10 @@ def build_page(world: World) -> gr.Blocks:
 
     What the world cannot do is not shown: a prompt where it reads none, a map where it has no state.
     """
-    page_says, reads = page_of(world), world.text is not None
-    name = str(page_says.get("name") or world.schema.name.replace("_", " ").capitalize())
-    intro = str(page_says.get("intro") or INTRO)
-    beginnings = page_says.get("examples", {}) if reads else {}
+    about, reads = world.page, world.text is not None
+    name = str(about.get("name") or world.schema.name.replace("_", " ").capitalize())
+    intro = str(about.get("intro") or INTRO)
+    beginnings = about.get("examples", {}) if reads else {}
     with gr.Blocks(title=f"Play {name}", analytics_enabled=False) as page:
         with gr.Row(elem_id="page-head"):
             gr.HTML(HEAD.format(name=escape(name), intro=escape(intro)), apply_default_css=False)

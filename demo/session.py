@@ -90,7 +90,7 @@ class Session:
     def __init__(self, world: World, config: SessionConfig | None = None) -> None:
         self.world = world
         self.config = config or SessionConfig()
-        self.controls = Controls(world.schema.actions, page_of(world).get("keys"))
+        self.controls = Controls(world.actions, world.page.get("keys"))
         self.upsample = False
         self.branches: list[Branch] = []
         self.current = 0
@@ -234,11 +234,6 @@ class Session:
         branch.marks.append(mark)
         if len(branch.marks) > self.config.max_marks:
             branch.marks.popleft()
-
-
-def page_of(world: World) -> dict[str, Any]:
-    """What a world brings for its page: name, intro, examples, keys. Empty where it brings nothing."""
-    return getattr(world, "page", {})
 
 
 def _frames(frames: Tensor) -> np.ndarray:

@@ -245,7 +245,7 @@ def check_world(name: str | None) -> Iterable[Check]:
         world = World.from_pretrained(name)
         loaded = time.perf_counter() - start
         rollout = world.start(seed=0)
-        action = 0 if world.actions else None
+        action = world.actions.idle()
         rollout.step(action)
         start = time.perf_counter()
         rollout.step(action)

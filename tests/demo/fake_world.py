@@ -64,7 +64,7 @@ class FakeWorld:
         self.page = {"name": "The table", "examples": {"Two": "two discs"}, "keys": {"east": {"keys": ["KeyX"]}}}
         self.schema, self.step_s, self.size = SCHEMA, step_s, size
         self.upsampler = object() if upsampler else None
-        self.device, self.max_event = torch.device("cpu"), 24
+        self.device, self.max_event, self.actions = torch.device("cpu"), 24, SCHEMA.actions
 
     def caption(self, state: Tensor) -> list[str]:
         x, y = state[0, SCHEMA.columns("player", "position")].tolist()
@@ -173,7 +173,8 @@ class FakeFilm:
     def __init__(self, actions: Any = None) -> None:
         self.schema = StateSchema(name="some_film", actions=actions, fps=30, frames_per_step=2)
         self.text = self.upsampler = None
-        self.device, self.max_event = torch.device("cpu"), 0
+        self.page: dict[str, Any] = {}
+        self.device, self.max_event, self.actions = torch.device("cpu"), 0, self.schema.actions
         self.taken: list[Any] = []
 
     def start(self, caption: None = None, *, seed: int = 0, state: Any = None, upsample: bool = False) -> FakeScreening:

@@ -192,17 +192,15 @@ def test_frames_alone_of_any_size_are_played_with_any_action_space(case):
     assert taken(world.taken[-1])
 
 
-@pytest.mark.parametrize("actions", [None, spaces.Box(-1, 1, (1,)), ("none", "left")])
-def test_a_real_world_without_state_is_played_through_the_socket(actions):
-    world = tiny_world(StateSchema(name="film", actions=actions, frames_per_step=2))
+@pytest.mark.parametrize("case", FREE)
+def test_a_real_world_of_frames_alone_is_played_through_the_socket(case):
+    space, held, values, _ = FREE[case]
+    world = tiny_world(StateSchema(name="film", actions=space, frames_per_step=2), words=False, max_text=0, max_event=0)
 
     async def play(url: str) -> None:
         async with player(url.replace("http", "ws") + "play") as me:
-            hello, _ = await me.hear()
             await me.start()
-            for control in hello["controls"]:
-                held = [choice["held"] for choice in control.get("choices", ())[1:]]
-                await me.say(type="keys", held=held, values={} if held else {control["name"]: control["levels"][0]})
+            await me.say(type="keys", held=held, values=values)
             header, pixels = await me.hear_of("picture", time=3)
             assert len(pixels) == header["frames"] * header["height"] * header["width"] * 3
 

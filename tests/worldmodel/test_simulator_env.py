@@ -13,8 +13,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers.vector import DictInfoToList
 
 from worldmodel.simulator_env import SimulatorEnv
@@ -318,24 +320,46 @@ def test_worlds_without_state_or_without_actions_can_be_acted_in():
         check_env(SimulatorEnv(world=envs.world), skip_render_check=True, skip_close_check=True)
 
 
-def test_the_action_space_is_the_one_that_the_world_was_recorded_in():
-    throttle = gymnasium.spaces.Box(-1, 1, (1,))
-    world = tiny_world(replace(STATELESS, actions=throttle))
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (1,)),
+        spaces.MultiDiscrete([3, 2], start=[1, 0]),
+        spaces.Dict(gear=spaces.Discrete(3), push=spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(2)])),
+    ],
+    ids=str,
+)
+def test_the_action_space_is_the_one_that_the_world_was_recorded_in(space):
+    world = tiny_world(replace(STATELESS, actions=space))
     env, envs = make(world=world), make_vec(2, world=world)
-    assert env.action_space == throttle
+    assert env.action_space == space
     assert env.action_space is not world.schema.actions.space, "its dice are the environment's own"
-    assert envs.action_space.shape == (2, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env)
-    for rows, full in ((env, np.array([1.0], np.float32)), (envs, np.array([[1.0], [-1.0]], np.float32))):
-        pictures = []
-        for action in (full, -full):
-            rows.reset(seed=4)
-            pictures.append(rows.step(action)[-1]["frames"])
-        assert (pictures[0] != pictures[1]).any()
-        with pytest.raises(ValueError, match=r"action 1.5 is outside \[-1, 1\]"):
-            rows.step(full * 1.5)
+    env.action_space.seed(1)
+    actions = [env.action_space.sample() for _ in range(8)]
+    alone = []
+    for action in actions:
+        env.reset(seed=4)
+        alone.append(env.step(action)[-1]["frames"])
+    assert any((pictures != alone[0]).any() for pictures in alone), "the action matters"
+    envs.reset(seed=4)
+    batch = concatenate(space, [actions[0], actions[1]], create_empty_array(space, 2))
+    assert envs.action_space.contains(batch)
+    assert_same_pictures(envs.step(batch)[-1]["frames"][:1], alone[0][None])
+
+
+def test_actions_outside_of_the_space_are_refused():
+    env = make(world=tiny_world(replace(STATELESS, actions=spaces.Box(-1, 1, (1,)))))
+    env.reset(seed=1)
+    for action, sentence in (
+        ([1.5], r"action 1.5 is outside \[-1, 1\]"),
+        ([np.nan], "no such number"),
+        ([0, 0], "shape"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            env.step(np.array(action, np.float32))
 
 
 def test_a_saved_world_is_made_by_its_folder(tmp_path):
