@@ -155,6 +155,7 @@ class Player:
             "controls": self.session.controls.describe(),
             "upsampler": world.upsampler is not None,
             "tell": world.max_event > 0,
+            "event": str(world.page.get("event", "")),
             "describe": self.session.describes,
             "steps_per_s": self.steps_per_s,
             "max_caption": self.session.config.max_caption,

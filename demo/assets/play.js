@@ -33,6 +33,7 @@ export function play(stage, scene) {
     const upsample = button("upsample");
     upsample.disabled = !message.upsampler;
     upsample.title = message.upsampler ? "Draw at twice the size (U)" : "This world has no upsampler";
+    find(".tell input").placeholder = message.event ? `Tell what happens: ${message.event}` : "Tell what happens";
     find(".tell input").hidden = find(".tell button").hidden = !message.tell;
     button("describe").hidden = !message.describe;
     find(".tell").hidden = !message.tell && !message.describe;

@@ -61,7 +61,12 @@ class FakeWorld:
 
     def __init__(self, *, step_s: float = 0.0, upsampler: bool = True, size: int = 64) -> None:
         self.text = object()  # which says that it reads a prompt
-        self.page = {"name": "The table", "examples": {"Two": "two discs"}, "keys": {"east": {"keys": ["KeyX"]}}}
+        self.page = {
+            "name": "The table",
+            "examples": {"Two": "two discs"},
+            "event": "go north",
+            "keys": {"east": {"keys": ["KeyX"]}},
+        }
         self.schema, self.step_s, self.size = SCHEMA, step_s, size
         self.upsampler = object() if upsampler else None
         self.device, self.max_event, self.actions = torch.device("cpu"), 24, SCHEMA.actions

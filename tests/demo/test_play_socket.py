@@ -93,7 +93,7 @@ def test_the_world_introduces_itself_and_moves_as_keys_say(url):
             (moves,) = hello["controls"]
             assert [choice["held"] for choice in moves["choices"]] == list(SCHEMA.actions.parts[0].names)
             assert moves["choices"][4] == {"held": "east", "label": "east", "keys": ["KeyX"]}
-            assert hello["upsampler"] is True
+            assert (hello["event"], hello["upsampler"]) == ("go north", True)
             assert hello["steps_per_s"] == 15
             await me.start()
             await me.say(type="keys", held=["east"])
@@ -407,7 +407,7 @@ def still(rollout: Any) -> Any:
     [(["--port", "99999"], "choose another --port"), (["--port", "0"], "no world called")],
 )
 def test_what_prevents_the_demo_is_said_in_a_sentence(options, sentence, capsys):
-    def load(name: str, device: str | None, engine: str) -> Any:
+    def load(name: str | None, device: str | None, engine: str) -> Any:
         raise ValueError(f"there is no world called {name!r}")
 
     assert main([*options, "--no-browser"], load=load) == 1
