@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from tokenizer.action_space import ActionPart, ActionSpace
 
 AXES = (("x", "y"), ("0", "1"))  # names of two numbers that one stick moves
+MANY = 24  # more choices than these have a slider in place of keys
 
 
 class Controls:
     """Keys held and values set, and the action they make.
 
     A choice part does its first choice while no key is held. Choices go by their names, as in ``north``; where an
-    action has several parts, by ``part=choice``. Switches and quantities keep the value they were given last.
+    action has several parts, by ``part=choice``. Everything else keeps the value it was given last: switches,
+    quantities, and choices so many that a slider is better.
 
     ``keys`` are a world page's: {choice or part: {keys, sign, place}}.
     """
@@ -24,11 +26,11 @@ class Controls:
         self.actions, self.keys = actions, dict(keys or {})
         self._choices: dict[str, tuple[str, float]] = {}  # what is held -> part and value
         for part in actions.parts:
-            if part.kind == "choice":
+            if _has_keys(part):
                 for value in range(part.start, part.start + part.count):
                     self._choices[self._held_as(part, value)] = part.name, value
         self._held: tuple[str, ...] = ()
-        self._values = {part.name: part.idle for part in actions.parts if part.kind != "choice"}
+        self._values = {part.name: part.idle for part in actions.parts if not _has_keys(part)}
 
     def hold(self, held: Sequence[str], values: Mapping[str, float] | None = None) -> None:
         """Says which choices' keys are down, and sets switches and quantities. May be called during a step.
@@ -45,7 +47,7 @@ class Controls:
         """The action at a step; several held choices of a part take turns, which makes a diagonal of two."""
         values = []
         for part in self.actions.parts:
-            if part.kind == "choice":
+            if _has_keys(part):
                 wanted = [self._choices[name][1] for name in self._held if self._choices[name][0] == part.name]
                 values.append(wanted[time % len(wanted)] if wanted else part.idle)
             else:
@@ -57,7 +59,7 @@ class Controls:
         parts, described = list(self.actions.parts), []
         while parts:
             part = parts.pop(0)
-            if part.kind == "choice":
+            if _has_keys(part):
                 values = range(part.start, part.start + part.count)
                 described.append({**self._about(part), "choices": [self._about_choice(part, v) for v in values]})
             elif part.kind == "binary":
@@ -74,10 +76,14 @@ class Controls:
         return part.label(value) if len(self.actions.parts) == 1 else f"{part.name}={part.label(value)}"
 
     def _about(self, part: ActionPart) -> dict[str, Any]:
-        about = {"kind": part.kind, "name": part.name, "idle": part.idle}
-        if part.kind == "binned":
-            about["levels"] = list(part.levels)
-        return about if part.kind == "choice" else {**self._key(part.name), **about}
+        about: dict[str, Any] = {"kind": part.kind, "name": part.name, "idle": part.idle}
+        if _has_keys(part):
+            return about
+        if part.kind != "binary":
+            numbers = range(part.start, part.start + part.count)
+            levels = list(numbers if part.kind == "choice" else part.levels)
+            about |= {"kind": "binned", "levels": levels, "labels": list(part.names)}
+        return {**self._key(part.name), **about}
 
     def _about_choice(self, part: ActionPart, value: float) -> dict[str, Any]:
         held, label = self._held_as(part, value), part.label(value)
@@ -105,3 +111,7 @@ class Controls:
             return self.actions.part(name).number(value)
         except ValueError as mistake:
             raise ValueError(f"{name}: {mistake}.") from None
+
+
+def _has_keys(part: ActionPart) -> bool:
+    return part.kind == "choice" and part.count <= MANY

@@ -10,7 +10,8 @@ the stream holds. Nothing is clipped: what the space does not hold is refused wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import inf, isfinite, prod
@@ -27,6 +28,7 @@ Kind = Literal["choice", "binary", "binned"]
 Binning = Literal["uniform", "quantile"]
 BINS = 11  # odd, so that 0 of a symmetric range is a level
 EXACT = 2**24  # whole numbers up to here are exact in float32
+ALONE = "action"  # the name of the only part of a space that names none
 LISTED = 20  # more choices than these are told by their ends
 SPEAKABLE = "Discrete, MultiDiscrete, MultiBinary, Box, or a Dict or Tuple of these"
 
@@ -94,7 +96,9 @@ class ActionPart:
 
     def label(self, value: float) -> str:
         """A value in words: the name of a choice, else the number."""
-        return self.names[int(value) - self.start] if self.names else f"{value:g}"
+        if self.names:
+            return self.names[int(value) - self.start]
+        return f"{value:g}" if self.kind == "binned" else str(int(value))
 
     def number(self, given: Any) -> float:
         """One value meant by its name or its number. Raises ValueError, saying what is right, for any other."""
@@ -448,7 +452,7 @@ def _parts(space: gymnasium.Space[Any], path: str) -> Iterable[ActionPart]:
     if prod(shape) == 0:
         raise ValueError(f"an action space of shape {shape} takes no actions: leave out {path or 'the space'!r}")
     for index in np.ndindex(shape):
-        name = _below(path, ".".join(map(str, index))) if prod(shape) > 1 else path or "action"
+        name = _below(path, ".".join(map(str, index))) if prod(shape) > 1 else path or ALONE
         match space:
             case spaces.Discrete():
                 yield ActionPart(name=name, kind="choice", start=int(space.start), count=int(space.n))
@@ -513,23 +517,19 @@ def _check_columns(given: np.ndarray, parts: Sequence[ActionPart]) -> np.ndarray
     """Numbers (..., A) as float64, each part's held against it. Raises ValueError, naming the part among several."""
     numbers = given.astype(np.float64)
     for i, part in enumerate(parts):
-        with _Naming(part, parts):
+        with _naming(part, parts):
             numbers[..., i] = part.checked(numbers[..., i])
     return numbers
 
 
-class _Naming:
+@contextmanager
+def _naming(part: ActionPart, parts: Sequence[ActionPart]) -> Iterator[None]:
     """Puts the part's name before a sentence about it, where there are several."""
-
-    def __init__(self, part: ActionPart, parts: Sequence[ActionPart]) -> None:
-        self.prefix = f"{part.name}: " if len(parts) > 1 or part.name != "action" else ""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, mistake: BaseException | None, trace: Any) -> None:
-        if isinstance(mistake, ValueError) and self.prefix:
-            raise ValueError(f"{self.prefix}{mistake}") from None
+    try:
+        yield
+    except ValueError as mistake:
+        several = len(parts) > 1 or part.name != ALONE
+        raise ValueError(f"{part.name}: {mistake}" if several else str(mistake)) from None
 
 
 def _read(
@@ -588,7 +588,7 @@ def _read_leaf(shape: tuple[int, ...], action: Any, rows: int | None, parts: Seq
     values = np.empty(columns.shape, dtype=np.float64)
     for i, part in enumerate(parts):
         kinds = {"choice": "iu", "binary": "biu", "binned": "iuf"}[part.kind]
-        with _Naming(part, parts):
+        with _naming(part, parts):
             if columns.dtype.kind in kinds:
                 values[:, i] = part.checked(columns[:, i].astype(np.float64))
             else:

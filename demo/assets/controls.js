@@ -115,7 +115,7 @@ export class Controls {
 
   // -- quantities
 
-  slider({ name, levels, idle, keys }) {
+  slider({ name, levels, labels, idle, keys }) {
     const pair = Array.isArray(keys) ? keys : PAIRS.find((codes) => codes.every((code) => this.keyboard.free(code))) ?? [];
     const row = this.row(name);
     const slider = make("input", { type: "range", min: 0, max: levels.length - 1, step: 1, value: levels.indexOf(idle), tabIndex: -1 });
@@ -124,7 +124,7 @@ export class Controls {
     const value = make("output", {});
     const put = (level) => {
       this.values[name] = level;
-      value.textContent = number(level);
+      value.textContent = labels[levels.indexOf(level)] ?? number(level);
       slider.value = levels.indexOf(level);
     };
     let rest = idle;

@@ -21,6 +21,15 @@ def test_nothing_held_is_the_action_that_does_least():
     assert Controls(ActionSpace()).action(0) is None
 
 
+def test_very_many_choices_are_chosen_by_their_number():
+    hand = Controls(ActionSpace(spaces.Discrete(100, start=1)))
+    hand.hold([], {"action": 42})
+    assert hand.action(0) == 42
+    for wrong in (0, 101, 1.5):
+        with pytest.raises(ValueError, match="choose from 1 to 100"):
+            hand.hold([], {"action": wrong})
+
+
 def test_held_choices_of_a_part_take_turns_while_the_others_stay():
     hand = Controls(CAR)
     hand.hold(["gear=first", "gear=back"], {"wheel.0": -1.5, "lamp": True})
@@ -65,6 +74,8 @@ def test_two_numbers_of_one_vector_share_a_stick_and_others_have_sliders():
         "wheel",
         ["wheel.0", "wheel.1"],
     )
+    (many,) = Controls(ActionSpace(spaces.Discrete(100, start=1))).describe()
+    assert (many["kind"], many["levels"][-1]) == ("binned", 100)
     three = Controls(ActionSpace(spaces.Box(-1, 1, (3,)))).describe()
     assert [control["kind"] for control in three] == ["binned"] * 3
     arm = spaces.Dict(arm=spaces.Dict(x=spaces.Box(-1, 1, ()), y=spaces.Box(-1, 1, ()), grip=spaces.Discrete(2)))
