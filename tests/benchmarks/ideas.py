@@ -159,10 +159,11 @@ def foreseen(module: DynamicsModule, tokens: Path) -> dict[str, float]:
 def played(world: World, tokens: Path, encoded_again: bool, rows: int = 16) -> dict[str, float]:
     """Free steps from the first states of validation episodes, against what the tokenizer makes of their ids. With
     ``encoded_again``, the ids of decoded frames take the place of those that they were decoded from, as in Loong."""
-    episodes = [e for e in TokenStore(tokens).load("validation") if len(e.states) > HORIZON][:rows]
-    states = torch.stack([e.states[: HORIZON + 1] for e in episodes])
+    episodes = [e for e in TokenStore(tokens).load("validation") if e.num_latent_frames > HORIZON][:rows]
+    states = torch.stack([e.states[: HORIZON + 1] for e in episodes if e.states is not None])
     video = torch.stack([e.video[: HORIZON + 1] for e in episodes if e.video is not None]).long()
-    actions = torch.stack([e.actions[:HORIZON] for e in episodes])
+    acted = torch.stack([e.actions[:HORIZON] for e in episodes if e.actions is not None])
+    actions = world.actions.ids_to_values(acted)
     real = world.tokenizer.decode(video.unflatten(-1, world.dynamics.layout.grid), states)
     rollout = world.start([e.caption for e in episodes], frames=real[:, :1], state=states[:, 0], seed=0)
     frames, led = [], []
