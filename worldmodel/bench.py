@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
                 found["raster"]["vs_hugging_face"] = round(peer / found["raster"]["ms_per_id"], 2)
         if chosen.json is not None:
             chosen.json.parent.mkdir(parents=True, exist_ok=True)
-            chosen.json.write_text(json.dumps(numbers, indent=1))
+            chosen.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

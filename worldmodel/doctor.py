@@ -262,7 +262,12 @@ def _in_a_process(code: str, variables: dict[str, str] | None = None) -> tuple[l
     environment = os.environ | {"MPLBACKEND": "agg"} | (variables or {})
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=PATIENCE,
         )
     except subprocess.TimeoutExpired as late:
         printed = late.stdout or b""
@@ -309,7 +314,9 @@ def main(args: list[str] | None = None) -> int:
     healthy = all(check.status != "broken" for check in checks)
     print(report(checks))
     if options.json:
-        options.json.write_text(json.dumps({"ok": healthy, "checks": [asdict(c) for c in checks]}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"ok": healthy, "checks": [asdict(c) for c in checks]}, indent=1) + "\n", encoding="utf-8"
+        )
     return 0 if healthy else 1
 
 

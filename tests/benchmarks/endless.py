@@ -47,7 +47,7 @@ class Endurance:
 
 def resident_mb() -> float:
     """This process's resident memory (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_MB
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * _PAGE_MB
 
 
 def endure(world: World, steps: int, *, seed: int = 0, upsample: bool = False) -> Endurance:
@@ -93,7 +93,7 @@ def main() -> None:
     figures["growth"] = found.growth
     print(json.dumps(figures, indent=1))
     if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=1))
+        chosen.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     if chosen.picture:
         from matplotlib.image import imsave
 

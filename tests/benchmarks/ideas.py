@@ -205,7 +205,7 @@ def main() -> None:
         found[name] = {key: round(value, 4) for key, value in numbers.items()}
         print(f"{name:<32} " + "  ".join(f"{key} {value:g}" for key, value in found[name].items()), flush=True)
         if chosen.json:
-            chosen.json.write_text(json.dumps(found, indent=1))
+            chosen.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def main() -> None:
         gc.collect()
         print(name, json.dumps({k: round(v, 4) for k, v in found[name].items()}), flush=True)
         if chosen.json:
-            chosen.json.write_text(json.dumps(found, indent=1))
+            chosen.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     if chosen.plot:
         plot(found, chosen.plot)
 

@@ -97,7 +97,9 @@ def main() -> None:
                     )
                     print(f"{blocks / 1e6:7.0f}M {ids:4} {batch:4} {engine:>10} {shown}", flush=True)
     if chosen.json:
-        chosen.json.write_text(json.dumps({"device": device, "gb_per_s": rate, "rows": rows}, indent=1))
+        chosen.json.write_text(
+            json.dumps({"device": device, "gb_per_s": rate, "rows": rows}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

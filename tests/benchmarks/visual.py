@@ -119,12 +119,16 @@ def main() -> None:
     }
     schema: StateSchema = world.schema
     for name in ("base", "large"):
-        settings = yaml.safe_load((CONFIGS / f"tokenizer/{name}.yaml").read_text())["model"]["init_args"]["config"]
+        settings = yaml.safe_load((CONFIGS / f"tokenizer/{name}.yaml").read_text(encoding="utf-8"))["model"][
+            "init_args"
+        ]["config"]
         tokenizer = VideoTokenizer(VideoTokenizerConfig(**settings), schema)
         found[f"tokenizer, {name}"] = time_tokenizer(tokenizer, state, device)
     if world.upsampler is not None:
         found[f"upsampler, {chosen.world}"] = time_upsampler(world.upsampler, state, device)
-    settings = yaml.safe_load((CONFIGS / "upsampler/base.yaml").read_text())["model"]["init_args"]["config"]
+    settings = yaml.safe_load((CONFIGS / "upsampler/base.yaml").read_text(encoding="utf-8"))["model"]["init_args"][
+        "config"
+    ]
     found["upsampler, base"] = time_upsampler(Upsampler(UpsamplerConfig(**settings), schema), state, device)
     if world.upsampler is not None:
         found["memory"] = memory(world, chosen.frames)
@@ -133,7 +137,7 @@ def main() -> None:
         for key, value in part.items():
             print(f"  {key:<36} {value if not isinstance(value, float) else round(value, 3)}")
     if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1))
+        chosen.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -381,7 +381,7 @@ def same_threads() -> Iterator[None]:
 def test_smoke_plays_through_the_socket_and_writes_its_figures(tmp_path, capsys):
     file = tmp_path / "smoke.json"
     assert main(["--smoke", "--json", str(file)], load=lambda name, device, engine: fake_world()) == 0
-    figures = json.loads(file.read_text())
+    figures = json.loads(file.read_text(encoding="utf-8"))
     assert figures["frames_per_s"] == pytest.approx(4 * figures["steps_per_s"], rel=0.01)
     assert figures["steps_per_s"] > 15
     assert figures["step_ms"]["p50"] <= figures["step_ms"]["p95"]

@@ -194,7 +194,7 @@ def test_the_numbers_are_json_and_a_readable_table(figures: tuple[dict, Path]) -
 
 def test_the_report_shows_pictures_and_bars(figures: tuple[dict, Path]) -> None:
     _, report = figures
-    page = (report / "index.html").read_text()
+    page = (report / "index.html").read_text(encoding="utf-8")
     for name in ("rollouts.png", "psnr.png", "position.png", "tokenizer.png", "upsampler.png"):
         assert name in page
         assert (report / name).stat().st_size > 1000

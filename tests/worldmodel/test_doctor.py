@@ -26,7 +26,7 @@ def test_json_and_exit_status_tell_the_same_as_the_page(tmp_path, monkeypatch, c
     for checks, healthy in (([Check(name="torch", found="2.13.0")], True), ([broken], False)):
         monkeypatch.setattr(doctor, "examine", lambda world, checks=checks: checks)
         assert doctor.main(["--json", str(tmp_path / "out.json")]) == (0 if healthy else 1)
-        written = json.loads((tmp_path / "out.json").read_text())
+        written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
         assert written["ok"] is healthy
         assert written["checks"][0]["name"] == checks[0].name
     assert "cannot draw" in capsys.readouterr().out
@@ -55,9 +55,11 @@ def test_an_old_or_missing_package_is_told_with_its_command():
 
 
 def test_a_package_that_crashes_the_interpreter_is_named_and_the_rest_still_tried(tmp_path, monkeypatch):
-    (tmp_path / "crashes_badly.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    (tmp_path / "raises_only.py").write_text("raise OSError('no such symbol')")
-    (tmp_path / "works_well.py").write_text("")
+    (tmp_path / "crashes_badly.py").write_text(
+        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", encoding="utf-8"
+    )
+    (tmp_path / "raises_only.py").write_text("raise OSError('no such symbol')", encoding="utf-8")
+    (tmp_path / "works_well.py").write_text("", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     failures = doctor.import_failures(["raises-only", "crashes-badly", "works-well", "not-there-at-all"])
     assert failures["raises-only"] == "OSError: no such symbol"

@@ -37,9 +37,9 @@ def seen(world: World, **more: Any) -> list[Tensor]:
 
 
 def rewrite(path: Path, change: Any) -> None:
-    about = json.loads(path.read_text())
+    about = json.loads(path.read_text(encoding="utf-8"))
     change(about)
-    path.write_text(json.dumps(about))
+    path.write_text(json.dumps(about), encoding="utf-8")
 
 
 # -- on disk ----------------------------------------------------------------------------------------
@@ -120,11 +120,11 @@ def test_broken_weights_are_named(folder, name: str, keep: int):
 
 @pytest.mark.parametrize("name", ["world.json", "tokenizer.json"])
 def test_broken_descriptions_are_named(folder, name: str):
-    text = (folder / name).read_text()
-    (folder / name).write_text(text[: len(text) // 2])
+    text = (folder / name).read_text(encoding="utf-8")
+    (folder / name).write_text(text[: len(text) // 2], encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{name} .*export it again"):
         World.from_pretrained(folder)
-    (folder / name).write_text('{"unheard_of": 1}')
+    (folder / name).write_text('{"unheard_of": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{name} describes no"):
         World.from_pretrained(folder)
 

@@ -51,7 +51,7 @@ def test_the_tiny_overlay_runs_and_leaves_everything_in_one_folder(tmp_path: Pat
     assert cli.trainer.global_step == 4
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {"config.yaml", "last.ckpt", "metrics.jsonl", "videos/0000002.mp4", "videos/0000004.mp4"}
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if "val/loss" in row] == [2, 4]
 

@@ -44,7 +44,11 @@ def killed(folder: Path, *more: str, at: int) -> None:
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "train", *arguments(folder, *more)], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "train", *arguments(folder, *more)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert ended.returncode == -9, ended.stderr
 

@@ -189,7 +189,7 @@ def test_the_benchmark_measures_every_part(tmp_path: Path, monkeypatch, capsys):
     assert (
         bench.main(["--steps", "10", "--batch", "2", "--threads", "1", "--raster-steps", "1", "--json", str(out)]) == 0
     )
-    numbers = json.loads(out.read_text())
+    numbers = json.loads(out.read_text(encoding="utf-8"))
     assert {"simulate", "draw", "sample", "commit", "decode"} == set(numbers["parts_ms"])
     assert sum(numbers["parts_ms"].values()) <= 2 * numbers["step_ms"]["p50"]
     assert numbers["batch_2"]["step_ms"]["p50"] > 0
