@@ -177,7 +177,7 @@ class VideoTokenizer(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         about = {**asdict(self.config), "schema": None if self.schema is None else self.schema.to_json()}
-        (folder / "tokenizer.json").write_text(json.dumps(about, indent=1))
+        (folder / "tokenizer.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         save_weights(self, folder / "tokenizer.safetensors", half=half)
 
     @classmethod
@@ -195,7 +195,7 @@ def read_config(folder: str | Path) -> tuple[VideoTokenizerConfig, StateSchema |
     if not path.is_file():
         raise ValueError(f"no tokenizer.json in {folder}: give a folder that a tokenizer was exported to")
     try:
-        about = json.loads(path.read_text())
+        about = json.loads(path.read_text(encoding="utf-8"))
         schema = about.pop("schema", None)
         return VideoTokenizerConfig(**about), StateSchema.from_json(schema) if schema else None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

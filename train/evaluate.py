@@ -379,7 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if chosen.json is not None:
             chosen.json.parent.mkdir(parents=True, exist_ok=True)
-            chosen.json.write_text(json.dumps(numbers, indent=1, allow_nan=False))
+            chosen.json.write_text(json.dumps(numbers, indent=1, allow_nan=False), encoding="utf-8")
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -133,7 +133,7 @@ def write(
         strips(folder / "upsampler.png", upsampled, "upsampled", most=3)
         figures.append(("upsampler.png", "Upsampler: recorded at 128 above upsampled from decoded frames"))
     page = folder / "index.html"
-    page.write_text(_page(numbers, bars, figures))
+    page.write_text(_page(numbers, bars, figures), encoding="utf-8")
     return page
 
 
