@@ -1,4 +1,4 @@
-"""What the state of a world consists of, and how its numbers become ids and come back.
+"""What the state of a world consists of. How its numbers become ids and come back is `state_codec.py`'s.
 
 A schema is entities times fields. It is stored as JSON beside the data and the checkpoint, so a state
 means the same thing wherever it is read. In memory a state is one flat float vector, ``(..., num_values)``,
@@ -19,8 +19,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import asinh, ceil, isfinite, pi
-from typing import Any, Literal, SupportsFloat
+from math import ceil, isfinite
+from typing import Any, Literal, SupportsFloat, get_args
 
 import gymnasium
 import numpy as np
@@ -28,9 +28,11 @@ import torch
 from torch import Tensor
 
 from tokenizer.action_space import ActionSpace
+from tokenizer.frames import FRAMES_PER_STEP
+from tokenizer.roles import check_role, nearest
+from tokenizer.view import Orbit, Plane, View, view_from_json, view_to_json
 
 Kind = Literal["continuous", "categorical", "flag", "bits"]
-Coding = Literal["static", "absolute", "change"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,12 @@ class Field:
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(
+                f"field {self.name!r} has the unknown kind {self.kind!r}: {nearest(self.kind, get_args(Kind))}"
+            )
+        if self.size < 1:
+            raise ValueError(f"field {self.name!r} has size {self.size}: a field has at least one component")
         if self.kind == "continuous" and not (self.low < self.high and self.bins >= 2):
             raise ValueError(f"field {self.name!r}: a continuous field needs low < high and at least 2 bins")
         if self.kind == "categorical" and len(self.names) < 1:
@@ -95,58 +103,6 @@ class Field:
     def num_ids(self) -> int:
         """Ids per occurrence: one a component, or one for eight bits."""
         return ceil(self.size / 8) if self.kind == "bits" else self.size
-
-    @property
-    def _change_scale(self) -> float:
-        # An asinh law: linear within a fiftieth of the range, logarithmic beyond. Half of the bins lie
-        # within about a tenth of the largest change.
-        assert self.change is not None
-        return self.change / 50
-
-    def encode_absolute(self, values: Tensor) -> Tensor:
-        """``(..., size)`` floats to ``(..., num_ids)`` ids counted from 0. Out-of-range values saturate."""
-        match self.kind:
-            case "continuous":
-                unit = (values.double() - self.low) / (self.high - self.low)
-                unit = unit % 1.0 if self.periodic else unit
-                return (unit * self.bins).floor().long().clamp(0, self.bins - 1)
-            case "categorical":
-                return values.round().long().clamp(0, len(self.names) - 1)
-            case "flag":
-                return (values > 0.5).long()
-            case "bits":
-                flags = (values > 0.5).long()
-                flags = torch.nn.functional.pad(flags, (0, self.num_ids * 8 - self.size))
-                weights = 2 ** torch.arange(8, device=values.device)
-                return (flags.unflatten(-1, (self.num_ids, 8)) * weights).sum(-1)
-
-    def decode_absolute(self, ids: Tensor) -> Tensor:
-        """The middle of the bin: at most half a bin from what was encoded."""
-        match self.kind:
-            case "continuous":
-                return (self.low + (ids.double() + 0.5) / self.bins * (self.high - self.low)).float()
-            case "categorical" | "flag":
-                return ids.float()
-            case "bits":
-                shifts = torch.arange(8, device=ids.device)
-                return ((ids[..., None] >> shifts) & 1).flatten(-2)[..., : self.size].float()
-
-    def encode_change(self, change: Tensor) -> Tensor:
-        """Change per step to ids counted from 0 (the middle id is exactly no change)."""
-        assert self.change is not None
-        scale, half = self._change_scale, (self.change_bins - 1) // 2
-        unit = torch.asinh(change.double() / scale) / asinh(self.change / scale)
-        return (unit.clamp(-1, 1) * half).round().long() + half
-
-    def decode_change(self, ids: Tensor) -> Tensor:
-        return self.change_centres(ids.device)[ids]
-
-    def change_centres(self, device: torch.device | None = None) -> Tensor:
-        """The change each change id stands for, ``(change_bins,)``, ascending."""
-        assert self.change is not None
-        scale, half = self._change_scale, (self.change_bins - 1) // 2
-        unit = torch.arange(-half, half + 1, dtype=torch.float64, device=device) / half
-        return (torch.sinh(unit * asinh(self.change / scale)) * scale).float()
 
     def difference(self, values: Tensor, previous: Tensor) -> Tensor:
         """``values - previous``, the short way round where the field is periodic."""
@@ -202,43 +158,6 @@ class Entity:
         return any(f.name == name for f in self.fields)
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """How the scene falls on the picture, so that entities can be painted where they are seen.
-
-    ``plane``: positions lie in the picture; ``low`` and ``high`` are its left-top and right-bottom corners
-    in the positions' units. ``orbit``: a pinhole camera ``distance`` from ``target``, ``elevation`` radians
-    above the horizontal, ``fovy`` radians high, at the azimuth told by the dynamic field ``azimuth_of``
-    ("entity.field"); bodies stand on z = 0 and their middles are ``size`` above it.
-
-    Of a plane, the flags of the field ``tiles_of`` may be tiles that stand or are gone: ``tiles`` (rows, columns), row
-    by row, over the rectangle from ``tiles_low`` to ``tiles_high`` in the positions' units.
-    """
-
-    kind: Literal["plane", "orbit"]
-    low: tuple[float, float] = (0.0, 0.0)
-    high: tuple[float, float] = (1.0, 1.0)
-    distance: float = 1.0
-    elevation: float = pi / 4
-    fovy: float = pi / 4
-    target: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    azimuth_of: str = "camera.azimuth"
-    tiles_of: str = ""
-    tiles: tuple[int, int] = (0, 0)
-    tiles_low: tuple[float, float] = (0.0, 0.0)
-    tiles_high: tuple[float, float] = (1.0, 1.0)
-
-
-def pack_bits(flags: Tensor) -> Tensor:
-    """Up to eight flags, bool (..., n), as the bits of one number, int64 (...)."""
-    return (flags * 2 ** torch.arange(flags.shape[-1], device=flags.device)).sum(-1)
-
-
-def unpack_bits(numbers: Tensor, count: int) -> Tensor:
-    """The lowest bits of numbers (...), bool (..., count)."""
-    return ((numbers[..., None] >> torch.arange(count, device=numbers.device)) & 1).bool()
-
-
 @dataclass(frozen=True)
 class Slot:
     """One id of a state: which entity, field, component."""
@@ -265,14 +184,67 @@ class StateSchema:
     """Everything a state is made of, and the actions that change it.
 
     An empty schema (no entities) is a world without state; one without actions is a world that nobody steers.
+
+    Raises ValueError for an unknown role, for a name that is taken or that nobody bears, and for a view that would
+    show nothing.
     """
 
     name: str
     entities: tuple[Entity, ...] = ()
     view: View | None = None
     fps: int = 60
-    frames_per_step: int = 4
+    frames_per_step: int = FRAMES_PER_STEP
     actions: _Actions = _Actions()
+
+    def __post_init__(self) -> None:
+        for what, count in (("fps", self.fps), ("frames_per_step", self.frames_per_step)):
+            if count < 1:
+                raise ValueError(f"the schema {self.name!r} has {what} = {count}: it must be at least 1")
+        self._refuse_twice("entity", [entity.name for entity in self.entities])
+        for entity in self.entities:
+            self._refuse_twice("field", [f"{entity.name}.{f.name}" for f in entity.fields])
+            for f in entity.fields:
+                check_role(f"field '{entity.name}.{f.name}'", f.role, kind=f.kind, size=f.size, static=f.static)
+        if self.view is not None:
+            self._check_view(self.view)
+
+    def _refuse_twice(self, what: str, names: Sequence[str]) -> None:
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the schema {self.name!r} has the {what} {name!r} twice: give each its own name")
+
+    def _check_view(self, view: View) -> None:
+        bodies = [[f.size for f in e.fields if f.role == "position"] for e in self.entities]
+        if not any(bodies):
+            raise ValueError(
+                f"the view of the schema {self.name!r} shows nothing, for no entity has a field of role 'position': "
+                "give one, or leave the view out"
+            )
+        for entity, sizes in zip(self.entities, bodies, strict=True):
+            if sizes and sum(sizes) not in (2, 3):
+                raise ValueError(
+                    f"{entity.name!r} has {sum(sizes)} position component(s), and a view shows 2 or 3: "
+                    "give it a field of size 2 or 3, or leave the view out"
+                )
+        match view:
+            case Orbit():
+                azimuth = self._named(view.azimuth_of, "azimuth_of")
+                if azimuth.kind != "continuous":
+                    raise ValueError(f"azimuth_of = {view.azimuth_of!r} is {azimuth.kind}: name a continuous field")
+            case Plane(tiles=tiles) if tiles is not None:
+                flags = self._named(tiles.of, "tiles_of")
+                if flags.role != "tiles" or flags.size != tiles.count:
+                    raise ValueError(
+                        f"tiles_of = {tiles.of!r} has role {flags.role!r} and size {flags.size}: a grid of "
+                        f"{tiles.grid[0]} x {tiles.grid[1]} needs role 'tiles' and size {tiles.count}"
+                    )
+
+    def _named(self, name: str, what: str) -> Field:
+        """The field that ``what`` of the view means by "entity.field"."""
+        known = {f"{e.name}.{f.name}": f for e in self.entities for f in e.fields}
+        if name not in known:
+            raise ValueError(f"the view's {what} names no field {name!r} of {self.name!r}: {nearest(name, known)}")
+        return known[name]
 
     # -- where things are ---------------------------------------------------------------------------
 
@@ -300,6 +272,21 @@ class StateSchema:
         """Size of the local state range: all fields' absolute and change ids."""
         return self._layout[3]
 
+    def step_time(self, unit: str) -> float:
+        """How long a step is in the time that a velocity's ``unit`` ends with, as in m/s, px/frame or cell/step.
+
+        Without a unit it is seconds. Raises ValueError for a time that is not known.
+        """
+        seconds, frames = {"s": 1.0, "ms": 1e-3, "min": 60.0}, {"frame": 1, "step": self.frames_per_step}
+        time = unit.rpartition("/")[2].strip() if unit else "s"
+        if (unit and "/" not in unit) or time not in {**seconds, **frames}:
+            raise ValueError(
+                f"the unit {unit!r} names no time: write velocities per {', '.join([*seconds, *frames])}, as in m/s"
+            )
+        if time in frames:
+            return self.frames_per_step / frames[time]
+        return self.frames_per_step / self.fps / seconds[time]
+
     def entity(self, name: str) -> Entity:
         for candidate in self.entities:
             if candidate.name == name:
@@ -313,11 +300,15 @@ class StateSchema:
 
     def role_columns(self, role: str) -> dict[str, slice]:
         """Columns of the first field with this role, for each entity that has one."""
-        found: dict[str, slice] = {}
+        return {name: self.columns(name, f.name) for name, f in self.fields_of(role).items()}
+
+    def fields_of(self, role: str) -> dict[str, Field]:
+        """The first field with this role, for each entity that has one."""
+        found: dict[str, Field] = {}
         for entity in self.entities:
             for f in entity.fields:
-                if f.role == role and entity.name not in found:
-                    found[entity.name] = self.columns(entity.name, f.name)
+                if f.role == role:
+                    found.setdefault(entity.name, f)
         return found
 
     @cached_property
@@ -344,66 +335,6 @@ class StateSchema:
                     span = slice(low, min(low + width, start + f.size))
                     slots.append(Slot(index, f, component, span, offsets[f]))
         return tuple(slots)
-
-    # -- values <-> ids -----------------------------------------------------------------------------
-
-    def encode(self, values: Tensor, coding: Coding, previous: Tensor | None = None) -> Tensor:
-        """State vectors ``(..., num_values)`` to local ids.
-
-        ``static`` gives the header's ids, ``absolute`` a first state's, ``change`` a later state's relative
-        to ``previous`` (fields without a change coding are absolute there too).
-        """
-        slots = self.static_slots if coding == "static" else self.slots
-        out = values.new_zeros((*values.shape[:-1], len(slots)), dtype=torch.long)
-        for i, slot in enumerate(slots):
-            here, first = values[..., slot.columns], slot.offset
-            if coding == "change" and slot.field.change is not None:
-                assert previous is not None
-                first += slot.field.num_absolute
-                if slot.field.kind == "bits":
-                    out[..., i] = pack_bits((here > 0.5) != (previous[..., slot.columns] > 0.5)) + first
-                    continue
-                change = slot.field.difference(here, previous[..., slot.columns])
-                out[..., i] = slot.field.encode_change(change)[..., 0] + first
-            elif slot.field.kind == "bits":
-                out[..., i] = pack_bits(here > 0.5) + first
-            else:
-                out[..., i] = slot.field.encode_absolute(here)[..., 0] + first
-        return out
-
-    def decode(self, ids: Tensor, coding: Coding, onto: Tensor) -> Tensor:
-        """Local ids back to a state vector.
-
-        ``onto`` is the state ``(..., num_values)`` that the ids speak about: the previous state for
-        ``change``, any vector to be filled for ``static`` and ``absolute``. Returns a new tensor in which
-        the coded columns are replaced. Changes are added to ``onto`` and kept within the field's range.
-        """
-        slots = self.static_slots if coding == "static" else self.slots
-        out = onto.clone()
-        for i, slot in enumerate(slots):
-            local, changes = ids[..., i] - slot.offset, coding == "change" and slot.field.change is not None
-            if changes:
-                local = local - slot.field.num_absolute
-            if slot.field.kind == "bits":
-                flags = unpack_bits(local, slot.columns.stop - slot.columns.start)
-                out[..., slot.columns] = (flags != (onto[..., slot.columns] > 0.5) if changes else flags).float()
-            elif changes:
-                change = slot.field.decode_change(local[..., None])
-                out[..., slot.columns] = slot.field.legal(onto[..., slot.columns] + change)
-            else:
-                out[..., slot.columns] = slot.field.decode_absolute(local[..., None])
-        return out
-
-    def legal_ranges(self, coding: Coding) -> Tensor:
-        """Half-open range of local ids each slot may take, int64 ``(num_slots, 2)``."""
-        slots = self.static_slots if coding == "static" else self.slots
-        ranges = []
-        for slot in slots:
-            low, high = slot.offset, slot.offset + slot.field.num_absolute
-            if coding == "change" and slot.field.change is not None:
-                low, high = high, high + slot.field.num_change
-            ranges.append((low, high))
-        return torch.tensor(ranges, dtype=torch.long).reshape(-1, 2)
 
     # -- people's view ------------------------------------------------------------------------------
 
@@ -450,10 +381,9 @@ class StateSchema:
     # -- on disk ------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        about = json.loads(json.dumps({**asdict(self), "actions": self.actions.to_json()}))
-        if self.view is not None and not self.view.tiles_of:  # said only where there are some
-            about["view"] = {name: value for name, value in about["view"].items() if not name.startswith("tiles")}
-        return about
+        """What ``from_json`` reads, in lists, numbers and strings. Its hash is the schema's fingerprint."""
+        view = None if self.view is None else view_to_json(self.view)
+        return json.loads(json.dumps({**asdict(self), "view": view, "actions": self.actions.to_json()}))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StateSchema:
@@ -464,9 +394,6 @@ class StateSchema:
             )
             for e in data["entities"]
         )
-        view = data.get("view")
-        if view is not None:
-            parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
-            view = View(**parts)
+        view = None if data.get("view") is None else view_from_json(data["view"])
         rest = {k: data[k] for k in ("name", "fps", "frames_per_step")}
         return cls(entities=entities, view=view, actions=ActionSpace.from_json(data.get("actions", ())), **rest)

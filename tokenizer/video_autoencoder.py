@@ -16,9 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
+from tokenizer.frames import FRAMES_PER_STEP, Resolution, picture_resolution, picture_size, whole_cells
 from tokenizer.quantizer import QuantizerConfig
-from tokenizer.scene.renderer import SceneRenderer, composite
-from tokenizer.scene.state_reader import StateMotion
+from tokenizer.scene import StateMotion, composite, scene_renderer
 from tokenizer.state_schema import StateSchema
 
 
@@ -26,12 +26,13 @@ from tokenizer.state_schema import StateSchema
 class VideoTokenizerConfig:
     """Sizes of the tokenizer. ``patch`` pixels are folded away first, then 2x2 patches make one cell.
 
+    ``resolution`` is the side of a square picture or (height, width), in multiples of the cell.
     ``edge`` is the width in pixels of the edges that are drawn from a state (see ``coverage`` in `ray_casting.py`),
     ``mark`` how large a body without a size is drawn before it is learned (see ``BodyLayers``).
     """
 
-    resolution: int = 64
-    frames_per_step: int = 4
+    resolution: Resolution = 64
+    frames_per_step: int = FRAMES_PER_STEP
     patch: int = 4
     encoder_width: int = 256
     encoder_blocks: int = 2
@@ -48,14 +49,25 @@ class VideoTokenizerConfig:
     def __post_init__(self) -> None:
         if isinstance(self.quantizer, dict):
             object.__setattr__(self, "quantizer", QuantizerConfig(**self.quantizer))
-        if self.resolution % (2 * self.patch):
-            raise ValueError(f"resolution {self.resolution} is not a multiple of the cell of {2 * self.patch} pixels")
+        object.__setattr__(self, "resolution", picture_resolution(self.resolution))
+        if self.frames_per_step < 1:
+            raise ValueError(f"frames_per_step is {self.frames_per_step}: a step shows at least one frame")
+        whole_cells(self.resolution, self.cell)
+
+    @property
+    def cell(self) -> int:
+        """Pixels on the side of a cell."""
+        return 2 * self.patch
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a picture."""
+        return picture_size(self.resolution)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Cells of a latent frame, (rows, columns)."""
-        cells = self.resolution // (2 * self.patch)
-        return cells, cells
+        return whole_cells(self.resolution, self.cell)
 
     @property
     def patch_values(self) -> int:
@@ -88,7 +100,7 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class Shown:
+class FrameStates:
     """The scene states that latent frames show: at each one's end, and a step before it, (B, T, num_values) each.
 
     ``known`` bool (B, T) says where they hold; None means everywhere.
@@ -99,7 +111,7 @@ class Shown:
     known: Tensor | None = None
 
     @classmethod
-    def of(cls, states: Tensor, known: Tensor | None = None) -> Shown:
+    def of(cls, states: Tensor, known: Tensor | None = None) -> FrameStates:
         """Consecutive latent frames' states; nothing moves in the first."""
         return cls(states, torch.cat([states[:, :1], states[:, :-1]], 1), known)
 
@@ -107,9 +119,9 @@ class Shown:
 class Decoder(nn.Module):
     """Codes (B, T, C, h, w) to pixel frames (B, T, r, 3, H, W), causal over T.
 
-    With a ``schema`` it also takes the scene state: floor and bodies are drawn as layers, pixel by pixel, for straight
-    edges and bodies of a few pixels are what few codes lose first, and what a state says best. What the codes know
-    beyond the state is added on top.
+    With a ``schema`` that has a view it also takes the scene state: floor and bodies are drawn as layers, pixel by
+    pixel, for straight edges and bodies of a few pixels are what few codes lose first, and what a state says best. What
+    the codes know beyond the state is added on top.
     """
 
     def __init__(self, config: VideoTokenizerConfig, latent_dim: int, schema: StateSchema | None = None) -> None:
@@ -123,11 +135,9 @@ class Decoder(nn.Module):
         )
         self.split = nn.Conv2d(width, 4 * detail, 1)
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
-        self.layer = self.motion = self.correct = None
-        if schema is not None:
-            self.layer = SceneRenderer(
-                schema, config.resolution, hidden=config.shader_width, edge=config.edge, mark=config.mark
-            )
+        self.motion = self.correct = None
+        self.layer = scene_renderer(schema, config.size, hidden=config.shader_width, edge=config.edge, mark=config.mark)
+        if self.layer is not None and schema is not None:
             self.motion = StateMotion(schema, held=("light",))
             self.correct = nn.Conv2d(detail, config.patch_values, 1)
             nn.init.zeros_(self.correct.weight)
@@ -136,7 +146,7 @@ class Decoder(nn.Module):
         self.norm = ChannelNorm(detail)
         self.head = nn.Conv2d(detail, config.patch_values, 1)
 
-    def draw(self, shown: Shown) -> Tensor | None:
+    def draw(self, shown: FrameStates) -> Tensor | None:
         """What is drawn of states over the picture's frames, (B, T, r, 4, H, W); None for a decoder without states."""
         if self.layer is None or self.motion is None:
             return None
@@ -148,7 +158,7 @@ class Decoder(nn.Module):
         self,
         codes: Tensor,
         cache: StreamingCache | None = None,
-        shown: Shown | None = None,
+        shown: FrameStates | None = None,
         drawn: Tensor | None = None,
     ) -> Tensor:
         """``drawn`` is what :meth:`draw` made of ``shown``, if that is at hand."""

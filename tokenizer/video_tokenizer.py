@@ -16,12 +16,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
+from tokenizer.frames import said_size
 from tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
 from tokenizer.state_schema import StateSchema
-from tokenizer.video_autoencoder import Decoder, Encoder, Shown, VideoTokenizerConfig
+from tokenizer.video_autoencoder import Decoder, Encoder, FrameStates, VideoTokenizerConfig
 from tokenizer.weights import load_weights, save_weights
 
-__all__ = ["QuantizerConfig", "Reconstruction", "Shown", "VideoTokenizer", "VideoTokenizerConfig"]
+__all__ = ["FrameStates", "QuantizerConfig", "Reconstruction", "VideoTokenizer", "VideoTokenizerConfig"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,17 @@ class Reconstruction:
 class VideoTokenizer(nn.Module):
     """A causal VQ autoencoder of video with exact streaming.
 
-    With a ``schema`` (which must have a view) decoding takes the scene states too, wherever they are known.
+    With a ``schema`` that has a view, decoding takes the scene states too, wherever they are known. One without a view
+    says nothing of the picture, and is not kept: ``schema`` is that of the states that are drawn.
     """
 
     def __init__(self, config: VideoTokenizerConfig, schema: StateSchema | None = None) -> None:
         super().__init__()
-        self.config, self.schema = config, schema
+        self.config = config
+        self.schema = schema if schema is not None and schema.view is not None else None
         self.quantizer = Quantizer(config.quantizer)
         self.encoder = Encoder(config, self.quantizer.dim)
-        self.decoder = Decoder(config, self.quantizer.dim, schema)
+        self.decoder = Decoder(config, self.quantizer.dim, self.schema)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -63,12 +66,13 @@ class VideoTokenizer(nn.Module):
         return self.config.frames_per_step
 
     @property
-    def resolution(self) -> int:
-        return self.config.resolution
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a picture."""
+        return self.config.size
 
     # -- training -----------------------------------------------------------------------------------
 
-    def forward(self, video: Tensor, shown: Shown | None = None, wrong: Tensor | None = None) -> Reconstruction:
+    def forward(self, video: Tensor, shown: FrameStates | None = None, wrong: Tensor | None = None) -> Reconstruction:
         """Reconstructs float video (B, 1 + r * n, 3, H, W) in [0, 1] with gradients through the quantizer.
 
         ``wrong`` bool (B, 1 + n, h, w) marks cells that the decoder is given another cell's code for, to learn
@@ -87,11 +91,10 @@ class VideoTokenizer(nn.Module):
 
     def _quantize(self, video: Tensor) -> Quantized:
         r = self.frames_per_step
-        if video.dim() != 5 or video.shape[2:] != (3, self.resolution, self.resolution):
-            size = self.resolution
+        if video.dim() != 5 or video.shape[2:] != (3, *self.size):
             raise ValueError(
-                f"this tokenizer takes clips of {size}x{size} RGB frames, got shape {tuple(video.shape)}: "
-                "resize them first"
+                f"this tokenizer takes clips of {said_size(self.size)} RGB frames (height x width), "
+                f"got shape {tuple(video.shape)}: resize them first"
             )
         if (video.shape[1] - 1) % r:
             raise ValueError(
@@ -121,7 +124,7 @@ class VideoTokenizer(nn.Module):
 
         ``states`` (B, 1 + n, num_values) are what the latent frames show, if that is known.
         """
-        shown = None if states is None else Shown.of(states)
+        shown = None if states is None else FrameStates.of(states)
         return self._to_pixels(self._join(self.decoder(self._codes(ids), shown=shown)))
 
     # -- streaming ----------------------------------------------------------------------------------
@@ -152,7 +155,7 @@ class VideoTokenizer(nn.Module):
         """
         shown = None
         if state is not None:
-            shown = Shown(state[:, None], (state if previous is None else previous)[:, None])
+            shown = FrameStates(state[:, None], (state if previous is None else previous)[:, None])
         pixels = self._to_pixels(self.decoder(self._codes(ids[:, None]), cache, shown)[:, 0])
         cache.advance()
         return pixels

@@ -172,7 +172,7 @@ def evaluate(
         report: folder for pictures and page.
         ceiling, regressor: what tokenizer and upsampler are held against, if anything.
     """
-    size = world.tokenizer.resolution
+    size = world.tokenizer.size[0]
     wrong = {e.frames.shape[1] for e in large} - {size, 2 * size, 4 * size}
     if wrong:
         raise ValueError(
@@ -232,7 +232,7 @@ def evaluate(
     if world.schema.name == "breakout":
         done("breakout", measure_breakout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling))
     upsampled = None
-    fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1] == world.upsampler.config.size]
+    fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1:3] == world.upsampler.config.size]
     if fitting:
         chosen = fitting[: effort.upsampled_episodes]
         upsampled = measure_upsampler(world, chosen, num_steps=effort.upsampled_steps, seed=seed, regressor=regressor)
@@ -261,7 +261,7 @@ def _simulator(world: World) -> Any:
     import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
     from train.worlds.tabletop.simulator import Tabletop
 
-    return Tabletop(world.tokenizer.resolution, segmentation=True)
+    return Tabletop(world.tokenizer.size[0], segmentation=True)
 
 
 @contextmanager
@@ -299,7 +299,7 @@ def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int,
         env = _simulator(world)
     except (ImportError, RuntimeError, ValueError) as error:
         return unjudged | {"because": str(error)}
-    cases = draw_cases(env, episodes, world.tokenizer.resolution, per_episode=effort.edits_per_episode, seed=seed)
+    cases = draw_cases(env, episodes, world.tokenizer.size[0], per_episode=effort.edits_per_episode, seed=seed)
     env.close()
     if not cases:
         return unjudged | {"because": "no episode has a moment at which a body could be moved to a free place"}

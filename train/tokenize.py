@@ -59,7 +59,7 @@ def tokenise_recording(
             "this recording, or read a folder that others wrote with --frames-per-step"
         )
     for index in indices:
-        episode = store.read(index, tokenizer.resolution, fit=fit)
+        episode = store.read(index, tokenizer.size, fit=fit)
         video = tokenizer.encode(torch.from_numpy(episode.frames)[None])[0]
         yield tokenised(episode, index, splits[index], actions or store.schema.actions, video)
 

@@ -164,7 +164,7 @@ def _take_in(
     for t in range(longest):
         if t:
             cos, sin = dynamics.positions(torch.tensor(memory.clock), layout.step_place)
-            ids = codec.encode(states[t], states[t - 1]) if layout.num_state else state_ids
+            ids = codec.encode(states[t], "change", states[t - 1]) if layout.num_state else state_ids
             nothing = torch.zeros(len(prompts), layout.num_state + layout.num_video, device=parts.device)
             start = StepStart(
                 memory.past(), beyond_window(dynamics, memory.clock), state_ids, states[t - 1], states[t - 1], video_ids
@@ -225,7 +225,7 @@ def encode_header(
 ) -> tuple[Tensor, KeysValues]:
     """The header of captions (n, max_text) and states (n, F): its global ids (n, header), and keys and values."""
     dynamics = parts.dynamics
-    ids = dynamics.layout.pack_header(text, parts.schema.encode(values, "static"), event)
+    ids = dynamics.layout.pack_header(text, parts.codec.encode(values, "static"), event)
     cos, sin = dynamics.positions(torch.tensor(0), dynamics.layout.header_place)
     _, kept = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
     return ids, kept
@@ -251,7 +251,7 @@ def state_pass(parts: WorldParts, past: Past, step: int, ids: Tensor, values: Te
 
 def first_state(parts: WorldParts, past: Past, step: int, values: Tensor) -> tuple[Tensor, KeysValues]:
     """The absolute ids (n, S) of states (n, F), and keys and values of action and state slots."""
-    ids = parts.schema.encode(values, "absolute")
+    ids = parts.codec.encode(values, "absolute")
     return ids, state_pass(parts, past, step, ids, values)[1]
 
 
@@ -287,7 +287,7 @@ class SceneSampler:
             logits = self._guided(logits[..., start + low : start + high], len(text))
             drawn = low + self._draw(logits, generators)
             static[:, i] = torch.where(known[:, i], fixed[:, i], drawn)
-        values = schema.decode(static, "static", values)
+        values = parts.codec.decode(static, "static", values)
         open_rows = list(range(len(text)))
         for _ in range(self.TRIES):
             chosen = [generators[row] for row in open_rows]
@@ -314,7 +314,7 @@ class SceneSampler:
             )
             drawn = self._draw(logits[:, i : i + 1], generators)
             ids[:, i] = torch.where(known[:, i], fixed[:, i], drawn)
-        return parts.codec.settled(parts.schema.decode(ids, "absolute", values))
+        return parts.codec.settled(parts.codec.decode(ids, "absolute", values))
 
     def _draw(self, logits: Tensor, generators: list[torch.Generator]) -> Tensor:
         """One id (n,) of logits (n, 1, ids)."""
@@ -326,7 +326,7 @@ class SceneSampler:
         schema = self.parts.schema
         slots = schema.static_slots if coding == "static" else schema.slots
         known = ~given[:, [slot.columns.start for slot in slots]].isnan()
-        return known, schema.encode(given.nan_to_num(), coding)
+        return known, self.parts.codec.encode(given.nan_to_num(), coding)
 
     def _guiding(self, text: Tensor) -> Tensor:
         """Captions, and where they are to guide more or less than they do, as many empty ones after them."""

@@ -13,14 +13,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.scene.state_reader import Seen, StateReader
+from tokenizer.scene import SceneReading, StateReader
+from tokenizer.state_embedding import StateInputs
 from tokenizer.state_schema import StateSchema
 
 ROLES = ("reward", "terminated")
 
 
+def outcome_reader(schema: StateSchema, num_ids: int) -> OutcomeReader | PlainOutcomeReader | None:
+    """What reads a schema's reward and end among ``num_ids`` local state ids: from its bodies where a view places them,
+    else from the plain values; None where there is neither reward nor end, or nothing else that could tell them."""
+    if not outcome_slots(schema):
+        return None
+    if schema.view is not None:
+        return OutcomeReader(schema, num_ids)
+    return PlainOutcomeReader(schema, num_ids) if telling_inputs(schema) else None
+
+
+def outcome_slots(schema: StateSchema) -> list[int]:
+    """The slots of a step that say its reward and its end."""
+    return [i for i, s in enumerate(schema.slots) if s.field.role in ROLES and s.field.change is None]
+
+
+def telling_inputs(schema: StateSchema) -> list[int]:
+    """Which of a schema's inputs may tell the outcome: all but the outcome's own, and the motion that a stream began
+    with."""
+    inputs, others = StateInputs(schema), (*ROLES, "motion")
+    return [i for e in schema.entities for f in e.fields if f.role not in others for i in inputs.entries(e, f)]
+
+
+class PlainOutcomeReader(nn.Module):
+    """:class:`OutcomeReader` for a state without places: its values at a step's end and beginning, side by side."""
+
+    places: Tensor
+    telling: Tensor
+
+    def __init__(self, schema: StateSchema, num_ids: int, hidden: int = 96) -> None:
+        super().__init__()
+        self.inputs, self.slots = StateInputs(schema), outcome_slots(schema)
+        self.register_buffer("places", torch.tensor(self.slots, dtype=torch.long), persistent=False)
+        telling = torch.tensor(telling_inputs(schema), dtype=torch.long)
+        self.register_buffer("telling", telling, persistent=False)
+        self.rest = nn.Linear(3 * len(telling), hidden)
+        self.slot = nn.Embedding(len(self.slots), hidden)
+        self.join = nn.Linear(hidden, hidden)
+        self.head = nn.Linear(hidden, num_ids)
+
+    def forward(self, state: Tensor, previous: Tensor) -> Tensor:
+        """States (N, num_values) at a step's end and beginning to logits (N, O, local state ids)."""
+        after, before = (self.inputs(values)[:, self.telling] for values in (state, previous))
+        hidden = self.rest(torch.cat([after, before, 10 * (after - before)], -1).to(self.head.weight.dtype))
+        hidden = hidden[:, None] + self.slot.weight
+        return self.head(F.gelu(self.join(F.gelu(hidden))))
+
+
 class OutcomeReader(nn.Module):
-    """States (N, num_values) at a step's end and its beginning to logits of its outcome, (N, O, local state ids).
+    """States (N, num_values) at a step's end and its beginning to logits of its outcome, (N, O, local state ids), for a
+    schema with a view.
 
     ``slots``, as a tensor ``places``, are the O slots of the state that are read so: those of reward and end.
     """
@@ -32,7 +81,7 @@ class OutcomeReader(nn.Module):
     def __init__(self, schema: StateSchema, num_ids: int, hidden: int = 96) -> None:
         super().__init__()
         self.read = StateReader(schema)
-        self.slots = [i for i, s in enumerate(schema.slots) if s.field.role in ROLES and s.field.change is None]
+        self.slots = outcome_slots(schema)
         self.register_buffer("places", torch.tensor(self.slots, dtype=torch.long), persistent=False)
         self.first = nn.Linear(self.read.num_kind, hidden)
         self.second = nn.Linear(self.read.num_kind, hidden, bias=False)
@@ -43,7 +92,7 @@ class OutcomeReader(nn.Module):
         self.join = nn.Linear(hidden, hidden)
         self.head = nn.Linear(hidden, num_ids)
 
-    def _pairs(self, seen: Seen) -> Tensor:
+    def _pairs(self, seen: SceneReading) -> Tensor:
         """(N, bodies, bodies, PAIR) of how each body lies and moves relative to each."""
         position, velocity, size = self.read.relative(seen)
         offset = position[:, None] - position[:, :, None]
@@ -58,12 +107,11 @@ class OutcomeReader(nn.Module):
         seen, dtype = self.read(state), self.head.weight.dtype
         rest = torch.cat([seen.scene, self.read.scene(previous)], -1)
         hidden = self.rest(rest.to(dtype))
-        if self.read.bodies:
-            kind = seen.kind.to(dtype)
-            pair = self.pair(self._pairs(seen).to(dtype)) + self.first(kind)[:, :, None] + self.second(kind)[:, None]
-            met = F.gelu(self.mix(F.gelu(pair)))
-            there = seen.present[:, None] * seen.present[:, :, None]
-            hidden = hidden + (met * there[..., None].to(dtype)).sum((1, 2))
+        kind = seen.kind.to(dtype)
+        pair = self.pair(self._pairs(seen).to(dtype)) + self.first(kind)[:, :, None] + self.second(kind)[:, None]
+        met = F.gelu(self.mix(F.gelu(pair)))
+        there = seen.present[:, None] * seen.present[:, :, None]
+        hidden = hidden + (met * there[..., None].to(dtype)).sum((1, 2))
         hidden = hidden[:, None] + self.slot.weight[: len(self.slots)]
         return self.head(F.gelu(self.join(F.gelu(hidden))))
 

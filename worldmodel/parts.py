@@ -77,7 +77,7 @@ class WorldParts:
                 f"the tokenizer makes {tokenizer.frames_per_step} frames a step and {schema.name!r} has "
                 f"{schema.frames_per_step}: train it with frames_per_step {schema.frames_per_step}"
             )
-        if estimator is not None and (estimator.schema, estimator.config.resolution) != (schema, tokenizer.resolution):
+        if estimator is not None and (estimator.schema, estimator.config.size) != (schema, tokenizer.size):
             raise ValueError(
                 f"the state estimator reads {estimator.schema.name!r} from {estimator.config.resolution} pixels and "
                 "this world shows something else: export one that was trained on the same recording"

@@ -84,15 +84,15 @@ class SimulatorVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.max_episode_steps, self.sampling = max_episode_steps, sampling or self.world.sampling
         tokenizer, schema = self.world.tokenizer, self.world.schema
         self.metadata = {**self.metadata, "render_fps": schema.fps / tokenizer.frames_per_step}
-        size = tokenizer.resolution
-        self.single_observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        height, width = tokenizer.size
+        self.single_observation_space = gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8)
         # A copy: a space holds the random numbers that it is sampled with, and the world may be shared.
         self.single_action_space = copy.deepcopy(self.world.actions.space) or gymnasium.spaces.Discrete(1)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rollout: Rollout | None = None
         # The last step's pictures of every row, (B, r, H, W, 3); a row at its beginning repeats its first one.
-        self._pictures = torch.zeros(num_envs, tokenizer.frames_per_step, size, size, 3, dtype=torch.uint8)
+        self._pictures = torch.zeros(num_envs, tokenizer.frames_per_step, height, width, 3, dtype=torch.uint8)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=np.bool_)
         self._chances = [seeding.np_random()[0] for _ in range(num_envs)]  # draw the seeds of unseeded episodes

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ResidualBlock, RMSNorm
+from tokenizer.frames import Resolution, picture_resolution, picture_size, said_size, whole_cells
+from tokenizer.state_codec import StateCodec
 from tokenizer.state_schema import Slot, StateSchema
 from worldmodel.attention import attend
 from worldmodel.rotary import cos_sin
@@ -26,9 +28,10 @@ CELL = 8  # pixels, each way
 
 @dataclass(frozen=True, kw_only=True)
 class StateEstimatorConfig:
-    """Height and width of the frames, and the sizes of the transformer and of the convolutions before it."""
+    """The frames' resolution, a square's side or (height, width), and the sizes of the transformer and of the
+    convolutions before it."""
 
-    resolution: int = 64
+    resolution: Resolution = 64
     width: int = 192
     depth: int = 3
     heads: int = 4
@@ -36,8 +39,18 @@ class StateEstimatorConfig:
     stem_depth: int = 3
 
     def __post_init__(self) -> None:
-        if self.resolution % CELL:
-            raise ValueError(f"resolution {self.resolution} is not a multiple of the cell of {CELL} pixels")
+        object.__setattr__(self, "resolution", picture_resolution(self.resolution))
+        whole_cells(self.resolution, CELL)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames."""
+        return picture_size(self.resolution)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of cells."""
+        return whole_cells(self.resolution, CELL)
 
 
 class StateEstimator(nn.Module):
@@ -61,7 +74,8 @@ class StateEstimator(nn.Module):
         self.config, self.schema, self.num_frames = config, schema, 1 + schema.frames_per_step
         if not schema.num_values:
             raise ValueError(f"{schema.name!r} has no scene state to estimate")
-        width, stem, cells = config.width, config.stem_width, config.resolution // CELL
+        self.codec = StateCodec(schema)
+        width, stem, (rows, columns) = config.width, config.stem_width, config.grid
         self.slots: tuple[Slot, ...] = (*schema.static_slots, *schema.slots)
         self.num_static, self.num_slots = len(schema.static_slots), len(self.slots)
 
@@ -69,7 +83,7 @@ class StateEstimator(nn.Module):
         self.coarse = nn.Conv2d(stem // 2, stem, 4, stride=2, padding=1)
         self.stem = nn.ModuleList(ResidualBlock(stem) for _ in range(config.stem_depth))
         self.merge = nn.Conv2d(stem, width, 2, stride=2)
-        self.cell = nn.Parameter(torch.randn(cells**2, width) * 0.02)
+        self.cell = nn.Parameter(torch.randn(rows * columns, width) * 0.02)
         self.slot = nn.Parameter(torch.randn(self.num_slots, width) * 0.02)
         self.embed = nn.Embedding(schema.num_local_ids + 1, width)  # the last one stands for none
         size = DynamicsConfig(width=width, depth=config.depth, heads=config.heads)
@@ -84,8 +98,8 @@ class StateEstimator(nn.Module):
         flags = {slot.entity: i for i, slot in enumerate(self.slots) if slot.field.role == "present"}
         owner = [flags.get(slot.entity, self.num_slots) for slot in self.slots]
         owner = [at if at < i else self.num_slots for i, at in enumerate(owner)]
-        legal = torch.cat([schema.legal_ranges("static"), schema.legal_ranges("absolute")])
-        place = torch.cartesian_prod(torch.arange(1), torch.arange(cells), torch.arange(cells))
+        legal = torch.cat([self.codec.legal_ranges("static"), self.codec.legal_ranges("absolute")])
+        place = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns))
         said = F.pad(1 + torch.arange(self.num_slots)[:, None], (0, 2))
         cos, sin = cos_sin(torch.cat([place, said]), config.width // config.heads, torch.device("cpu"), torch.float32)
         for name, table in (("legal", legal), ("owner", torch.tensor(owner)), ("cos", cos), ("sin", sin)):
@@ -95,7 +109,7 @@ class StateEstimator(nn.Module):
 
     def encode(self, states: Tensor) -> Tensor:
         """States (..., num_values) to the local ids that say them, (..., n): static slots, then the state's."""
-        return torch.cat([self.schema.encode(states, "static"), self.schema.encode(states, "absolute")], -1)
+        return torch.cat([self.codec.encode(states, "static"), self.codec.encode(states, "absolute")], -1)
 
     def absent(self, ids: Tensor) -> Tensor:
         """Which of the ids (..., n) belong to an entity of which an earlier id says that it is not present."""
@@ -106,8 +120,8 @@ class StateEstimator(nn.Module):
     def see(self, frames: Tensor) -> Tensor:
         """Frames uint8 (B, 1 + r, H, W, 3) to cells (B, h * w, width)."""
         video = frames.movedim(-1, 2).float() / 255 - 0.5
-        line = torch.linspace(-1, 1, self.config.resolution, device=frames.device)
-        place = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(len(frames), -1, -1, -1)
+        down, across = (torch.linspace(-1, 1, side, device=frames.device) for side in self.config.size)
+        place = torch.stack(torch.meshgrid(down, across, indexing="ij")).expand(len(frames), -1, -1, -1)
         x = torch.cat([video[:, -1], (video[:, :-1] - video[:, -1:]).flatten(1, 2), place], 1)
         x = F.silu(self.fine(x.contiguous(memory_format=torch.channels_last)))
         x = self.coarse(x)[:, None]
@@ -165,8 +179,8 @@ class StateEstimator(nn.Module):
         """
         ids, logits = self.say(self.checked(frames))
         state = torch.zeros(len(frames), self.schema.num_values, device=ids.device)
-        state = self.schema.decode(ids[:, : self.num_static], "static", state)
-        state = self.schema.decode(ids[:, self.num_static :], "absolute", state)
+        state = self.codec.decode(ids[:, : self.num_static], "static", state)
+        state = self.codec.decode(ids[:, self.num_static :], "absolute", state)
         for i, (slot, absent) in enumerate(zip(self.slots, self.absent(ids).unbind(1), strict=True)):
             if slot.field.kind == "continuous":
                 state[:, slot.columns] = self._quantity(slot, ids[:, i], logits[:, i])[:, None]
@@ -175,13 +189,13 @@ class StateEstimator(nn.Module):
 
     def checked(self, frames: Tensor) -> Tensor:
         """The frames (B, 1 + r, H, W, 3) that count. Raises ValueError for another type or shape."""
-        size = self.config.resolution
+        height, width = self.config.size
         if frames.dtype != torch.uint8:
             raise ValueError(f"frames are uint8, got {frames.dtype}: multiply by 255 and convert")
-        if frames.dim() != 5 or not frames.shape[1] or frames.shape[2:] != (size, size, 3):
+        if frames.dim() != 5 or not frames.shape[1] or frames.shape[2:] != (height, width, 3):
             raise ValueError(
-                f"states are read from clips (rows, frames, {size}, {size}, 3), got shape {tuple(frames.shape)}: "
-                f"resize the frames to {size}x{size} first"
+                f"states are read from clips (rows, frames, {height}, {width}, 3), got shape {tuple(frames.shape)}: "
+                f"resize the frames to {said_size(self.config.size)} first"
             )
         frames = frames[:, -self.num_frames :]
         missing = self.num_frames - frames.shape[1]

@@ -132,7 +132,7 @@ class StateLimiter(nn.Module):
         none reaches so far, the nearest."""
         kept = self.keep(state, limits)
         moved = (kept != state).to(self.said) @ self.said > 0
-        return torch.where(moved, self.codec.encode(kept, previous), ids), kept
+        return torch.where(moved, self.codec.encode(kept, "change", previous), ids), kept
 
 
 @dataclass(frozen=True)

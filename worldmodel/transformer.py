@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import RMSNorm, rms_norm
-from tokenizer.scene.grid_painter import GridPainter
-from tokenizer.scene.slot_painter import SlotPainter
+from tokenizer.scene import grid_painter, state_embedding
+from tokenizer.state_codec import StateCodec
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
 from worldmodel.attention import attend
-from worldmodel.outcome import FrameOutcome, OutcomeLogits, OutcomeReader
+from worldmodel.outcome import FrameOutcome, OutcomeLogits, outcome_reader
 from worldmodel.rotary import cos_sin, rotate
 
 _HIDDEN = -1e4  # a bias that hides a key; finite, so that a row without keys cannot become NaN
@@ -213,17 +213,15 @@ class Dynamics(nn.Module):
         self.pass_size = nn.Embedding(len(config.tokens_per_pass), width)
         self.state_pass_size = nn.Embedding(len(self.state_modes), width) if len(self.state_modes) > 1 else None
         has_state, words = layout.num_state > 0, vocabulary.size("text") if config.max_event else 0
-        self.state_painter = SlotPainter(schema, width, words=words) if has_state else None
-        painted = has_state and schema.view is not None
-        self.scene_painter = GridPainter(schema, layout.grid, width, moments=2) if painted else None
+        self.state_painter = state_embedding(schema, width, words)
+        self.scene_painter = grid_painter(schema, layout.grid, width, moments=2) if has_state else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.header_head = nn.Linear(width, len(vocabulary), bias=False)
         self.state_head = nn.Linear(width, max(1, vocabulary.size("state")))
         self.video_head = nn.Linear(width, vocabulary.size("video"))
         self.copy = nn.Linear(width, 1)
-        outcome = OutcomeReader(schema, vocabulary.size("state")) if config.read_outcome and has_state else None
-        self.outcome = outcome if outcome is not None and outcome.slots else None
+        self.outcome = outcome_reader(schema, vocabulary.size("state")) if config.read_outcome else None
         in_frames = bool(config.rewards or config.predict_end)
         codes = vocabulary.size("video")
         self.frame_outcome = (
@@ -231,9 +229,10 @@ class Dynamics(nn.Module):
         )
         self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
         self.register_buffer("step_kinds", layout.step_modality, persistent=False)
-        self.register_buffer("static_range", schema.legal_ranges("static"), persistent=False)
-        self.register_buffer("absolute_range", schema.legal_ranges("absolute"), persistent=False)
-        self.register_buffer("change_range", schema.legal_ranges("change"), persistent=False)
+        codec = StateCodec(schema)
+        self.register_buffer("static_range", codec.legal_ranges("static"), persistent=False)
+        self.register_buffer("absolute_range", codec.legal_ranges("absolute"), persistent=False)
+        self.register_buffer("change_range", codec.legal_ranges("change"), persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -531,9 +530,9 @@ class Dynamics(nn.Module):
 
     def overlapping(self, states: Tensor) -> Tensor:
         """In which states (N, F) bodies stand in one another, bool (N,); in none where nothing has a place."""
-        if self.state_painter is None or self.schema.view is None:
+        if self.state_painter is None:
             return torch.zeros(len(states), dtype=torch.bool, device=states.device)
-        return self.state_painter.read(states).overlapping
+        return self.state_painter.overlapping(states)
 
     def turn(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin that move keys by so many steps and leave their place: (n, 1, 1, d) each."""

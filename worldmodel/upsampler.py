@@ -30,8 +30,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
-from tokenizer.scene.renderer import SceneRenderer, composite
-from tokenizer.scene.state_reader import StateMotion, StateReader
+from tokenizer.frames import Resolution, picture_resolution, picture_size, said_size
+from tokenizer.scene import StateMotion, StateReader, composite, scene_renderer
+from tokenizer.state_embedding import StateInputs
 from tokenizer.state_schema import StateSchema
 from worldmodel.frame_noise import FrameNoise
 
@@ -41,7 +42,7 @@ class UpsamplerConfig:
     """Shape of an upsampler.
 
     Attributes:
-        resolution: height and width of the frames that come in.
+        resolution: of the frames that come in: a square's side, or (height, width).
         factor: how many times larger the frames that go out are.
         patch: outgoing pixels on the side of a patch, which is one cell of the U-Net's finest level.
         width: channels of the finest level; each coarser one has half the side and ``growth`` times the channels.
@@ -62,7 +63,7 @@ class UpsamplerConfig:
             the last refines (eDiff-I, arXiv:2211.01324). A single step needs the first alone.
     """
 
-    resolution: int = 64
+    resolution: Resolution = 64
     factor: int = 2
     patch: int = 4
     width: int = 48
@@ -79,19 +80,26 @@ class UpsamplerConfig:
     experts: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "resolution", picture_resolution(self.resolution))
         if self.patch % self.factor:
             raise ValueError(f"a patch of {self.patch} pixels must be a multiple of the factor {self.factor}")
         coarsest = self.patch * 2 ** (self.levels - 1)
-        if self.size % coarsest:
+        if any(side % coarsest for side in self.size):
             raise ValueError(
-                f"{self.resolution} x {self.factor} pixels must be a multiple of {coarsest}, "
+                f"{said_size(self.small_size)} x {self.factor} pixels must be multiples of {coarsest}, "
                 f"the side of the coarsest of {self.levels} levels: use fewer levels or a smaller patch"
             )
 
     @property
-    def size(self) -> int:
-        """Height and width of the frames that go out."""
-        return self.resolution * self.factor
+    def small_size(self) -> tuple[int, int]:
+        """(height, width) of the frames that come in."""
+        return picture_size(self.resolution)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames that go out."""
+        height, width = self.small_size
+        return height * self.factor, width * self.factor
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -271,13 +279,15 @@ class Upsampler(nn.Module):
         self.num_values = schema.num_values if schema else 0
         self.noise = FrameNoise()
         self.motion = StateMotion(schema, held=("light",)) if schema and self.num_values else None
-        self.read = StateReader(schema) if schema and self.num_values else None
+        # What a state says of the scene as a whole: what belongs to no body, or all of it where nothing is placed.
+        self.read = self.inputs = None
+        if schema is not None and self.num_values:
+            self.read = StateReader(schema) if schema.view is not None else None
+            self.inputs = StateInputs(schema) if schema.view is None else None
         width, side = config.width, config.patch // config.factor
 
-        self.layer = None
-        if schema is not None and schema.view is not None and schema.role_columns("position"):
-            self.layer = SceneRenderer(schema, config.size, hidden=config.shader_width, edge=config.edge)
-        num_scene = self.read.num_scene if self.read else 0
+        self.layer = scene_renderer(schema, config.size, hidden=config.shader_width, edge=config.edge)
+        num_scene = self.read.num_scene if self.read else self.inputs.size if self.inputs else 0
         self.scene = nn.Linear(num_scene, config.condition) if num_scene else None
         self.see_frames = nn.Conv2d(3 * side**2, width, 3, padding=1)
         self.see_drawn = nn.Conv2d(3 * config.patch**2, width, 1)
@@ -303,8 +313,9 @@ class Upsampler(nn.Module):
             every = states.to(kind).flatten(0, 1)
             if self.layer is not None:
                 large = composite(large, self.layer(every))
-            if self.scene is not None and self.read is not None:
-                scene = scene + self.scene(self.read.scene(every).unflatten(0, frames.shape[:2]))
+            if self.scene is not None:
+                told = self.read.scene(every) if self.read else self.inputs(every)[:, :-1] if self.inputs else every
+                scene = scene + self.scene(told.unflatten(0, frames.shape[:2]))
         drawn = large.unflatten(0, frames.shape[:2])
         more = (drawn.detach().to(kind) - low_large) / self.config.noise  # learned by its own error alone
         return Conditions(drawn, cells + _convolve(self.see_drawn, _to_patches(more, self.config.patch)), scene)
@@ -401,9 +412,8 @@ class Upsampler(nn.Module):
 
     def _start(self, given: Conditions, first_frame: Tensor, seed: Tensor) -> Tensor:
         """The noise of frames from ``first_frame`` (B,) on, as patches."""
-        size = self.config.size
         index = first_frame[:, None] + torch.arange(given.cells.shape[1], device=seed.device)
-        return _to_patches(self.noise(seed[:, None], index, (3, size, size)).to(given.cells), self.config.patch)
+        return _to_patches(self.noise(seed[:, None], index, (3, *self.config.size)).to(given.cells), self.config.patch)
 
     @torch.no_grad()
     def in_chunks(
@@ -522,10 +532,10 @@ class Upsampler(nn.Module):
         return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(2, -1)
 
     def _check(self, frames: Tensor, seed: Tensor, num_steps: int) -> None:
-        side = self.config.resolution
-        if frames.dtype != torch.uint8 or frames.dim() != 5 or frames.shape[2:] != (side, side, 3):
+        height, width = self.config.small_size
+        if frames.dtype != torch.uint8 or frames.dim() != 5 or frames.shape[2:] != (height, width, 3):
             raise ValueError(
-                f"this upsampler takes uint8 frames (rows, frames, {side}, {side}, 3), "
+                f"this upsampler takes uint8 frames (rows, frames, {height}, {width}, 3), "
                 f"got {frames.dtype} {tuple(frames.shape)}: resize or convert them first"
             )
         if seed.shape != frames.shape[:1] or seed.dtype != torch.int64:

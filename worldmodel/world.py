@@ -229,7 +229,7 @@ class World:
         rows = torch.as_tensor(state).reshape(-1, state.shape[-1])
         states = torch.stack([self.parts.checked_state(row) for row in rows])
         dynamics, layout, v = self.dynamics, self.dynamics.layout, self.vocabulary
-        ids = self.schema.encode(states, "static"), self.schema.encode(states, "absolute")
+        ids = self.parts.codec.encode(states, "static"), self.parts.codec.encode(states, "absolute")
         generators = None if seed is None else [torch.Generator().manual_seed(seed + i) for i in range(len(states))]
         _, past = dynamics.core(*dynamics.scene_prompt(*ids, states), [], None)
         said = torch.full((len(states), 1), v.special("text"), device=self.device)

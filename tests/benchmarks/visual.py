@@ -53,8 +53,8 @@ def parameters(network: torch.nn.Module) -> float:
 def time_tokenizer(tokenizer: VideoTokenizer, state: torch.Tensor, device: torch.device) -> dict[str, float]:
     """``state`` (1, num_values) is shown and stands still."""
     tokenizer = tokenizer.to(device).eval()
-    r, side = tokenizer.frames_per_step, tokenizer.resolution
-    frames = torch.randint(0, 256, (1, r, side, side, 3), dtype=torch.uint8, device=device)
+    r = tokenizer.frames_per_step
+    frames = torch.randint(0, 256, (1, r, *tokenizer.size, 3), dtype=torch.uint8, device=device)
     ids, state = tokenizer.encode_step(frames), state.to(device)
     told = tokenizer.start_cache(1), tokenizer.start_cache(1)
     return {
@@ -68,8 +68,8 @@ def time_tokenizer(tokenizer: VideoTokenizer, state: torch.Tensor, device: torch
 
 @torch.inference_mode()
 def time_upsampler(upsampler: Upsampler, state: torch.Tensor, device: torch.device, r: int = 4) -> dict[str, float]:
-    upsampler, side = upsampler.to(device).eval(), upsampler.config.resolution
-    frames = torch.randint(0, 256, (1, r, side, side, 3), dtype=torch.uint8, device=device)
+    upsampler = upsampler.to(device).eval()
+    frames = torch.randint(0, 256, (1, r, *upsampler.config.small_size, 3), dtype=torch.uint8, device=device)
     seed, state = torch.zeros(1, dtype=torch.long, device=device), state.to(device)
     found = {"parameters_m": parameters(upsampler), "size": upsampler.config.size}
     for steps in (1, 2, 4):

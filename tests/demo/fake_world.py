@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Orbit
 
 COLOURS = {"red": (220, 50, 50), "green": (50, 170, 80), "blue": (60, 110, 240), "yellow": (240, 200, 50)}
 PUSH = {"north": (0.0, 1.0), "south": (0.0, -1.0), "west": (-1.0, 0.0), "east": (1.0, 0.0)}
@@ -32,7 +33,7 @@ BODY = (
 SCHEMA = StateSchema(
     name="tabletop",
     actions=("none", *PUSH, "orbit_left", "orbit_right"),
-    view=View(kind="orbit"),
+    view=Orbit(),
     entities=(
         *(Entity(name=name, fields=BODY) for name in ("player", "body_1", "body_2", "body_3")),
         Entity(name="camera", fields=(number("azimuth", "camera", "rad", -0.785, 0.785),)),

@@ -1,9 +1,10 @@
-"""A state survives its ids within half a bin, and people read and write it by name."""
+"""A schema is read and written by name, comes back from JSON, and refuses what would mean nothing."""
 
 from __future__ import annotations
 
 import json
 from math import pi
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,160 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+import worldmodel
+from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Orbit, Plane, Tiles, View
 
-names = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True).map(tuple)
-
-
-@st.composite
-def fields(draw: st.DrawFn, name: str) -> Field:
-    """Any field that the schema allows."""
-    kind = draw(st.sampled_from(["continuous", "categorical", "flag", "bits"]))
-    common: dict[str, Any] = {"name": name, "kind": kind, "role": "thing", "static": draw(st.booleans())}
-    common["size"] = draw(st.integers(1, 19 if kind == "bits" else 3))
-    if kind == "categorical":
-        return Field(**common, names=draw(names))
-    if kind != "continuous":
-        return Field(**common)
-    low, width = draw(st.floats(-10, 10)), draw(st.floats(0.1, 20))
-    change = None
-    if not common["static"] and draw(st.booleans()):
-        change = draw(st.floats(0.01, 0.5)) * width
-    return Field(
-        **common,
-        low=low,
-        high=low + width,
-        bins=draw(st.integers(2, 300)),
-        periodic=draw(st.booleans()),
-        change=change,
-        change_bins=draw(st.sampled_from([3, 9, 65, 129])),
-    )
-
-
-@st.composite
-def schemas(draw: st.DrawFn) -> StateSchema:
-    entities = []
-    for i in range(draw(st.integers(0, 3))):
-        count = draw(st.integers(1, 4))
-        entities.append(Entity(name=f"e{i}", fields=tuple(draw(fields(f"f{j}")) for j in range(count))))
-    return StateSchema(name="any", entities=tuple(entities), actions=("go",))
-
-
-def some_state(schema: StateSchema, batch: int = 3, seed: int = 0) -> torch.Tensor:
-    """Legal values of every field."""
-    chance = torch.Generator().manual_seed(seed)
-    values = torch.zeros(batch, schema.num_values)
-    for entity in schema.entities:
-        for f in entity.fields:
-            here = schema.columns(entity.name, f.name)
-            part = torch.rand(batch, f.size, generator=chance)
-            match f.kind:
-                case "continuous":
-                    part = (f.low + part * (f.high - f.low)).clamp(f.low, f.high)
-                case "categorical":
-                    part = (part * len(f.names)).floor()
-                case _:
-                    part = (part > 0.5).float()
-            values[:, here] = part
-    return values
-
-
-def bins(schema: StateSchema) -> torch.Tensor:
-    """Width of a bin of every value; 0 where ids are exact."""
-    width = torch.zeros(schema.num_values)
-    for entity in schema.entities:
-        for f in entity.fields:
-            if f.kind == "continuous":
-                width[schema.columns(entity.name, f.name)] = (f.high - f.low) / f.bins
-    return width
-
-
-# -- values and ids ---------------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=40)
-@given(schemas(), st.integers(0, 2**31))
-def test_a_state_comes_back_within_half_a_bin(schema: StateSchema, seed: int):
-    state = some_state(schema, seed=seed)
-    blank = torch.full_like(state, float("nan"))
-    decoded = schema.decode(schema.encode(state, "absolute"), "absolute", blank)
-    decoded = schema.decode(schema.encode(state, "static"), "static", decoded)
-    assert ((decoded - state).abs() <= bins(schema) / 2 * 1.001 + 1e-4).all()
-
-
-@settings(deadline=None, max_examples=40)
-@given(schemas(), st.integers(0, 2**31))
-def test_ids_stay_in_their_slots_legal_ranges(schema: StateSchema, seed: int):
-    state, previous = some_state(schema, seed=seed), some_state(schema, seed=seed + 1)
-    for coding in ("static", "absolute", "change"):
-        ids, legal = schema.encode(state, coding, previous), schema.legal_ranges(coding)
-        assert ids.shape == (3, len(legal))
-        assert ((legal[:, 0] <= ids) & (ids < legal[:, 1])).all()
-        assert (legal[:, 1] <= schema.num_local_ids).all()
-
-
-@settings(deadline=None, max_examples=40)
-@given(schemas(), st.integers(0, 2**31))
-def test_a_change_comes_back_finest_near_zero_and_stays_in_range(schema: StateSchema, seed: int):
-    previous, state = some_state(schema, seed=seed), some_state(schema, seed=seed + 1)
-    decoded = schema.decode(schema.encode(state, "change", previous), "change", previous)
-    for slot in schema.slots:
-        f, here = slot.field, slot.columns
-        if f.change is None:
-            continue
-        assert (decoded[:, here] >= f.low - 1e-4).all()
-        assert (decoded[:, here] <= f.high + 1e-4).all()
-        asked = f.difference(state[:, here], previous[:, here])
-        centres = f.change_centres()
-        got = f.decode_change(f.encode_change(asked))
-        reach = torch.diff(centres).max()
-        within = asked.abs() <= f.change
-        assert ((got - asked).abs()[within] <= reach).all()
-        assert torch.equal(got[~within], (asked.sign() * f.change)[~within].clamp(centres[0], centres[-1]))
-
-
-@settings(deadline=None, max_examples=40)
-@given(schemas())
-def test_no_change_is_exactly_no_change(schema: StateSchema):
-    state = some_state(schema)
-    decoded = schema.decode(schema.encode(state, "change", state), "change", state)
-    for slot in schema.slots:
-        if slot.field.change is not None and not slot.field.periodic:
-            assert torch.equal(decoded[:, slot.columns], state[:, slot.columns])
-
-
-def test_change_bins_are_finest_near_zero():
-    f = Field(name="x", kind="continuous", role="position", low=-1, high=1, bins=8, change=0.5, change_bins=65)
-    centres = f.change_centres()
-    assert centres[32] == 0
-    assert centres[-1] == pytest.approx(0.5)
-    widths = torch.diff(centres)
-    assert (torch.diff(widths[32:]) > 0).all()
-    assert torch.allclose(widths, widths.flip(0))
-    assert (centres.abs() < 0.05).float().mean() > 0.4  # about half of the bins in a tenth of the range
-
-
-def test_a_periodic_value_changes_the_short_way_round():
-    f = Field(
-        name="a", kind="continuous", role="light", low=-pi, high=pi, bins=64, periodic=True, change=0.5, change_bins=65
-    )
-    schema = StateSchema(name="s", entities=(Entity(name="light", fields=(f,)),))
-    before, after = torch.tensor([[3.1]]), torch.tensor([[-3.1]])
-    assert f.difference(after, before).item() == pytest.approx(2 * pi - 6.2, abs=1e-5)
-    decoded = schema.decode(schema.encode(after, "change", before), "change", before)
-    assert decoded.item() == pytest.approx(-3.1, abs=0.01)
-    assert f.encode_absolute(torch.tensor([pi + 0.1])) == f.encode_absolute(torch.tensor([0.1 - pi]))
-
-
-def test_entities_of_one_specification_share_their_ids():
-    f = Field(name="x", kind="continuous", role="position", low=0, high=1, bins=10)
-    other = Field(name="x", kind="continuous", role="position", low=0, high=1, bins=11)
-    two = StateSchema(name="s", entities=tuple(Entity(name=n, fields=(f,)) for n in "ab"))
-    three = StateSchema(name="s", entities=(*two.entities, Entity(name="c", fields=(other,))))
-    assert two.num_local_ids == 10
-    assert three.num_local_ids == 21
-    assert two.legal_ranges("absolute").tolist() == [[0, 10], [0, 10]]
-
+from .any_schema import schemas, some_state
 
 # -- people's view ----------------------------------------------------------------------------------
 
@@ -190,9 +42,107 @@ def test_a_schema_comes_back_from_json(schema: StateSchema):
     assert StateSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
 
 
-def test_a_view_comes_back_from_json():
-    schema = StateSchema(name="s", view=View(kind="orbit", distance=2.0, target=(0.0, 0.1, 0.2)), fps=30)
+PLACED = Entity(name="ball", fields=(Field(name="position", kind="continuous", role="position", size=2),))
+CAMERA = Entity(name="camera", fields=(Field(name="azimuth", kind="continuous", role="camera"),))
+WALL = Entity(name="wall", fields=(Field(name="bricks", kind="bits", role="tiles", size=6, change=1),))
+VIEWS = (
+    Orbit(distance=2.0, target=(0.0, 0.1, 0.2)),
+    Plane(low=(-1.0, 1.0), high=(1.0, -1.0)),
+    Plane(tiles=Tiles(of="wall.bricks", grid=(2, 3), low=(0.0, 0.5))),
+)
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=["orbit", "plane", "tiles"])
+def test_a_view_comes_back_from_json(view: View):
+    schema = StateSchema(name="s", entities=(PLACED, CAMERA, WALL), view=view, fps=30)
     assert StateSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+
+
+def test_a_view_keeps_the_keys_that_fingerprints_were_made_of():
+    plane = {"kind": "plane", "low": [0.0, 0.0], "high": [1.0, 1.0], "distance": 1.0, "elevation": pi / 4}
+    plane |= {"fovy": pi / 4, "target": [0.0, 0.0, 0.0], "azimuth_of": "camera.azimuth"}
+    said = StateSchema(name="s", entities=(PLACED,), view=Plane()).to_json()["view"]
+    assert list(said.items()) == list(plane.items())
+    tiles = {"tiles_of": "wall.bricks", "tiles": [2, 3], "tiles_low": [0.0, 0.5], "tiles_high": [1.0, 1.0]}
+    said = StateSchema(name="s", entities=(PLACED, WALL), view=VIEWS[2]).to_json()["view"]
+    assert list(said.items()) == list((plane | tiles).items())
+    said = StateSchema(name="s", entities=(PLACED, CAMERA), view=Orbit(distance=2.0)).to_json()["view"]
+    assert list(said.items()) == list((plane | {"kind": "orbit", "distance": 2.0}).items())
+
+
+BUNDLED = sorted((Path(worldmodel.__file__).parent / "worlds").glob("*/world.json"))
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.parent.name)
+def test_a_bundled_schema_is_written_as_it_was_read(path: Path):
+    stored = json.loads(path.read_text(encoding="utf-8"))["schema"]
+    assert json.dumps(StateSchema.from_json(stored).to_json()) == json.dumps(stored)
+
+
+def _schema(**more: Any) -> StateSchema:
+    return StateSchema(**{"name": "s", "entities": (PLACED, CAMERA, WALL), **more})
+
+
+def _entity(**more: Any) -> Entity:
+    return Entity(name="e", fields=(Field(**{"name": "x", "kind": "continuous", **more}),))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        ({"entities": (_entity(role="positon"),)}, "'e.x' has the unknown role 'positon': did you mean 'position'?"),
+        ({"entities": (_entity(role="joint angle"),)}, "unknown role 'joint angle': use 'value' for what only means"),
+        ({"entities": (_entity(role="position", kind="flag"),)}, "is flag, but the role 'position' is for continuous"),
+        (
+            {"entities": (_entity(role="position", size=4),)},
+            "has size 4, but the role 'position' is for",
+        ),
+        ({"entities": (_entity(role="reward", static=True),)}, "is for fields with static=False"),
+        ({"entities": (PLACED, PLACED)}, "has the entity 'ball' twice"),
+        ({"entities": (Entity(name="e", fields=CAMERA.fields * 2),)}, "has the field 'e.azimuth' twice"),
+        ({"actions": ("left", "left")}, "action names must differ"),
+        ({"fps": 0}, "has fps = 0: it must be at least 1"),
+        ({"frames_per_step": 0}, "has frames_per_step = 0: it must be at least 1"),
+        ({"view": Orbit(azimuth_of="camera.azimut")}, "azimuth_of names no field 'camera.azimut'.*'camera.azimuth'?"),
+        ({"view": Orbit(azimuth_of="wall.bricks")}, "azimuth_of = 'wall.bricks' is bits: name a continuous field"),
+        ({"view": Plane(tiles=Tiles(of="wall.brick", grid=(2, 3)))}, "tiles_of names no field 'wall.brick'.*bricks'?"),
+        ({"view": Plane(tiles=Tiles(of="wall.bricks", grid=(2, 2)))}, "grid of 2 x 2 needs role 'tiles' and size 4"),
+        ({"view": Plane(), "entities": (CAMERA,)}, "shows nothing, for no entity has a field of role 'position'"),
+        ({"view": Plane(), "entities": (_entity(role="position"),)}, "'e' has 1 position component"),
+    ],
+)
+def test_a_schema_that_makes_no_sense_is_refused(wrong: dict[str, Any], mend: str):
+    with pytest.raises(ValueError, match=mend):
+        _schema(**wrong)
+
+
+def test_an_unknown_kind_of_view_is_refused():
+    about = _schema(view=Plane()).to_json()
+    about["view"]["kind"] = "fisheye"
+    with pytest.raises(ValueError, match="unknown kind of view 'fisheye'; choose from plane, orbit"):
+        StateSchema.from_json(about)
+
+
+@pytest.mark.parametrize(
+    ("unit", "time"),
+    [
+        ("m/s", 0.2),
+        ("", 0.2),
+        ("cell/ms", 200.0),
+        ("m/min", 0.2 / 60),
+        ("px/frame", 4.0),
+        ("px / frame", 4.0),
+        ("m/step", 1.0),
+    ],
+)
+def test_a_step_lasts_as_long_as_the_velocitys_unit_says(unit: str, time: float):
+    assert _schema(fps=20, frames_per_step=4).step_time(unit) == pytest.approx(time)
+
+
+@pytest.mark.parametrize("unit", ["map unit/tic", "m"])
+def test_a_velocity_per_unknown_time_is_refused(unit: str):
+    with pytest.raises(ValueError, match=f"the unit {unit!r} names no time: write velocities per s, ms, min, frame"):
+        _schema().step_time(unit)
 
 
 BODY = Entity(
@@ -201,7 +151,7 @@ BODY = Entity(
         Field(name="colour", kind="categorical", role="colour", static=True, names=("red", "blue")),
         Field(name="position", kind="continuous", role="position", unit="m", size=2, low=-0.5, high=0.5, bins=8),
         Field(name="yaw", kind="continuous", role="orientation", low=0, high=1, bins=8, periodic=True),
-        Field(name="lit", kind="flag", role="lit"),
+        Field(name="lit", kind="flag", role="value"),
     ),
 )
 TABLE = StateSchema(name="table", entities=(BODY,))
@@ -258,6 +208,8 @@ def test_columns_are_found_by_name_and_by_role():
 @pytest.mark.parametrize(
     ("wrong", "mend"),
     [
+        ({"kind": "continous"}, "has the unknown kind 'continous': did you mean 'continuous'?"),
+        ({"kind": "flag", "size": 0}, "has size 0: a field has at least one component"),
         ({"kind": "continuous", "low": 1, "high": 1, "bins": 4}, "low < high and at least 2 bins"),
         ({"kind": "continuous", "bins": 1}, "low < high and at least 2 bins"),
         ({"kind": "categorical"}, "needs the names of its categories"),
@@ -267,5 +219,5 @@ def test_columns_are_found_by_name_and_by_role():
     ],
 )
 def test_a_field_that_makes_no_sense_is_refused(wrong: dict[str, Any], mend: str):
-    with pytest.raises(ValueError, match=f"field 'x': .*{mend}"):
-        Field(name="x", role="thing", **wrong)
+    with pytest.raises(ValueError, match=f"field 'x'.*{mend}"):
+        Field(name="x", role="value", **wrong)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.quantizer import Quantizer, QuantizerConfig
 from tokenizer.state_schema import StateSchema
-from tokenizer.video_tokenizer import Shown, VideoTokenizer, VideoTokenizerConfig
+from tokenizer.video_tokenizer import FrameStates, VideoTokenizer, VideoTokenizerConfig
 
 from ..worldmodel.tiny_world import PLANE
 
@@ -149,7 +149,7 @@ def test_unknown_states_are_no_states():
     known = torch.zeros(2, 1 + STEPS, dtype=torch.bool)
     known[1] = True
     with torch.no_grad():
-        told = tokenizer(video, Shown(states, states, known)).video
+        told = tokenizer(video, FrameStates(states, states, known)).video
         assert torch.equal(told[0], tokenizer(video).video[0])
         assert not torch.equal(told[1], tokenizer(video).video[1])
 
@@ -326,7 +326,7 @@ def test_a_saved_tokenizer_keeps_the_schema_of_its_states(tmp_path):
 
 def test_mistakes_are_answered_with_the_mend(tmp_path):
     tokenizer = tiny()
-    with pytest.raises(ValueError, match=r"16x16 RGB frames, got shape .*: resize them first"):
+    with pytest.raises(ValueError, match=r"16x16 RGB frames \(height x width\), got shape .*: resize them first"):
         tokenizer.encode(torch.zeros(1, 5, 8, 8, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"a clip has 1 \+ 4n frames, got 7: drop the last 2"):
         tokenizer.encode(torch.zeros(1, 7, 16, 16, 3, dtype=torch.uint8))

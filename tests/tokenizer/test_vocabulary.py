@@ -56,7 +56,7 @@ def test_ids_that_are_no_whole_numbers_are_refused():
 
 
 def test_anything_that_changes_an_ids_meaning_changes_the_fingerprint():
-    schema = StateSchema(name="a", entities=(Entity(name="e", fields=(Field(name="f", kind="flag", role="r"),)),))
+    schema = StateSchema(name="a", entities=(Entity(name="e", fields=(Field(name="f", kind="flag", role="value"),)),))
     text = TextTokenizer.train(["a red ball"], 400)
     base = Vocabulary.of(text=text, actions=ActionSpace.named("none", "go"), schema=schema, num_codes=7)
     assert base.to_json() | {"text": len(text), "action": 2, "state": 2, "video": 7} == base.to_json()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tokenizer.state_codec import StateCodec
 from tokenizer.state_schema import Entity, Field, StateSchema
 from worldmodel.state_estimator import StateEstimator
 from worldmodel.world import World
@@ -30,7 +31,7 @@ def estimator(schema: StateSchema = CROWD) -> StateEstimator:
     return shaken(StateEstimator(ESTIMATOR, schema), 0.15).eval()
 
 
-def noise(rows: int = 6, frames: int = 3) -> Tensor:
+def noise(rows: int = 6, frames: int = 1 + PLANE.frames_per_step) -> Tensor:
     return torch.randint(0, 256, (rows, frames, 16, 16, 3), generator=torch.Generator().manual_seed(1)).byte()
 
 
@@ -50,7 +51,7 @@ def test_only_legal_ids_have_a_chance() -> None:
     with torch.no_grad():
         ids, logits = network.say(noise())
     count = len(CROWD.static_slots)
-    legal = torch.cat([CROWD.legal_ranges("static"), CROWD.legal_ranges("absolute")])
+    legal = torch.cat([StateCodec(CROWD).legal_ranges("static"), StateCodec(CROWD).legal_ranges("absolute")])
     assert ((ids >= legal[:, 0]) & (ids < legal[:, 1])).all()
     for slot, (low, high) in enumerate(legal.tolist()):
         assert logits[:, slot, low:high].isfinite().all()

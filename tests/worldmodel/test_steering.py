@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tokenizer.state_codec import StateCodec
 from tokenizer.state_schema import Entity, Field
 from worldmodel.beginning import Beginning
 from worldmodel.rollout import Rollout
@@ -27,10 +28,10 @@ WORLD = tiny_world()
 WEATHER = Entity(
     name="weather",
     fields=(
-        Field(name="sky", kind="categorical", role="sky", names=("clear", "cloudy", "rain")),
-        Field(name="heat", kind="continuous", role="heat", low=-10, high=30, bins=20),
-        Field(name="wind", kind="continuous", role="wind", low=0, high=6, bins=24, periodic=True),
-        Field(name="lamps", kind="bits", role="lamps", size=11, change=1),
+        Field(name="sky", kind="categorical", role="value", names=("clear", "cloudy", "rain")),
+        Field(name="heat", kind="continuous", role="value", low=-10, high=30, bins=20),
+        Field(name="wind", kind="continuous", role="value", low=0, high=6, bins=24, periodic=True),
+        Field(name="lamps", kind="bits", role="value", size=11, change=1),
     ),
 )
 VARIED = replace(PLANE, entities=(*PLANE.entities, WEATHER))
@@ -112,7 +113,7 @@ def test_every_kind_of_field_can_be_held():
     for step in play(rollout, 6):
         scene = VARIED.to_dict(step.state[1])["weather"]
         assert scene == {**wished, "heat": pytest.approx(7.3), "wind": pytest.approx(5.95)}
-        said = VARIED.decode(rollout.now.state_ids, "absolute", step.state)[1]  # of its absolute ids, if it is one
+        said = StateCodec(VARIED).decode(rollout.now.state_ids, "absolute", step.state)[1]  # of absolute ids
         assert abs(value(said, "weather", "heat", VARIED) - 7.3) <= 1
         assert abs(value(said, "weather", "wind", VARIED) - 5.95) <= 0.125
         assert VARIED.to_dict(step.state[0])["weather"] != scene
@@ -195,7 +196,7 @@ def test_states_stay_within_limits_and_ids_say_so():
             assert (at <= torch.tensor(high_at)).all()
         assert on_arc(value(step.state[1], "ball", "yaw"), 1.2, 0.3, 1.5)
         at_end = ((step.state == low) | (step.state == high))[:, [slot.columns.start for slot in PLANE.slots]]
-        said = PLANE.encode(step.state, "change", before)  # nearest by place, where the codec's are by value
+        said = StateCodec(PLANE).encode(step.state, "change", before)
         assert ((rollout.now.state_ids - said)[at_end].abs() <= 1).all()
         stopped += int(at_end.sum())
         free.append(value(step.state[0], "player", "position"))

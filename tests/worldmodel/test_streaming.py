@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tokenizer.state_codec import StateCodec
 from worldmodel import beginning as beginning_file
 from worldmodel.beginning import Beginning
 from worldmodel.engines import torch_engine as engine_file
@@ -57,7 +58,7 @@ class Played:
         world, video = self.rollout.parts, torch.stack(self.video, 1)
         return DynamicsBatch(
             text=world.encode_captions(self.rollout.captions),
-            static=world.schema.encode(self.states[0], "static"),
+            static=StateCodec(world.schema).encode(self.states[0], "static"),
             actions=torch.stack(self.actions, 1),
             state_ids=torch.stack(self.state_ids, 1),
             states=torch.stack(self.states, 1),
@@ -163,7 +164,7 @@ def test_cached_streaming_equals_the_whole_forward(monkeypatch, world: World, k:
     if static:
         start = world.dynamics.layout.vocabulary.span("state").start
         spoken = whole.header[:, world.dynamics.layout.header_static]
-        for i, (low, high) in enumerate(world.schema.legal_ranges("static").tolist()):
+        for i, (low, high) in enumerate(StateCodec(world.schema).legal_ranges("static").tolist()):
             errors.append(difference(static[i], spoken[:, i, start + low : start + high]))
     assert max(errors) <= 1e-5
 
@@ -173,7 +174,7 @@ def test_the_first_state_is_drawn_from_what_teacher_forcing_gives_it(monkeypatch
     with torch.no_grad():
         whole = WORLD.dynamics(played.batch(), 16)
     _, first, _, _ = split(played, 16)
-    legal = WORLD.schema.legal_ranges("absolute")
+    legal = StateCodec(WORLD.schema).legal_ranges("absolute")
     for i, logits in enumerate(first):
         low, high = legal[i].tolist()
         assert logits[:, low:high].isfinite().all()
@@ -284,7 +285,9 @@ def test_a_state_changes_nothing_before_it_is_committed(monkeypatch):
         before = WORLD.dynamics(batch, 4)
         for t in (1, 6):
             ids = batch.state_ids.clone()
-            ids[:, t, 0] = ids[:, t, 0] + torch.where(ids[:, t, 0] > WORLD.schema.legal_ranges("change")[0, 0], -1, 1)
+            ids[:, t, 0] = ids[:, t, 0] + torch.where(
+                ids[:, t, 0] > StateCodec(WORLD.schema).legal_ranges("change")[0, 0], -1, 1
+            )
             after = WORLD.dynamics(replace(batch, state_ids=ids), 4)
             assert torch.equal(before.state[:, : t + 1], after.state[:, : t + 1])
             assert torch.equal(before.video[:, : t + 1], after.video[:, : t + 1])

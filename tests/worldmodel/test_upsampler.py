@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Orbit
 from worldmodel.frame_noise import FrameNoise
 from worldmodel.upsampler import StateMotion, Upsampler, UpsamplerConfig
 
@@ -36,7 +37,7 @@ def _scene() -> StateSchema:
         name="light",
         fields=(Field(name="angle", kind="continuous", role="light", low=-3, high=3, bins=64, periodic=True),),
     )
-    view = View(kind="orbit", distance=1.6, elevation=0.9, fovy=0.8)
+    view = Orbit(distance=1.6, elevation=0.9, fovy=0.8)
     return StateSchema(name="scene", entities=(body("player"), body("body_1"), camera, light), view=view)
 
 

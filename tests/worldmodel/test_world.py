@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenizer.scene.state_reader import StateReader
+from tokenizer.scene import StateReader
+from tokenizer.state_codec import StateCodec
 from tokenizer.text_tokenizer import TextTokenizer
 from worldmodel.beginning import SceneSampler
 from worldmodel.sampling import Sampling
@@ -201,7 +202,7 @@ def test_every_word_of_a_caption_is_heard_the_last_one_too():
 
 def test_a_caption_is_said_word_by_word_as_teacher_forcing_would():
     states = WORLD.start(seed=[1, 2]).state
-    ids = PLANE.encode(states, "static"), PLANE.encode(states, "absolute")
+    ids = StateCodec(PLANE).encode(states, "static"), StateCodec(PLANE).encode(states, "absolute")
     text, v = WORLD.vocabulary.span("text"), WORLD.vocabulary
     said = torch.full((2, 1), v.special("text"))
     for _ in range(WORLD.dynamics.layout.max_text):

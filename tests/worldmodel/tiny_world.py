@@ -11,10 +11,11 @@ from gymnasium import spaces
 from torch import nn
 
 from tokenizer.action_space import ActionSpace
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
+from tokenizer.view import Plane
 from tokenizer.vocabulary import Vocabulary
 from worldmodel.sampling import Sampling
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
@@ -37,7 +38,7 @@ PLANE = StateSchema(
     name="plane",
     frames_per_step=2,
     actions=("none", "left", "right"),
-    view=View(kind="plane", low=(-0.5, 0.5), high=(0.5, -0.5)),
+    view=Plane(low=(-0.5, 0.5), high=(0.5, -0.5)),
     entities=(
         Entity(name="player", fields=BODY),
         Entity(name="ball", fields=BODY),
@@ -46,7 +47,7 @@ PLANE = StateSchema(
             fields=(
                 Field(name="reward", kind="flag", role="reward"),
                 Field(name="terminated", kind="flag", role="terminated"),
-                Field(name="doors", kind="bits", role="doors", size=3),
+                Field(name="doors", kind="bits", role="value", size=3),
             ),
         ),
     ),

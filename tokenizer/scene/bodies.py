@@ -17,16 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.scene.branchless import must_be_branchless
+from tokenizer.branchless import must_be_branchless
 from tokenizer.scene.camera import camera, project
 from tokenizer.scene.planar import planar
 from tokenizer.scene.ray_casting import SOLIDS, cast_solids, coverage
-from tokenizer.scene.state_reader import Seen, StateReader
+from tokenizer.scene.state_reader import SceneReading, StateReader
 from tokenizer.state_schema import StateSchema
+from tokenizer.view import Orbit, Plane
 
 
 class BodyLayers(nn.Module):
-    """State vectors to premultiplied colours and what shines through, for pictures of ``resolution`` pixels.
+    """State vectors to premultiplied colours and what shines through, for pictures of ``size`` (height, width) pixels.
 
     A body without a size is a mark on the floor, of an extent that is learned.
 
@@ -41,12 +42,13 @@ class BodyLayers(nn.Module):
 
     unsized: Tensor
     up: Tensor
+    sides: Tensor
     colours: Tensor
 
     def __init__(
         self,
         schema: StateSchema,
-        resolution: int,
+        size: tuple[int, int],
         *,
         window: int | None = None,
         hidden: int = 32,
@@ -55,11 +57,13 @@ class BodyLayers(nn.Module):
     ) -> None:
         super().__init__()
         assert schema.view is not None
-        self.view, self.resolution, self.edge, self.mark = schema.view, resolution, edge, mark
-        self.window = window or resolution * 3 // 8
+        self.view, self.edge, self.mark = schema.view, edge, mark
+        self.height, self.width = size
+        self.window = min(window or self.height * 3 // 8, *size)
         self.read = StateReader(schema)
         unsized = self.read.size == schema.num_values
         self.register_buffer("unsized", unsized[None], persistent=False)
+        self.register_buffer("sides", torch.tensor(size[::-1]).float(), persistent=False)  # width, height
         self.register_buffer("up", torch.tensor([0.0, 0, 1]), persistent=False)
         self.register_buffer("colours", torch.tensor([1.0, 1, 1, 0]), persistent=False)  # of a layer's four parts
         self.num_sized = int((~unsized).sum())
@@ -84,8 +88,8 @@ class BodyLayers(nn.Module):
 
     def _windows(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """First row and column of each body's window, int64 (n, b), for places in the picture (n, b, 2)."""
-        corner = (at.detach() * self.resolution - self.window / 2).round()
-        corner = corner.masked_fill(corner.isnan(), 0).clamp(0, self.resolution - self.window).long()
+        corner = (at.detach() * self.sides.to(at) - self.window / 2).round()
+        corner = corner.masked_fill(corner.isnan(), 0).clamp_min(0).minimum(self.sides.to(at) - self.window).long()
         return corner[..., 1], corner[..., 0]
 
     def _rays(
@@ -94,11 +98,10 @@ class BodyLayers(nn.Module):
         """Each window pixel's ray in its body's frame, in units of the body's size: where it starts and where it
         goes, (n, b, 3, k, k) or broadcastable, and the direction from the body to the camera, (n, b, 3)."""
         pixels = torch.arange(self.window, device=state.device)
-        across = (column[..., None] + pixels + 0.5)[..., None, None, :] / self.resolution  # (n, b, 1, 1, k)
-        down = (row[..., None] + pixels + 0.5)[..., None, :, None] / self.resolution  # (n, b, 1, k, 1)
+        across = (column[..., None] + pixels + 0.5)[..., None, None, :] / self.width  # (n, b, 1, 1, k)
+        down = (row[..., None] + pixels + 0.5)[..., None, :, None] / self.height  # (n, b, 1, k, 1)
         turn = self._turn(yaw)
-        azimuth = self.read.azimuth(state)
-        if azimuth is None:  # a plane is seen straight from above
+        if isinstance(self.view, Plane):  # seen straight from above
             low, high = self.view.low, self.view.high
             x = low[0] + across * (high[0] - low[0]) - centre[..., :1, None, None]
             y = low[1] + down * (high[1] - low[1]) - centre[..., 1:2, None, None]
@@ -107,11 +110,15 @@ class BodyLayers(nn.Module):
             origin = origin + 4 * self.up.to(origin)[:, None, None]
             up = self.up.to(origin).expand_as(centre)
             return origin, -up[..., None, None], up
+        azimuth = self.read.azimuth(state)
+        assert isinstance(self.view, Orbit)
+        assert azimuth is not None
         axes, eye = camera(self.view, azimuth)
         axes = turn[:, :, None] @ axes[:, None, :, :, None]  # (n, b, 3 axes, 3, 1)
         right, up, forward = axes[..., None].unbind(2)
         reach = tan(self.view.fovy / 2)
-        ray = torch.addcmul(forward, right, (2 * across - 1) * reach) + up * ((1 - 2 * down) * reach)
+        wide = reach * self.width / self.height
+        ray = torch.addcmul(forward, right, (2 * across - 1) * wide) + up * ((1 - 2 * down) * reach)
         origin = (turn @ (eye[:, None] - centre)[..., None]) / size[..., None, None]
         return origin[..., None], ray, F.normalize(origin[..., 0], dim=-1)
 
@@ -141,8 +148,8 @@ class BodyLayers(nn.Module):
 
     # -- the picture --------------------------------------------------------------------------------
 
-    def forward(self, state: Tensor, seen: Seen | None = None) -> Tensor:
-        """States (n, num_values) to (n, 4, resolution, resolution): three premultiplied colours, and what shines
+    def forward(self, state: Tensor, seen: SceneReading | None = None) -> Tensor:
+        """States (n, num_values) to (n, 4, height, width): three premultiplied colours, and what shines
         through to what lies behind. ``seen`` is what is read of the states, if that is at hand."""
         if seen is None:
             seen = self.read.forward(state)
@@ -150,7 +157,7 @@ class BodyLayers(nn.Module):
         size = torch.where(self.unsized, self.mark * self.read.unit * self.extent.exp(), seen.size.clamp_min(1e-3))
         height = torch.where(self.unsized, size.detach(), seen.centre[..., 2])
         centre = torch.cat([seen.centre[..., :2], height[..., None]], -1)
-        at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None])
+        at, scale = project(self.view, centre, None if azimuth is None else azimuth[:, None], self.width / self.height)
         there, drawn, sized = torch.ones_like(self.unsized[0]), self.unsized.shape[1], self.num_sized
         if not must_be_branchless(state):  # who is nowhere to be seen need not be cast
             there = (seen.present > 0).any(0)
@@ -177,16 +184,16 @@ class BodyLayers(nn.Module):
             through = 1 - shadowed * (torch.sigmoid(shadow.to(state)) * present[..., None])
             marked, clear = (marked * through)[:, :, None], ((1 - marked) * through)[:, :, None]
             under = torch.cat([below[..., None] * marked, clear], 2)
-            canvas = state.new_zeros(len(row), 4, self.resolution**2)
+            canvas = state.new_zeros(len(row), 4, self.height * self.width)
             canvas[:, 3] = 1
             canvas = self._over(canvas, under, row, column)
             if not sized:
-                return canvas.unflatten(2, 2 * [self.resolution])
+                return canvas.unflatten(2, (self.height, self.width))
             origin, ray, floor = (x[:, :sized] if x.shape[1] > 1 else x for x in (origin, ray, floor))
             light, view, size, yaw, centre, kind, row, column, present = (
                 x[:, :sized] for x in (light, view, size, yaw, centre, kind, row, column, present)
             )
-            pixel = 1 / (self.resolution * scale[:, :sized] * size)
+            pixel = 1 / (self.height * scale[:, :sized] * size)
             with torch.no_grad():
                 casts = cast_solids(origin, ray, pixel, self.edge).flatten(3)  # (n, b, 3, 7 * k * k)
             share = solid[:, :sized, None].to(state).softmax(-1)
@@ -200,7 +207,7 @@ class BodyLayers(nn.Module):
         with torch.autocast(state.device.type, enabled=False):
             colours = torch.stack([tint, gloss, torch.ones_like(tint)], -1)[:, :sized]
             over = torch.cat([colours @ (shaded[:, :, :3] * cover[:, :, None]), 1 - cover[:, :, None]], 2)
-        return self._over(canvas, over, row, column).unflatten(2, 2 * [self.resolution])
+        return self._over(canvas, over, row, column).unflatten(2, (self.height, self.width))
 
     @staticmethod
     def _features(surface: Tensor, light: Tensor, view: Tensor, place: Tensor) -> Tensor:
@@ -217,7 +224,7 @@ class BodyLayers(nn.Module):
     def _over(self, canvas: Tensor, layers: Tensor, row: Tensor, column: Tensor) -> Tensor:
         """A canvas (n, 4, pixels) with each body's layer (n, b, 4, k * k) over those before it."""
         pixels = torch.arange(self.window, device=row.device)
-        down, across = (row[..., None] + pixels) * self.resolution, column[..., None] + pixels
+        down, across = (row[..., None] + pixels) * self.width, column[..., None] + pixels
         place = (down[..., None] + across[..., None, :]).flatten(2)[:, :, None].expand(-1, -1, 4, -1)
         colours = layers * self.colours.to(layers)[:, None]
         for i in range(layers.shape[1]):

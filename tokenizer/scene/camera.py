@@ -8,16 +8,16 @@ from math import cos, sin, tan
 import torch
 from torch import Tensor
 
-from tokenizer.state_schema import View
+from tokenizer.view import Orbit, Plane, View
 
 
-def project(view: View, points: Tensor, azimuth: Tensor | None) -> tuple[Tensor, Tensor]:
+def project(view: View, points: Tensor, azimuth: Tensor | None, aspect: float = 1.0) -> tuple[Tensor, Tensor]:
     """Points (..., 3) to picture coordinates in [0, 1] (x right, y down) and how large a unit length looks there.
 
-    ``azimuth`` (broadcastable to ``points[..., 0]``) turns an orbiting camera; the second value is in picture
-    heights per unit, (...,).
+    ``azimuth`` (broadcastable to ``points[..., 0]``) turns an orbiting camera, whose picture is ``aspect`` times as
+    wide as high; the second value is in picture heights per unit, (...,).
     """
-    if view.kind == "plane":
+    if isinstance(view, Plane):
         low, high = _corners(view, points.device, points.dtype)
         scale = 1 / (high - low).abs()[1]
         return (points[..., :2] - low) / (high - low), scale.expand(points.shape[:-1])
@@ -25,18 +25,22 @@ def project(view: View, points: Tensor, azimuth: Tensor | None) -> tuple[Tensor,
     axes, eye = camera(view, azimuth)
     right, up, forward = (axes * (points - eye)[..., None, :]).sum(-1).unbind(-1)
     scale = 0.5 / tan(view.fovy / 2) / forward.clamp_min(1e-3)
-    return torch.stack([0.5 + right * scale, 0.5 - up * scale], -1), scale
+    across = right * scale if aspect == 1 else right * (scale / aspect)
+    return torch.stack([0.5 + across, 0.5 - up * scale], -1), scale
 
 
-def unproject(view: View, picture: Tensor, azimuth: Tensor | None, height: Tensor | float = 0.0) -> Tensor:
+def unproject(
+    view: View, picture: Tensor, azimuth: Tensor | None, height: Tensor | float = 0.0, aspect: float = 1.0
+) -> Tensor:
     """The point (..., 2) seen at picture coordinates (..., 2) on the floor, or on the plane at ``height`` (..., 1)."""
-    if view.kind == "plane":
+    if isinstance(view, Plane):
         low, high = _corners(view, picture.device, picture.dtype)
         return low + picture * (high - low)
     assert azimuth is not None
     axes, eye = camera(view, azimuth)
     across = (2 * picture - 1) * tan(view.fovy / 2)
-    ray = axes[..., 2, :] + across[..., :1] * axes[..., 0, :] - across[..., 1:] * axes[..., 1, :]
+    right = across[..., :1] if aspect == 1 else across[..., :1] * aspect
+    ray = axes[..., 2, :] + right * axes[..., 0, :] - across[..., 1:] * axes[..., 1, :]
     reach = (eye[..., 2:] - height) / (-ray[..., 2:]).clamp_min(0.05)  # rays above the horizon end far out
     return eye[..., :2] + reach * ray[..., :2]
 
@@ -48,7 +52,7 @@ def cell_centres(grid: tuple[int, int]) -> Tensor:
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
-def camera(view: View, azimuth: Tensor) -> tuple[Tensor, Tensor]:
+def camera(view: Orbit, azimuth: Tensor) -> tuple[Tensor, Tensor]:
     """An orbiting camera's unit vectors right, up and forward, (..., 3, 3), and its eye, (..., 3)."""
     turn = torch.stack([azimuth.cos(), azimuth.sin(), torch.ones_like(azimuth)], -1)
     # No matrix product: autocast would round it.
@@ -58,13 +62,13 @@ def camera(view: View, azimuth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _corners(view: View, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _corners(view: Plane, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A plane's left-top and right-bottom corners, (2,) each. Made once: a constant comes from the host."""
     return torch.tensor(view.low, device=device, dtype=dtype), torch.tensor(view.high, device=device, dtype=dtype)
 
 
 @cache
-def _orbit(view: View, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _orbit(view: Orbit, device: torch.device, dtype: torch.dtype) -> Tensor:
     """What cosine and sine of the azimuth and 1 contribute to right, up, forward and eye, (3, 12)."""
     e, d, (x, y, z) = view.elevation, view.distance, view.target
     cos_e, sin_e = cos(e), sin(e)

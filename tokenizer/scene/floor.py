@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.scene.branchless import must_be_branchless
+from tokenizer.branchless import must_be_branchless
 from tokenizer.scene.camera import camera, cell_centres, unproject
 from tokenizer.scene.planar import planar
 from tokenizer.scene.ray_casting import coverage
 from tokenizer.scene.state_reader import StateReader
 from tokenizer.state_schema import StateSchema
+from tokenizer.view import Orbit, Plane
 
 
 class FloorShader(nn.Module):
-    """State vectors to a layer of the floor, (n, 4, resolution, resolution) like those of bodies, pixel by pixel.
+    """State vectors to a layer of the floor, (n, 4, height, width) like those of bodies, pixel by pixel.
 
     Floor and walls, if there are any, end somewhere near the bounds of what has a position. So every pixel is told
     which of a few level rectangles around those bounds its ray passes through, as sharply as pixels are; how high they
@@ -31,10 +32,10 @@ class FloorShader(nn.Module):
     LEVELS: ClassVar = ((0.0, 0.0), (0.0, 0.1), (0.1, 0.0), (0.1, 0.1))
     STEP = 0.02  # by which a learned number of one changes them
 
-    def __init__(self, schema: StateSchema, resolution: int, hidden: int = 32, edge: float = 1.0) -> None:
+    def __init__(self, schema: StateSchema, size: tuple[int, int], hidden: int = 32, edge: float = 1.0) -> None:
         super().__init__()
         assert schema.view is not None
-        self.view, self.resolution, self.edge, self.read = schema.view, resolution, edge, StateReader(schema)
+        self.view, self.size, self.edge, self.read = schema.view, size, edge, StateReader(schema)
         self.register_buffer("points", self._points(), persistent=False)
         fields = [f for e in schema.entities for f in e.fields if f.role == "position"]
         low, high = min(f.low for f in fields), max(f.high for f in fields)
@@ -52,11 +53,12 @@ class FloorShader(nn.Module):
     def _points(self) -> Tensor:
         """The pixels' places in the picture (pixels, 2), or the directions of their rays in the camera's frame
         (3, pixels)."""
-        at = cell_centres((self.resolution, self.resolution))
-        if self.view.kind == "plane":
+        at = cell_centres(self.size)
+        if isinstance(self.view, Plane):
             return at
         reach = tan(self.view.fovy / 2)
         across, down = ((2 * at - 1) * reach).unbind(1)
+        across = across * (self.size[1] / self.size[0])
         return torch.stack([across, -down, torch.ones_like(across)])
 
     def forward(self, state: Tensor, scene: Tensor | None = None) -> Tensor:
@@ -78,7 +80,7 @@ class FloorShader(nn.Module):
             hidden = planar(self.mix, F.relu(hidden, inplace=True))
             colour = planar(self.out, F.relu(hidden, inplace=True)).to(scene)
         through = torch.sigmoid(-colour[:, 3:])
-        return torch.cat([colour[:, :3] * (1 - through), through], 1).unflatten(2, 2 * [self.resolution])
+        return torch.cat([colour[:, :3] * (1 - through), through], 1).unflatten(2, self.size)
 
     def _places(self, azimuth: Tensor | None, like: Tensor) -> Tensor:
         """Where on the floor pixels lie, about one at the bounds, and which rectangles they show: (n, 6, pixels)."""
@@ -87,6 +89,7 @@ class FloorShader(nn.Module):
             floor = (unproject(self.view, self.points.to(like), None).transpose(-2, -1) - self.middle) / self.bound
             floor = level = floor.expand(len(like), 1, -1, -1)
         else:  # a ray passes a height where it is nearer to the eye by that share of the way
+            assert isinstance(self.view, Orbit)
             axes, eye = camera(self.view, azimuth)
             ray = axes.transpose(-2, -1) @ self.points.to(like)  # (n, 3, pixels)
             reach = eye[:, 2:, None] / (-ray[:, 2:]).clamp_min(0.05)  # rays above the horizon end far out
@@ -95,5 +98,5 @@ class FloorShader(nn.Module):
             share = (height * self.bound / eye[:, 2:])[..., None, None]
             level = torch.lerp(floor, toward[:, None], share)
         inside = 1 + beyond[:, None] - level.abs().amax(2)  # (n, 4, pixels)
-        shown = coverage(inside.unflatten(-1, 2 * [self.resolution]), self.edge).flatten(2)
+        shown = coverage(inside.unflatten(-1, self.size), self.edge).flatten(2)
         return torch.cat([floor[:, 0].clamp(-1.5, 1.5), 2 * shown - 1], 1)

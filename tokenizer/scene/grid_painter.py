@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.scene.camera import cell_centres, unproject
-from tokenizer.scene.state_reader import Seen, StateMotion, StateReader
+from tokenizer.scene.state_reader import SceneReading, StateMotion, StateReader
 from tokenizer.scene.tiles import tile_at
 from tokenizer.state_schema import StateSchema
+from tokenizer.view import Orbit
 
 
 class GridPainter(nn.Module):
@@ -49,17 +50,15 @@ class GridPainter(nn.Module):
         moments: int = 1,
     ) -> None:
         super().__init__()
-        if schema.view is None:
-            raise ValueError(
-                f"the schema {schema.name!r} has no view: without it, bodies cannot be placed in the picture"
-            )
+        assert schema.view is not None
         self.read = StateReader(schema)
         self.grid, self.view, self.samples, self.moments = grid, schema.view, samples, moments
         self.motion = StateMotion(schema)
         rows, columns = grid
+        self.aspect = columns / rows  # cells are square
         down, across = ((torch.arange(count * samples) + 0.5) / (count * samples) for count in grid)
         points = torch.stack(torch.meshgrid(down, across, indexing="ij")[::-1], -1).flatten(0, 1)
-        heights = (-1.0, 0.0, 1.0) if schema.view.kind == "orbit" else (0.0,)  # in half extents from the centre
+        heights = (-1.0, 0.0, 1.0) if isinstance(schema.view, Orbit) else (0.0,)  # in half extents from the centre
         for name, table in (
             ("cells", cell_centres(grid)),  # (h*w, 2)
             ("scale", torch.tensor([columns, rows]) * (8 / rows)),
@@ -79,8 +78,10 @@ class GridPainter(nn.Module):
         self.floor = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, width)
         self.tiles = None
-        if self.read.tiles is not None:
-            tile = tile_at(schema.view, unproject(schema.view, points, None))  # that each point of each cell lies in
+        if not isinstance(schema.view, Orbit) and schema.view.tiles is not None:
+            tile = tile_at(
+                schema.view.tiles, unproject(schema.view, points, None)
+            )  # that each point of each cell lies in
             tile = tile.view(rows, samples, columns, samples).transpose(1, 2).reshape(rows * columns, -1)
             self.register_buffer("tile", tile, persistent=False)
             self.tiles = nn.Linear(2 * samples**2, hidden, bias=False)
@@ -93,7 +94,7 @@ class GridPainter(nn.Module):
         features = [offset.clamp(-3, 3) / 2, torch.tanh(2 * offset), torch.sin(3 * offset.clamp(-1, 1))]
         return torch.cat([*features, torch.exp(-2 * square), near], -1), near[..., 0]
 
-    def _cover(self, state: Tensor, seen: Seen, at: Tensor, radius: Tensor, sharp: Tensor) -> Tensor:
+    def _cover(self, state: Tensor, seen: SceneReading, at: Tensor, radius: Tensor, sharp: Tensor) -> Tensor:
         """(N, cells, bodies, masks * samples**2): 1 where a mask covers a point, 0 elsewhere, soft by half a sample.
 
         ``at`` (N, moments, bodies, 2) and ``radius`` (N, moments, bodies) are as pictured; ``sharp`` (N, bodies) is how
@@ -102,13 +103,14 @@ class GridPainter(nn.Module):
         """
         dense = 2 * len(self.down)
         across, down = self.across.to(at) - at[..., :1], self.down.to(at) - at[..., 1:]
+        across = across if self.aspect == 1 else across * self.aspect  # in picture heights
         distance = (across.square()[..., None, :] + down.square()[..., :, None]).sqrt()
         discs = (radius[..., None, None] - distance) * dense
 
         size, azimuth = seen.size[:, :, None], self.read.azimuth(state)
         heights = seen.centre[:, :, None, 2:] + size[..., None] * self.heights.to(state)  # (N, bodies, heights, 1)
         turned = None if azimuth is None else azimuth[:, None, None, None]
-        ground = unproject(self.view, self.points.to(state), turned, heights[..., None])
+        ground = unproject(self.view, self.points.to(state), turned, heights[..., None], self.aspect)
         offset = ground - seen.centre[:, :, None, None, :2]  # (N, bodies, heights, points, 2)
         x, y = offset[..., 0], offset[..., 1]
         cos, sin = seen.yaw[:, :, None, None].cos(), seen.yaw[:, :, None, None].sin()
@@ -131,7 +133,8 @@ class GridPainter(nn.Module):
     def _floor_features(self, state: Tensor, previous: Tensor) -> Tensor:
         """Where on the floor each cell looks now and a step ago, as waves too: (N, cells, 4 * (1 + 2 * OCTAVES))."""
         azimuth = self.read.azimuth(torch.cat([state, previous]))
-        floor = unproject(self.view, self.cells.to(state), None if azimuth is None else azimuth[:, None])
+        turned = None if azimuth is None else azimuth[:, None]
+        floor = unproject(self.view, self.cells.to(state), turned, aspect=self.aspect)
         floor = floor.expand(2 * len(state), -1, -1)
         at = (2 * torch.cat(floor.chunk(2), -1)).clamp(-3, 3)
         waves = torch.cat([pi * 2**octave * at for octave in range(self.OCTAVES)], -1)
@@ -142,7 +145,7 @@ class GridPainter(nn.Module):
         dtype, count = self.out.weight.dtype, len(state)
         seen, before = self.read(state), self.read(previous)
         track = torch.cat([previous[:, None], self.motion(previous, state, self.moments)], 1)
-        at, radius, sharp = (x.unflatten(0, (count, -1)) for x in self.read.picture(track.flatten(0, 1)))
+        at, radius, sharp = (x.unflatten(0, (count, -1)) for x in self.read.picture(track.flatten(0, 1), self.aspect))
         ends = torch.stack([at[:, -1], at[:, 0]], 1)
         offsets, near = self._offset_features(ends.flatten(0, 1))
         offsets, near = offsets.unflatten(0, (count, 2)), near.unflatten(0, (count, 2))
@@ -167,3 +170,8 @@ class GridPainter(nn.Module):
             stands = [F.pad(x[:, self.read.tiles], (0, 1))[:, self.tile] for x in (state, previous)]
             place = place + self.tiles(torch.cat(stands, -1).to(dtype))
         return self.out(painted + self.floor(F.gelu(place)))
+
+
+def grid_painter(schema: StateSchema, grid: tuple[int, int], width: int, *, moments: int = 1) -> GridPainter | None:
+    """What paints a schema's states onto ``grid`` (rows, columns), ``width`` wide; None where it has no view."""
+    return None if schema.view is None else GridPainter(schema, grid, width, moments=moments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import pi
 from typing import Any
 
 import torch
@@ -12,16 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.scene.camera import project
+from tokenizer.state_embedding import StateInputs
 from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Orbit, Plane
 
 
 @dataclass(frozen=True)
-class Seen:
+class SceneReading:
     """What states (N, num_values) say of their B bodies and of the rest, zero where a role is missing.
 
     position, velocity: (N, B, 2 or 3). centre: (N, B, 3), the position, standing on the floor if it has no height.
     size, present, yaw: (N, B). orientation: (N, B, 2), cosine and sine, turned once per period of its field.
-    kind: (N, B, num_kind). scene: (N, num_scene). encoded: (N, num_encoded), every value as network input, then a zero.
+    kind: (N, B, num_kind). scene: (N, num_scene). inputs: (N, size + 1), every value as ``StateInputs`` gives it.
     """
 
     position: Tensor
@@ -33,7 +34,7 @@ class Seen:
     orientation: Tensor
     kind: Tensor
     scene: Tensor
-    encoded: Tensor
+    inputs: Tensor
 
     @property
     def overlapping(self) -> Tensor:
@@ -58,25 +59,16 @@ class StateReader(nn.Module):
     size: Tensor
     present: Tensor
     orientation: Tensor
-    turned: Tensor  # entries of the encoded state
+    turned: Tensor  # which network inputs
     kinds: Tensor
     rest: Tensor
     marks: Tensor
-    linear_column: Tensor
-    linear_a: Tensor
-    linear_b: Tensor
-    chosen_column: Tensor
-    chosen_a: Tensor
-    chosen_b: Tensor
-    angle_column: Tensor
-    angle_a: Tensor
-    angle_b: Tensor
 
     def __init__(self, schema: StateSchema) -> None:
         super().__init__()
         self.schema = schema
         self.bodies = [i for i, e in enumerate(schema.entities) if any(f.role == "position" for f in e.fields)]
-        self._tabulate_inputs()
+        self.inputs = StateInputs(schema)
         entities = [schema.entities[i] for i in self.bodies]
         zero, one = schema.num_values, schema.num_values + 1
 
@@ -95,8 +87,8 @@ class StateReader(nn.Module):
 
         def inputs(entity: Entity, role: str, width: int, periodic: bool = False) -> list[int]:
             fields = [f for f in entity.fields if f.role == role and f.periodic >= periodic]
-            found = self.inputs_of(entity, fields[0])[:width] if fields else []
-            return found + [self.num_encoded] * (width - len(found))
+            found = self.inputs.entries(entity, fields[0])[:width] if fields else []
+            return found + [self.inputs.size] * (width - len(found))
 
         names = {role: self._names(role) for role in ("shape", "colour", "material")}
         self._keep(
@@ -119,14 +111,17 @@ class StateReader(nn.Module):
             for f in e.fields
             if e not in entities and f.role not in ("reward", "terminated", "motion", "tiles")
         ]
-        self._keep("rest", [i for e, f in scene for i in self.inputs_of(e, f)], torch.long)
+        self._keep("rest", [i for e, f in scene for i in self.inputs.entries(e, f)], torch.long)
         self.num_scene = len(self.rest)
         # The column of the light's angle about the vertical, if there is one.
         lights = [self._columns(e, f)[0] for e, f in scene if f.role == "light" and f.periodic]
         self.light = lights[0] if lights else None
         # Where the tiles of a plane stand in the state, if there are any.
-        tiled = schema.view is not None and bool(schema.view.tiles_of)
-        self.tiles = schema.columns(*schema.view.tiles_of.split(".")) if schema.view is not None and tiled else None
+        tiles = schema.view.tiles if isinstance(schema.view, Plane) else None
+        self.tiles = None if tiles is None else schema.columns(*tiles.of.split("."))
+        # The column of the camera's azimuth, if the view turns.
+        orbit = schema.view if isinstance(schema.view, Orbit) else None
+        self.turning = None if orbit is None else schema.columns(*orbit.azimuth_of.split(".")).start
 
     def _keep(self, name: str, values: Sequence[Any], dtype: torch.dtype, shape: tuple[int, ...] = (-1,)) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=dtype).reshape(shape), persistent=False)
@@ -147,85 +142,39 @@ class StateReader(nn.Module):
                     names.update(dict.fromkeys(f.names))
         return tuple(names)
 
-    def _tabulate_inputs(self) -> None:
-        """Numbers every network input: linear ones, then categories, then cosines and sines of angles."""
-        linear: list[tuple[int, float, float]] = []
-        chosen: list[tuple[int, int, int]] = []
-        angles: list[tuple[int, float, float]] = []
-        found: dict[tuple[str, str], list[tuple[str, int]]] = {}
-        for entity in self.schema.entities:
-            for f in entity.fields:
-                here = found.setdefault((entity.name, f.name), [])
-                columns = self._columns(entity, f)
-                if f.kind == "categorical":
-                    here += [("chosen", len(chosen) + i) for i in range(len(columns) * len(f.names))]
-                    chosen += [(c, i, len(f.names) - 1) for c in columns for i in range(len(f.names))]
-                elif f.kind == "continuous" and f.periodic:
-                    here += [(part, len(angles) + i) for part in ("cos", "sin") for i in range(len(columns))]
-                    turn = 2 * pi / (f.high - f.low)
-                    angles += [(c, turn, -turn * f.low) for c in columns]
-                else:
-                    here += [("linear", len(linear) + i) for i in range(len(columns))]
-                    law = (2 / (f.high - f.low), -2 * f.low / (f.high - f.low) - 1)
-                    linear += [(c, *law) if f.kind == "continuous" else (c, 1.0, 0.0) for c in columns]
-        starts = {"linear": 0, "chosen": len(linear)}
-        starts["cos"] = starts["chosen"] + len(chosen)
-        starts["sin"] = starts["cos"] + len(angles)
-        self._inputs = {key: [starts[part] + i for part, i in places] for key, places in found.items()}
-        self.num_encoded = starts["sin"] + len(angles)
-        for name, rows in (("linear", linear), ("chosen", chosen), ("angle", angles)):
-            self._keep(f"{name}_column", [row[0] for row in rows], torch.long)
-            self._keep(f"{name}_a", [row[1] for row in rows], torch.float)
-            self._keep(f"{name}_b", [row[2] for row in rows], torch.float)
-
-    def inputs_of(self, entity: Entity, f: Field) -> list[int]:
-        """Which entries of ``encoded`` say a field: a value in [-1, 1], a category one-hot, cosines and sines."""
-        return self._inputs[entity.name, f.name]
-
-    def encoded(self, state: Tensor) -> Tensor:
-        """(N, num_values) to (N, num_encoded + 1), network inputs of about unit size; the last is zero."""
-        linear = torch.addcmul(self.linear_b.to(state), state[:, self.linear_column], self.linear_a.to(state))
-        named = state[:, self.chosen_column].round().clamp_min(0).minimum(self.chosen_b.to(state))
-        angle = torch.addcmul(self.angle_b.to(state), state[:, self.angle_column], self.angle_a.to(state))
-        chosen = (named == self.chosen_a.to(state)).to(state)
-        return torch.cat([linear, chosen, angle.cos(), angle.sin(), state.new_zeros(len(state), 1)], 1)
-
     def scene(self, state: Tensor) -> Tensor:
         """(N, num_values) to (N, num_scene)."""
-        return self.encoded(state)[:, self.rest]
+        return self.inputs(state)[:, self.rest]
 
-    def forward(self, state: Tensor) -> Seen:
-        encoded = self.encoded(state)
+    def forward(self, state: Tensor) -> SceneReading:
+        inputs = self.inputs(state)
         padded = F.pad(F.pad(state, (0, 1)), (0, 1), value=1.0)
         position, size = padded[:, self.position], padded[:, self.size]
         marks = self.marks.to(state).expand(len(state), -1, -1)
-        return Seen(
+        return SceneReading(
             position=position,
             velocity=padded[:, self.velocity],
             centre=self._standing(position, size),
             size=size,
             present=padded[:, self.present],
             yaw=padded[:, self.orientation],
-            orientation=encoded[:, self.turned],
-            kind=torch.cat([encoded[:, self.kinds], size[..., None] * (10 / self.unit), marks], -1),
-            scene=encoded[:, self.rest],
-            encoded=encoded,
+            orientation=inputs[:, self.turned],
+            kind=torch.cat([inputs[:, self.kinds], size[..., None] * (10 / self.unit), marks], -1),
+            scene=inputs[:, self.rest],
+            inputs=inputs,
         )
 
     @staticmethod
     def _standing(position: Tensor, size: Tensor) -> Tensor:
         return position if position.shape[-1] == 3 else torch.cat([position, size[..., None]], -1)
 
-    def relative(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+    def relative(self, seen: SceneReading) -> tuple[Tensor, Tensor, Tensor]:
         """Positions and velocities in the plane, (N, B, 2), and sizes, (N, B), in units of their own ranges."""
         return seen.position[..., :2] / self.unit, seen.velocity[..., :2] / self.pace, seen.size / self.unit
 
     def azimuth(self, state: Tensor) -> Tensor | None:
         """(N,) or None when the view does not turn."""
-        if self.schema.view is None or self.schema.view.kind != "orbit":
-            return None
-        entity, name = self.schema.view.azimuth_of.split(".")
-        return state[:, self.schema.columns(entity, name).start]
+        return None if self.turning is None else state[:, self.turning]
 
     def motion(self, state: Tensor) -> Tensor:
         """Mean speed of the bodies that are there and have a velocity but the first (the player): (N,), in its unit."""
@@ -241,13 +190,14 @@ class StateReader(nn.Module):
                 states[:, self.schema.columns(entity.name, f.name)] = f.legal(self.motion(states[:1]))
         return states
 
-    def picture(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where bodies are seen, (N, B, 2), their apparent radius and how many picture heights a unit is, (N, B)."""
+    def picture(self, state: Tensor, aspect: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Where bodies are seen in a picture ``aspect`` times as wide as high, (N, B, 2), their apparent radius and how
+        many picture heights a unit is, (N, B)."""
         assert self.schema.view is not None
         padded, azimuth = F.pad(state, (0, 1)), self.azimuth(state)
         size = padded[:, self.size]
         centre = self._standing(padded[:, self.position], size)
-        at, scale = project(self.schema.view, centre, None if azimuth is None else azimuth[:, None])
+        at, scale = project(self.schema.view, centre, None if azimuth is None else azimuth[:, None], aspect)
         return at, scale * size, scale
 
 

@@ -7,20 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.scene.camera import cell_centres
-from tokenizer.scene.state_reader import Seen, StateReader
-from tokenizer.state_schema import StateSchema, View
+from tokenizer.scene.state_reader import SceneReading, StateReader
+from tokenizer.state_schema import StateSchema
+from tokenizer.view import Plane, Tiles
 
 
-def tile_middles(view: View) -> Tensor:
+def tile_middles(tiles: Tiles) -> Tensor:
     """Where the tiles of a plane lie, (rows * columns, 2), in the positions' units."""
-    low, high = torch.tensor(view.tiles_low), torch.tensor(view.tiles_high)
-    return low + cell_centres(view.tiles) * (high - low)
+    low, high = torch.tensor(tiles.low), torch.tensor(tiles.high)
+    return low + cell_centres(tiles.grid) * (high - low)
 
 
-def tile_at(view: View, places: Tensor) -> Tensor:
+def tile_at(tiles: Tiles, places: Tensor) -> Tensor:
     """Which tile places (..., 2) lie in, int64 (...), row by row; as many as there are for none."""
-    rows, columns = view.tiles
-    low, high = torch.tensor(view.tiles_low), torch.tensor(view.tiles_high)
+    rows, columns = tiles.grid
+    low, high = torch.tensor(tiles.low), torch.tensor(tiles.high)
     column, row = ((places - low) / (high - low) * torch.tensor([columns, rows])).floor().long().unbind(-1)
     inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
     return torch.where(inside, row * columns + column, rows * columns)
@@ -42,22 +43,22 @@ class TilePainter(nn.Module):
 
     def __init__(self, schema: StateSchema, read: StateReader, width: int, hidden: int = 48, told: int = 16) -> None:
         super().__init__()
-        view = schema.view
-        assert view is not None
+        assert isinstance(schema.view, Plane)
+        tiled = schema.view.tiles
+        assert tiled is not None
         assert read.tiles is not None
-        self.read, self.grid = read, view.tiles
-        units = [f.unit for e in schema.entities for f in e.fields if f.role == "velocity"]
-        per_frame = bool(units) and units[0].endswith("/frame")
-        self.step = schema.frames_per_step / (1 if per_frame else schema.fps)  # of the velocities' time
-        size = (torch.tensor(view.tiles_high) - torch.tensor(view.tiles_low)) / torch.tensor(view.tiles[::-1])
-        start, count = read.tiles.start, view.tiles[0] * view.tiles[1]
+        self.read, self.grid = read, tiled.grid
+        units = [f.unit for f in schema.fields_of("velocity").values()]
+        self.step = schema.step_time(units[0] if units else "")  # in the velocities' time
+        size = (torch.tensor(tiled.high) - torch.tensor(tiled.low)) / torch.tensor(tiled.grid[::-1])
+        start, count = read.tiles.start, tiled.count
         slots = [
             [c - start for c in range(s.columns.start, s.columns.stop)] if s.field.role == "tiles" else []
             for s in schema.slots
         ]
         slot_tiles = torch.tensor([[*tiles, *[count] * (8 - len(tiles))] for tiles in slots])
         for name, table in (
-            ("middles", tile_middles(view)),
+            ("middles", tile_middles(tiled)),
             ("extent", size / 2),
             ("slot_tiles", slot_tiles),  # (slots, 8); count for none
             ("of_tiles", torch.tensor([[float(bool(tiles))] for tiles in slots])),
@@ -70,7 +71,7 @@ class TilePainter(nn.Module):
         self.hitting = nn.Linear(hidden, told, bias=False)
         self.slots = nn.Linear(8 * told, width)
 
-    def forward(self, state: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, seen: SceneReading) -> tuple[Tensor, Tensor]:
         """States (N, num_values) to what bodies, (N, bodies, width), and the state's slots, (N, slots, width), meet."""
         dtype, stands = self.mix.weight.dtype, state[:, self.read.tiles]
         position, way = seen.position[..., :2], seen.velocity[..., :2] * self.step

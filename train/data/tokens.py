@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tokenizer.scene.state_reader import StateReader
+from tokenizer.scene import StateReader
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer

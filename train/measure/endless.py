@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.clip import Episode
-from tokenizer.scene.state_reader import StateReader
+from tokenizer.scene import StateReader
 from train.measure.measurements import Numbers, start
 from train.measure.metrics import laplacian_variance, psnr
 from worldmodel.rollout import Rollout

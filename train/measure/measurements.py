@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tokenizer.clip import Clip, Episode
 from tokenizer.state_schema import StateSchema
-from tokenizer.video_autoencoder import Shown
+from tokenizer.video_autoencoder import FrameStates
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.tokens import TokenisedEpisode
 from train.measure.metrics import (
@@ -232,7 +232,7 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
         pictures.imagined.append(decoded[::r])
         if episode.segmentation is None or episode.states is None or not len(bodies):
             continue
-        shown = entity_map(episode.segmentation, tokenizer.resolution)
+        shown = entity_map(episode.segmentation, tokenizer.size[0])
         covered = bodies.masks(shown).any(1)
         body_error.append(squared_error(decoded, frames)[covered])
         if known is not None:
@@ -298,7 +298,7 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
 def _unquantised(tokenizer: VideoTokenizer, frames: Tensor, states: Tensor | None) -> Tensor:
     """Frames uint8 (1 + r * n, H, W, 3) through a tokenizer whose bottleneck need not have ids."""
     video = (frames.movedim(-1, 1).float() / 255)[None]
-    told = None if states is None or tokenizer.schema is None else Shown.of(states)
+    told = None if states is None or tokenizer.schema is None else FrameStates.of(states)
     out = tokenizer.cpu()(video, told).video[0].clamp(0, 1)
     return (out * 255).round().to(torch.uint8).movedim(1, -1).cpu()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from tokenizer.clip import Episode
-from tokenizer.scene.state_reader import StateReader
+from tokenizer.scene import StateReader
 from train.data.tokens import TokenisedEpisode
 from train.measure.measurements import Bodies, Numbers, foreseen_states, measure_rollout
 from worldmodel.bench import raster_of, time_steps

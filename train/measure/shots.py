@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from tokenizer.clip import Episode
-from tokenizer.scene.state_reader import StateReader
+from tokenizer.scene import StateReader
 from train.measure.endless import Renderer, body_colours
 from train.measure.measurements import Bodies, Numbers, start
 from train.measure.metrics import psnr

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizer.scene.state_reader import StateReader
+from tokenizer.scene import StateReader
 from train.measure.measurements import Numbers
 from train.worlds.tabletop.captions import claims
 from worldmodel.sampling import Sampling

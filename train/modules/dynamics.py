@@ -164,12 +164,12 @@ class DynamicsModule(ScheduledModule):
             )
         targets = self.codec.targets(states, inputs)
         ids = torch.where(targets.weight > 0.5, targets.high, targets.low)
-        first = self.schema.encode(states[:, 0], "absolute")
+        first = self.codec.encode(states[:, 0], "absolute")
         ids[:, 0] = targets.low[:, 0] = targets.high[:, 0] = first
         video = batch.get("video", ids.new_zeros(*states.shape[:2], self.layout.num_video))
         prepared = DynamicsBatch(
             text=batch["text"],
-            static=self.schema.encode(states[:, 0], "static"),
+            static=self.codec.encode(states[:, 0], "static"),
             actions=batch["actions"],
             state_ids=ids,
             states=states,
@@ -276,7 +276,7 @@ class DynamicsModule(ScheduledModule):
     def _caption_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Nats an id of the captions, of the scenes that they speak of."""
         scene, v = batch["opening"], self.layout.vocabulary
-        ids = self.schema.encode(scene, "static"), self.schema.encode(scene, "absolute")
+        ids = self.codec.encode(scene, "static"), self.codec.encode(scene, "absolute")
         caption = self.layout.pack_header(batch["text"], ids[0])[:, 1 : self.layout.header_text.stop + 1]
         logits, target = self.dynamics.caption_logits(*ids, scene, caption[:, :-1]), caption[:, 1:]
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=v.special("pad"))

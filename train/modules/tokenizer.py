@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizer.state_schema import StateSchema
-from tokenizer.video_tokenizer import Shown, VideoTokenizer, VideoTokenizerConfig
+from tokenizer.video_tokenizer import FrameStates, VideoTokenizer, VideoTokenizerConfig
 from train.data.episode_store import schema_json
 from train.modules.picture_losses import (
     PatchDiscriminator,
@@ -117,13 +117,13 @@ class TokenizerModule(ScheduledModule):
             mask = (nn.functional.pad(change, (0, 0, 0, 0, 1, 0)) > 0.06).float()
         return video, mask
 
-    def _shown(self, batch: dict[str, Tensor], known: Tensor | None = None) -> Shown | None:
+    def _shown(self, batch: dict[str, Tensor], known: Tensor | None = None) -> FrameStates | None:
         """The batch's states as the decoder takes them, if it takes any."""
         if self.tokenizer.schema is None:
             return None
         if "states" not in batch:
             raise ValueError("this tokenizer decodes with scene states but the batch has none: record them too")
-        return Shown.of(batch["states"], known)
+        return FrameStates.of(batch["states"], known)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         video, mask = self._inputs(batch)
@@ -147,7 +147,7 @@ class TokenizerModule(ScheduledModule):
         video, mask = cut_in(video, pixels), cut_in(mask, pixels)
         shown = self._shown(batch, known)
         if shown is not None:
-            shown = Shown(cut_in(shown.state, chosen), cut_in(shown.previous, chosen), known)
+            shown = FrameStates(cut_in(shown.state, chosen), cut_in(shown.previous, chosen), known)
         self.tokenizer.quantizer.noisy = self.global_step < self.noise_steps
         out = self.tokenizer(video, shown, wrong if shown is not None else None)
         error = out.video.float() - video

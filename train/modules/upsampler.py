@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.clip import shrink
+from tokenizer.frames import said_size
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episode_store import schema_json
@@ -118,14 +119,14 @@ class UpsamplerModule(ScheduledModule):
     def small_frames(self, batch: dict[str, Any]) -> Tensor:
         """What the upsampler is given for a batch: uint8 (B, 1 + r * n, h, w, 3)."""
         frames, size = batch["frames"], self.upsampler.config.size
-        if frames.shape[2:4] != (size, size):
+        if frames.shape[2:4] != size:
             raise ValueError(
-                f"this upsampler makes {size}x{size} frames but the batch holds {frames.shape[2]}x{frames.shape[3]}: "
-                f"read the recording with resolution {size}"
+                f"this upsampler makes {said_size(size)} frames but the batch holds "
+                f"{frames.shape[2]}x{frames.shape[3]}: read the recording with resolution {list(size)}"
             )
         if "decoded" in batch:
             return batch["decoded"]
-        small = torch.from_numpy(shrink(frames.cpu().numpy(), self.upsampler.config.resolution)).to(frames.device)
+        small = torch.from_numpy(shrink(frames.cpu().numpy(), self.upsampler.config.small_size[0])).to(frames.device)
         if self.tokenizer is None:
             return small
         states = None if self.tokenizer.schema is None else batch.get("states")
@@ -142,7 +143,8 @@ class UpsamplerModule(ScheduledModule):
         """(B, T, h, w, 1) with mean 1 over the batch; 1 where nothing tells bodies from background."""
         if "segmentation" not in batch:
             return 1.0
-        cells = self.upsampler.config.size // self.upsampler.config.patch
+        height, width = self.upsampler.config.size
+        cells = (height // self.upsampler.config.patch, width // self.upsampler.config.patch)
         bodies = (batch["segmentation"] > 0).float()
         weight = 1 + self.body_weight * F.adaptive_max_pool2d(bodies, cells)[..., None]
         return weight / weight.mean()

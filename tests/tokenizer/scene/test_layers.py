@@ -13,7 +13,8 @@ from tokenizer.scene.bodies import BodyLayers
 from tokenizer.scene.floor import FloorShader
 from tokenizer.scene.ray_casting import SOLIDS, cast_solids
 from tokenizer.scene.renderer import composite
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Orbit, Plane
 
 SIDE = 48
 
@@ -79,20 +80,18 @@ ORBIT = StateSchema(
         Entity(name="camera", fields=(_field("azimuth", "camera"),)),
         Entity(name="light", fields=(_field("angle", "light", -pi, pi, periodic=True),)),
     ),
-    view=View(kind="orbit", distance=3.0, elevation=0.9, fovy=0.7),
+    view=Orbit(distance=3.0, elevation=0.9, fovy=0.7),
 )
-PLANE = StateSchema(
-    name="a ball", entities=(Entity(name="ball", fields=BODY),), view=View(kind="plane", low=(-1, -1), high=(1, 1))
-)
+PLANE = StateSchema(name="a ball", entities=(Entity(name="ball", fields=BODY),), view=Plane(low=(-1, -1), high=(1, 1)))
 
 
 def _state(schema: StateSchema, **edit: dict[str, Any]) -> Tensor:
     return schema.write(torch.zeros(schema.num_values), edit)[None]
 
 
-def _layers(schema: StateSchema, resolution: int = 64) -> BodyLayers:
+def _layers(schema: StateSchema, size: tuple[int, int] = (64, 64)) -> BodyLayers:
     torch.manual_seed(0)
-    layers = BodyLayers(schema, resolution)
+    layers = BodyLayers(schema, size)
     with torch.no_grad():
         layers.look.get_parameter("2.bias")[3:5] = torch.tensor([4.0, -9.0])  # dark shadows, no marks
     return layers.eval()
@@ -141,14 +140,14 @@ def test_a_plane_is_seen_from_above_and_resolution_changes_only_detail() -> None
     rows, columns = drawn.nonzero().float().mean(0)
     assert abs(columns - 47.5) < 1
     assert abs(rows - 15.5) < 1
-    fine = BodyLayers(PLANE, 128)
+    fine = BodyLayers(PLANE, (128, 128))
     fine.load_state_dict(layers.state_dict())
     halved = fine(state).unflatten(2, (64, 2)).unflatten(4, (64, 2)).mean((3, 5))
     assert (halved - layers(state)).abs().mean() < 0.01
 
 
 def test_everything_that_is_learned_gets_a_finite_gradient() -> None:
-    layers, floor = _layers(ORBIT).train(), FloorShader(ORBIT, 64)
+    layers, floor = _layers(ORBIT).train(), FloorShader(ORBIT, (64, 64))
     state = _state(ORBIT, near={"present": True, "size": 0.2}, light={"angle": 1.0})
     picture = composite(composite(torch.rand(1, 3, 64, 64), floor(state)), layers(state))
     picture.square().mean().backward()

@@ -11,15 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenizer.scene.camera import project, unproject
-from tokenizer.scene.grid_painter import GridPainter
-from tokenizer.scene.slot_painter import SlotPainter
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.scene import (
+    GridPainter,
+    SlotPainter,
+    grid_painter,
+    project,
+    scene_renderer,
+    state_embedding,
+    unproject,
+)
+from tokenizer.state_embedding import StateEmbedding
+from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Orbit, Plane, Tiles
 
 from ...worldmodel.tiny_world import PLANE, shaken
 
-ORBIT = View(kind="orbit", distance=2.3, elevation=radians(52), fovy=radians(30), target=(0.0, 0.0, 0.02))
-FLAT = View(kind="plane", low=(-0.5, 0.5), high=(0.5, -0.5))
+ORBIT = Orbit(distance=2.3, elevation=radians(52), fovy=radians(30), target=(0.0, 0.0, 0.02))
+FLAT = Plane(low=(-0.5, 0.5), high=(0.5, -0.5))
 
 place = st.floats(-0.5, 0.5)
 azimuths = st.floats(-pi, pi)
@@ -123,23 +131,22 @@ def test_the_camera_turns_the_whole_picture():
     assert (change > 1e-3).all()
 
 
-def test_a_scene_that_holds_no_bodies_is_painted_too():
-    light = Entity(
-        name="light", fields=(Field(name="angle", kind="continuous", role="light", low=0, high=1, bins=8, change=0.1),)
-    )
-    schema = StateSchema(name="sky", entities=(light,), view=FLAT)
-    painter: GridPainter = shaken(GridPainter(schema, (2, 2), 24), 0.1)
-    mover: SlotPainter = shaken(SlotPainter(schema, 24), 0.1)
-    dark, bright = torch.zeros(1, 1), torch.ones(1, 1)
-    with torch.no_grad():
-        assert painter(dark, dark).shape == (1, 4, 24)
-        assert not torch.equal(painter(dark, dark), painter(bright, dark))
-        assert not torch.equal(mover(dark), mover(bright))
-
-
-def test_a_schema_without_a_view_cannot_be_painted():
-    with pytest.raises(ValueError, match="the schema 'plane' has no view: without it, bodies cannot be placed"):
-        GridPainter(replace(PLANE, view=None), (4, 4), 24)
+def test_a_schema_without_a_view_is_embedded_by_its_values_alone():
+    schema = replace(PLANE, view=None)
+    assert grid_painter(schema, (4, 4), 24) is None
+    assert scene_renderer(schema, (32, 32)) is None
+    assert scene_renderer(None, (32, 32)) is None
+    embedding, painter = state_embedding(schema, 24), state_embedding(PLANE, 24)
+    assert type(embedding) is StateEmbedding
+    assert isinstance(painter, SlotPainter)
+    shaken(embedding, 0.1)
+    state = state_with(schema, player=(0, 0), ball=(0.1, 0.1))
+    moved = schema.write(state, {"ball": {"position": (0.3, -0.2)}})
+    owners = [schema.entities[slot.entity].name for slot in schema.slots]
+    changed = (embedding(state) != embedding(moved)).any(-1)[0].tolist()
+    assert changed == [owner == "ball" for owner in owners]  # nobody else is told
+    assert not embedding.overlapping(state_with(schema, player=(0, 0), ball=(0, 0))).any()
+    assert painter.overlapping(state_with(PLANE, player=(0, 0), ball=(0, 0))).all()
 
 
 # Four by two tiles over the upper half of the plane, and a ball.
@@ -151,7 +158,7 @@ BRICKS = Field(name="bricks", kind="bits", role="tiles", size=8, change=1)
 TILED = StateSchema(
     name="tiled",
     fps=10,
-    view=replace(FLAT, tiles_of="wall.bricks", tiles=(2, 4), tiles_low=(-0.5, 0.5), tiles_high=(0.5, 0.0)),
+    view=replace(FLAT, tiles=Tiles(of="wall.bricks", grid=(2, 4), low=(-0.5, 0.5), high=(0.5, 0.0))),
     entities=(Entity(name="ball", fields=BALL), Entity(name="wall", fields=(BRICKS,))),
 )
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tokenizer.clip import halve
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
+from tokenizer.view import Plane
 from train.modules.upsampler import UpsamplerModule, corrupt
 
 TINY: dict[str, Any] = {"resolution": 16, "width": 16, "levels": 2, "depth": 1, "condition": 16}
@@ -28,7 +29,7 @@ BALL = StateSchema(
             ),
         ),
     ),
-    view=View(kind="plane"),
+    view=Plane(),
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from tokenizer.view import Plane
 from train.data.episode_store import EpisodeStore
 from train.record import record
 from train.worlds.breakout.simulator import (
@@ -88,8 +89,9 @@ def test_the_same_seed_and_actions_show_the_same_pictures(breakout: Breakout) ->
 
 def test_the_bricks_of_the_state_are_those_of_the_picture(played: tuple[np.ndarray, np.ndarray]) -> None:
     frames, states = played
-    assert SCHEMA.view is not None
-    (left, top), (right, bottom) = np.array([SCHEMA.view.tiles_low, SCHEMA.view.tiles_high], dtype=int)
+    assert isinstance(SCHEMA.view, Plane)
+    assert SCHEMA.view.tiles is not None
+    (left, top), (right, bottom) = np.array([SCHEMA.view.tiles.low, SCHEMA.view.tiles.high], dtype=int)
     lit = frames[:, top:bottom, left:right].any(-1).reshape(len(frames), ROWS, 3, COLUMNS, 4).mean((2, 4)) > 0.5
     bricks = value(states, "wall.bricks").reshape(lit.shape) > 0.5
     assert (lit == bricks).mean() > 0.999

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tokenizer.clip import Episode
-from tokenizer.scene.tiles import tile_middles
+from tokenizer.scene import tile_middles
 from tokenizer.state_schema import StateSchema
+from tokenizer.view import Plane
 from train.measure.measurements import MARKS, Numbers, captions, in_batches
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
@@ -71,12 +72,13 @@ def _judged(schema: StateSchema, pictures: Tensor, states: Tensor) -> dict[str, 
     before, after, seen = Game(schema, states[:, :-1]), Game(schema, states[:, 1:]), Ball.seen(pictures)
     inside = after.present & (after.ball[..., 1] > INSIDE[0]) & (after.ball[..., 1] < INSIDE[1])
     away = (seen.place - after.ball).norm(dim=-1)
-    assert schema.view is not None
-    middles = tile_middles(schema.view)
+    assert isinstance(schema.view, Plane)
+    assert schema.view.tiles is not None
+    middles = tile_middles(schema.view.tiles)
     column, row = middles.long().unbind(-1)
     near = torch.minimum(*((game.ball[..., None, :] - middles).norm(dim=-1) for game in (before, after))) < REACH
     gone, back = before.bricks & ~after.bricks, ~before.bricks & after.bricks
-    worth = torch.tensor(POINTS).repeat_interleave(schema.view.tiles[1])
+    worth = torch.tensor(POINTS).repeat_interleave(schema.view.tiles.grid[1])
     gained, lost = after.score - before.score, before.lives - after.lives
     always = torch.ones_like(inside)
     return {

@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Plane, Tiles
 from train.worlds.registry import step_info
 
 ACTIONS = ("noop", "fire", "right", "left")
@@ -64,14 +65,10 @@ def breakout_schema() -> StateSchema:
     return StateSchema(
         name="breakout",
         entities=tuple(Entity(name=name, fields=fields) for name, fields in parts.items()),
-        view=View(
-            kind="plane",
+        view=Plane(
             low=(0.0, 0.0),
             high=(80.0, 80.0),
-            tiles_of="wall.bricks",
-            tiles=(ROWS, COLUMNS),
-            tiles_low=_WALL[0],
-            tiles_high=_WALL[1],
+            tiles=Tiles(of="wall.bricks", grid=(ROWS, COLUMNS), low=_WALL[0], high=_WALL[1]),
         ),
         fps=60,
         frames_per_step=4,

@@ -12,7 +12,7 @@ import math
 import mujoco
 import numpy as np
 
-from tokenizer.state_schema import View
+from tokenizer.view import Orbit
 
 NO_GL = (
     "MuJoCo found no OpenGL library to draw with: install one (apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri, "
@@ -54,7 +54,7 @@ class Offscreen:
         self._options, self._perturb, self._camera = mujoco.MjvOption(), mujoco.MjvPerturb(), mujoco.MjvCamera()
         self._entity_of_segment: np.ndarray | None = None
 
-    def place(self, data: mujoco.MjData, view: View, azimuth: float, light: np.ndarray) -> None:
+    def place(self, data: mujoco.MjData, view: Orbit, azimuth: float, light: np.ndarray) -> None:
         """Takes over where everything is. ``light``: unit vector ``(3,)`` the light travels along."""
         data.light_xdir[:] = light
         self._camera.lookat[:] = view.target

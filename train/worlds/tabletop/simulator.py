@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from tokenizer.clip import shrink
-from tokenizer.scene.state_reader import StateReader
-from tokenizer.state_schema import Entity, Field, StateSchema, View
+from tokenizer.scene import StateReader
+from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.view import Orbit
 from train.worlds.registry import step_info
 from train.worlds.tabletop.captions import caption
 from train.worlds.tabletop.offscreen import Offscreen
@@ -34,7 +35,7 @@ HALF_WIDTH = 0.5
 TARGET_RADIUS = 0.1
 RESOLUTIONS = (64, 128, 256)
 RENDERED, SEGMENTED = 128, 64  # pictures at the least; entity maps
-VIEW = View(kind="orbit", distance=2.3, elevation=math.radians(52), fovy=math.radians(30), target=(0.0, 0.0, 0.02))
+VIEW = Orbit(distance=2.3, elevation=math.radians(52), fovy=math.radians(30), target=(0.0, 0.0, 0.02))
 
 _COLOURS = {
     "red": (0.86, 0.10, 0.10),
