@@ -14,6 +14,8 @@ from numbers import Integral
 
 import numpy as np
 
+from tokenizer.frames import FRAMES_PER_STEP
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
@@ -57,7 +59,7 @@ class Episode(Clip):
 
     seed: int = 0
     behaviour: str = ""
-    frames_per_step: int = 4
+    frames_per_step: int = FRAMES_PER_STEP
     truncated: bool = False
 
     @property

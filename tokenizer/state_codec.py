@@ -229,8 +229,8 @@ class StateCodec(nn.Module):
     def advance(self, previous: Tensor, ids: Tensor, probabilities: Tensor | None = None) -> Tensor:
         """The state (..., F) that ids (..., S) lead to, as changes to ``previous`` (..., F).
 
-        ``probabilities`` (..., S, local ids) refine sampled changes by the ids around them; without them, each change is
-        the middle of its bin.
+        ``probabilities`` (..., S, local ids) refine sampled changes by the ids around them; without them, each change
+        is the middle of its bin.
         """
         chosen = ids[..., self.moving]
         if probabilities is None:

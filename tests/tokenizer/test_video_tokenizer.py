@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +35,12 @@ def tiny(
     quantizer: QuantizerConfig = FSQ,
     kernel: int = 2,
     schema: StateSchema | None = None,
+    size: tuple[int, int] | int = 16,
 ):
     """Random weights everywhere, also where training starts from zeros."""
     torch.manual_seed(0)
     config = VideoTokenizerConfig(
-        resolution=16,
+        resolution=size,
         frames_per_step=r,
         patch=2,
         encoder_width=12,
@@ -55,9 +59,9 @@ def tiny(
     return tokenizer
 
 
-def clip(r: int = 4, batch: int = 2, steps: int = STEPS) -> Tensor:
+def clip(r: int = 4, batch: int = 2, steps: int = STEPS, size: tuple[int, int] = (16, 16)) -> Tensor:
     chance = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (batch, 1 + r * steps, 16, 16, 3), dtype=torch.uint8, generator=chance)
+    return torch.randint(0, 256, (batch, 1 + r * steps, *size, 3), dtype=torch.uint8, generator=chance)
 
 
 def some_ids(tokenizer: VideoTokenizer, batch: int = 2) -> Tensor:
@@ -322,6 +326,51 @@ def test_a_saved_tokenizer_keeps_the_schema_of_its_states(tmp_path):
     again, ids, states = VideoTokenizer.load(tmp_path), some_ids(tokenizer), some_states()
     assert again.schema == PLANE
     assert torch.equal(again.decode(ids, states), tokenizer.decode(ids, states))
+
+
+@pytest.mark.parametrize("r", [1, 4])
+@pytest.mark.parametrize("size", [(96, 64), (64, 112), (128, 72)], ids=lambda size: "x".join(map(str, size)))
+def test_pictures_of_any_size_stream_as_the_whole_clip(size: tuple[int, int], r: int, tmp_path: Path):
+    tokenizer, frames = tiny(r, torch.float64, schema=PLANE, size=size), clip(r, 1, 3, size)
+    assert tokenizer.size == size
+    assert tokenizer.grid == (size[0] // 4, size[1] // 4)
+    ids = tokenizer.encode(frames)
+    assert ids.shape == (1, 4, *tokenizer.grid)
+    pieces = [tokenizer.encode_step(frames[:, :1]), *(tokenizer.encode_step(x) for x in frames[:, 1:].split(r, 1))]
+    assert torch.equal(torch.stack(pieces, 1), ids)
+    states = torch.rand(1, 4, PLANE.num_values, generator=torch.Generator().manual_seed(2)).double()
+    whole, cache = tokenizer.decode(ids, states), tokenizer.start_cache(1)
+    assert whole.shape == frames.shape
+    before = torch.cat([states[:, :1], states[:, :-1]], 1)
+    steps = [tokenizer.decode_step(ids[:, t], cache, states[:, t], before[:, t]) for t in range(4)]
+    assert (torch.cat([steps[0][:, -1:], *steps[1:]], 1).int() - whole.int()).abs().max() <= 1
+    tokenizer.float().save(tmp_path)
+    assert VideoTokenizer.load(tmp_path).size == size
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        ({"resolution": 60}, "resolution 60 is not a multiple of the cell of 8 pixels: 64 x 64"),
+        (
+            {"resolution": [96, 50]},
+            r"resolution 96 x 50 is not a multiple of the cell of 8 pixels: 96 x 48 \(height",
+        ),
+        ({"resolution": [96, 64, 3]}, r"the side of a square or \[height, width\] in pixels, got \[96, 64, 3\]"),
+        ({"resolution": 0}, r"the side of a square or \[height, width\] in pixels, got 0"),
+        ({"frames_per_step": 0}, "a step shows at least one frame"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(wrong: dict[str, Any], mend: str):
+    with pytest.raises(ValueError, match=mend):
+        VideoTokenizerConfig(**wrong)
+
+
+def test_a_schema_without_a_view_says_nothing_of_the_picture():
+    tokenizer = tiny(schema=replace(PLANE, view=None))
+    assert tokenizer.schema is None
+    assert tokenizer.decoder.layer is None
+    assert tokenizer(clip(steps=1).movedim(-1, 2) / 255).drawn is None
 
 
 def test_mistakes_are_answered_with_the_mend(tmp_path):

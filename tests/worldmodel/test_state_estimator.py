@@ -189,3 +189,16 @@ def test_an_estimator_of_another_world_is_refused() -> None:
     for other in (estimator(CROWD), StateEstimator(replace(ESTIMATOR, resolution=32), PLANE)):
         with pytest.raises(ValueError, match="this world shows something else: export one that was trained on the"):
             World(**parts, estimator=other)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 112), (128, 72)], ids=lambda size: "x".join(map(str, size)))
+def test_pictures_of_any_size_are_read(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = shaken(StateEstimator(replace(ESTIMATOR, resolution=list(size)), PLANE), 0.15).eval()
+    frames = torch.randint(0, 256, (2, 3, *size, 3), generator=torch.Generator().manual_seed(1)).byte()
+    assert network.see(frames).shape == (2, size[0] // 8 * (size[1] // 8), ESTIMATOR.width)
+    assert network.estimate(frames).shape == (2, PLANE.num_values)
+    ids, logits = network.say(frames)
+    torch.testing.assert_close(network(frames, ids)[0], logits, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=f"resize the frames to {size[0]}x{size[1]} first"):
+        network.estimate(frames.transpose(2, 3))

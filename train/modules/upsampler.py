@@ -126,7 +126,7 @@ class UpsamplerModule(ScheduledModule):
             )
         if "decoded" in batch:
             return batch["decoded"]
-        small = torch.from_numpy(shrink(frames.cpu().numpy(), self.upsampler.config.small_size[0])).to(frames.device)
+        small = torch.from_numpy(shrink(frames.cpu().numpy(), self.upsampler.config.small_size)).to(frames.device)
         if self.tokenizer is None:
             return small
         states = None if self.tokenizer.schema is None else batch.get("states")

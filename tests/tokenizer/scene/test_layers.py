@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.scene.bodies import BodyLayers
+from tokenizer.scene.camera import project, unproject
 from tokenizer.scene.floor import FloorShader
 from tokenizer.scene.ray_casting import SOLIDS, cast_solids
 from tokenizer.scene.renderer import composite
@@ -144,6 +145,62 @@ def test_a_plane_is_seen_from_above_and_resolution_changes_only_detail() -> None
     fine.load_state_dict(layers.state_dict())
     halved = fine(state).unflatten(2, (64, 2)).unflatten(4, (64, 2)).mean((3, 5))
     assert (halved - layers(state)).abs().mean() < 0.01
+
+
+SIZES = pytest.mark.parametrize("size", [(96, 64), (64, 112), (128, 72)], ids=lambda size: "x".join(map(str, size)))
+
+
+def _drawn_ball(schema: StateSchema, size: tuple[int, int], state: Tensor) -> Tensor:
+    """Where a ball hides what lies behind it, bool (height, width): without a shadow or a mark."""
+    layers = _layers(schema, size)
+    with torch.no_grad():
+        layers.look.get_parameter("2.weight").zero_()
+        layers.look.get_parameter("2.bias")[:5] = torch.tensor([20.0, -20, -20, -20, -20])
+        return layers(state)[0, 3] < 0.5
+
+
+def _assert_round(drawn: Tensor, at: tuple[float, float], radius: float) -> None:
+    """Drawn around ``at`` (row, column), ``radius`` pixels each way."""
+    places = drawn.nonzero().float()
+    assert (places.mean(0) + 0.5 - torch.tensor(at)).abs().max() < 0.6
+    reach = (places.amax(0) - places.amin(0) + 1) / 2
+    assert (reach - radius).abs().max() <= 1
+
+
+@SIZES
+def test_a_ball_is_round_and_in_its_place_in_a_plane_of_any_size(size: tuple[int, int]) -> None:
+    height, width = size
+    view = Plane(low=(0.0, 0.0), high=(width / 40, height / 40))
+    body = (BODY[0], BODY[1], _field("position", "position", 0, 4, size=2))
+    schema = StateSchema(name="plane", entities=(Entity(name="ball", fields=body),), view=view)
+    for x, y in ((0.8, 0.5), (1.2, 1.1)):
+        state = _state(schema, ball={"present": True, "size": 0.2, "position": (x, y)})
+        _assert_round(_drawn_ball(schema, size, state), (40 * y, 40 * x), 8)
+
+
+@SIZES
+def test_a_ball_is_round_and_in_its_place_under_a_camera_of_any_size(size: tuple[int, int]) -> None:
+    height, width = size
+    for position, turn in (((0.0, 0.0), 0.0), ((0.1, 0.15), 0.6)):
+        state = _state(ORBIT, near={"present": True, "size": 0.2, "position": position}, camera={"azimuth": turn})
+        assert ORBIT.view is not None
+        at, scale = project(ORBIT.view, torch.tensor([*position, 0.2]), torch.tensor(turn), width / height)
+        place = float(at[1]) * height, float(at[0]) * width
+        _assert_round(_drawn_ball(ORBIT, size, state), place, 0.2 * float(scale) * height)
+
+
+@SIZES
+def test_the_floor_reaches_as_far_to_the_side_as_the_picture_shows(size: tuple[int, int]) -> None:
+    height, width = size
+    floor = FloorShader(ORBIT, size)
+    places = floor._places(torch.zeros(1), torch.zeros(1, 1))[0, :2].unflatten(1, size)  # in half widths of the bounds
+    assert ORBIT.view is not None
+    picture = torch.tensor([20.5 / width, 30.5 / height])
+    seen = unproject(ORBIT.view, picture, torch.tensor(0.0), aspect=width / height)
+    torch.testing.assert_close(places[:, 30, 20], seen)
+    square = FloorShader(ORBIT, (height, height))._places(torch.zeros(1), torch.zeros(1, 1))[0, :2]
+    middle = square.unflatten(1, (height, height))[:, :, height // 2 - 5 : height // 2 + 5]
+    torch.testing.assert_close(places[:, :, width // 2 - 5 : width // 2 + 5], middle)  # width adds, it does not stretch
 
 
 def test_everything_that_is_learned_gets_a_finite_gradient() -> None:

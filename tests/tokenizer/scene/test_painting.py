@@ -83,6 +83,17 @@ def test_only_cells_near_a_body_are_told_of_its_moving():
     assert change[:2, :3].min() > 20 * change[5:, 5:].max()  # the player is seen at the top left
 
 
+def test_a_cell_is_told_the_same_of_a_body_whatever_else_the_picture_shows():
+    view = Plane(low=(-1.0, 0.5), high=(1.0, -0.5))  # twice as wide as PLANE's, and as high
+    wide: GridPainter = shaken(GridPainter(replace(PLANE, view=view), (8, 16), 24), 0.1)
+    square = GridPainter(PLANE, (8, 8), 24)
+    square.load_state_dict(wide.state_dict())
+    state = state_with(PLANE, player=(-0.1, 0.2), ball=(0.2, -0.1))
+    with torch.no_grad():
+        middle = wide(state, state)[0].unflatten(0, (8, 16))[:, 4:12]
+        torch.testing.assert_close(middle, square(state, state)[0].unflatten(0, (8, 8)), rtol=1e-4, atol=1e-4)
+
+
 def test_only_who_is_told_something_hears_it_each_in_its_own_way():
     painter, state = shaken(SlotPainter(PLANE, 24, words=9), 0.1), state_with(PLANE, player=(0.1, 0.2), ball=(-0.2, 0))
     states = PLANE.write(state.repeat(2, 1), {"player": {"colour": "red"}, "ball": {"colour": "blue"}})
