@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import numpy as np
 
-from tokenizer.frames import FRAMES_PER_STEP
+from tokenizer.frames import FRAMES_PER_STEP, picture_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +82,6 @@ class Episode(Clip):
     def with_frames(self, frames: np.ndarray) -> Episode:
         """The same episode seen at another resolution."""
         return replace(self, frames=frames)
-
-
-def picture_size(resolution: int | Sequence[int]) -> tuple[int, int]:
-    """``(height, width)`` in pixels of a resolution given as that pair, or as one number for a square.
-
-    Raises ValueError for anything but one or two positive whole numbers.
-    """
-    sides = list(resolution) if isinstance(resolution, Sequence | np.ndarray) else [resolution, resolution]
-    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
-        raise ValueError(f"a picture's size is a number of pixels or [height, width], got {resolution!r}")
-    return int(sides[0]), int(sides[1])
 
 
 def shrink(frames: np.ndarray, size: int | Sequence[int]) -> np.ndarray:

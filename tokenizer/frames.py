@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 FRAMES_PER_STEP = 4
 """Pixel frames of a step where nothing else is said: 15 steps a second of a world that runs at 60 frames.
@@ -14,20 +15,19 @@ Resolution = int | tuple[int, int]
 """A picture's size in pixels: the side of a square, or (height, width)."""
 
 
+def picture_size(resolution: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a resolution: one number is the side of a square. Raises ValueError for anything else."""
+    sides = [resolution] * 2 if isinstance(resolution, Integral) else resolution
+    whole = isinstance(sides, Sequence) and len(sides) == 2 and all(isinstance(side, Integral) for side in sides)
+    if not whole or min(sides) < 1:
+        raise ValueError(f"a picture's size is a number of pixels or [height, width], got {resolution!r}")
+    return int(sides[0]), int(sides[1])
+
+
 def picture_resolution(said: int | Sequence[int]) -> Resolution:
-    """A resolution as configurations keep it: an int stays one, a list becomes (height, width).
-
-    Raises ValueError for anything else, and for a picture without pixels.
-    """
-    sides = [said] if isinstance(said, int) else list(said)
-    if not (isinstance(said, int) or len(sides) == 2) or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"a resolution is the side of a square or [height, width] in pixels, got {said!r}")
-    return said if isinstance(said, int) else (sides[0], sides[1])
-
-
-def picture_size(resolution: Resolution) -> tuple[int, int]:
-    """(height, width) of a resolution."""
-    return (resolution, resolution) if isinstance(resolution, int) else resolution
+    """A resolution as configurations keep it: one number stays one, a list becomes (height, width)."""
+    size = picture_size(said)
+    return size if isinstance(said, Sequence) else size[0]
 
 
 def whole_cells(resolution: Resolution, cell: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import RMSNorm, rms_norm
-from tokenizer.scene import grid_painter, state_embedding
+from tokenizer.scene import scene_painter, state_painter
 from tokenizer.state_codec import StateCodec
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
@@ -213,8 +213,8 @@ class Dynamics(nn.Module):
         self.pass_size = nn.Embedding(len(config.tokens_per_pass), width)
         self.state_pass_size = nn.Embedding(len(self.state_modes), width) if len(self.state_modes) > 1 else None
         has_state, words = layout.num_state > 0, vocabulary.size("text") if config.max_event else 0
-        self.state_painter = state_embedding(schema, width, words)
-        self.scene_painter = grid_painter(schema, layout.grid, width, moments=2) if has_state else None
+        self.state_painter = state_painter(schema, width, words)
+        self.scene_painter = scene_painter(schema, layout.grid, width, moments=2) if has_state else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.header_head = nn.Linear(width, len(vocabulary), bias=False)

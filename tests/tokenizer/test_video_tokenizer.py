@@ -356,8 +356,8 @@ def test_pictures_of_any_size_stream_as_the_whole_clip(size: tuple[int, int], r:
             {"resolution": [96, 50]},
             r"resolution 96 x 50 is not a multiple of the cell of 8 pixels: 96 x 48 \(height",
         ),
-        ({"resolution": [96, 64, 3]}, r"the side of a square or \[height, width\] in pixels, got \[96, 64, 3\]"),
-        ({"resolution": 0}, r"the side of a square or \[height, width\] in pixels, got 0"),
+        ({"resolution": [96, 64, 3]}, r"a number of pixels or \[height, width\], got \[96, 64, 3\]"),
+        ({"resolution": 0}, r"a number of pixels or \[height, width\], got 0"),
         ({"frames_per_step": 0}, "a step shows at least one frame"),
     ],
 )

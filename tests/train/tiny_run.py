@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenizer.clip import Episode, picture_size
+from tokenizer.clip import Episode
+from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
 from train.data.clips import ClipDataModule, Store
 from train.modules.schedule import adamw, warmup_cosine

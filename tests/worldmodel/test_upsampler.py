@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -69,6 +71,31 @@ def _clip(batch: int = 2, steps: int = STEPS) -> tuple[Tensor, Tensor]:
 
 
 SEEDS = torch.tensor([3, 4])
+
+
+@pytest.mark.parametrize("size", [(96, 64), (64, 112), (128, 72)], ids=lambda size: "x".join(map(str, size)))
+@torch.no_grad()
+def test_pictures_of_any_size_stream_as_the_whole_clip(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    upsampler = Upsampler(replace(TINY, resolution=size), SCENE).double().eval()
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    frames = torch.randint(0, 256, (1, 5, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    states = _states(1, 2).double()
+    whole = upsampler(frames, states, SEEDS[:1])
+    assert whole.shape == (1, 5, 2 * size[0], 2 * size[1], 3)
+    assert upsampler.config.size == whole.shape[2:4]
+    cache = upsampler.start_cache(1)
+    first = upsampler.step(frames[:, :1], states[:, 0], None, cache, SEEDS[:1])
+    rest = upsampler.step(frames[:, 1:], states[:, 1], states[:, 0], cache, SEEDS[:1])
+    assert (torch.cat([first, rest], 1).int() - whole.int()).abs().max() <= 1
+    with pytest.raises(ValueError, match=rf"uint8 frames \(rows, frames, {size[0]}, {size[1]}, 3\)"):
+        upsampler(frames.transpose(2, 3), states, SEEDS[:1])
+
+
+def test_a_size_that_the_coarsest_level_would_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match="16x18 x 2 pixels must be multiples of 8, the side of the coarsest"):
+        replace(TINY, resolution=[16, 18])
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])

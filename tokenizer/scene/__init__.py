@@ -1,13 +1,13 @@
 """One kind of scene: bodies on a floor, seen from above or by an orbiting camera; built where a schema has a view.
 
-This is the door: from outside, nothing below it is imported. ``scene_renderer`` and ``grid_painter`` give None for a
-schema without a view, and ``state_embedding`` what such a schema needs no more than.
+This is the door: from outside, nothing below it is imported. ``scene_renderer`` and ``scene_painter`` give None for a
+schema without a view, and ``state_painter`` what such a schema needs no more than.
 """
 
 from tokenizer.scene.camera import cell_centres, project, unproject
-from tokenizer.scene.grid_painter import GridPainter, grid_painter
+from tokenizer.scene.grid_painter import GridPainter, scene_painter
 from tokenizer.scene.renderer import SceneRenderer, composite, scene_renderer
-from tokenizer.scene.slot_painter import SlotPainter, state_embedding
+from tokenizer.scene.slot_painter import SlotPainter, state_painter
 from tokenizer.scene.state_reader import SceneReading, StateMotion, StateReader
 from tokenizer.scene.tiles import tile_middles
 
@@ -20,10 +20,10 @@ __all__ = [
     "StateReader",
     "cell_centres",
     "composite",
-    "grid_painter",
     "project",
+    "scene_painter",
     "scene_renderer",
-    "state_embedding",
+    "state_painter",
     "tile_middles",
     "unproject",
 ]

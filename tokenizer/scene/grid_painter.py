@@ -172,6 +172,6 @@ class GridPainter(nn.Module):
         return self.out(painted + self.floor(F.gelu(place)))
 
 
-def grid_painter(schema: StateSchema, grid: tuple[int, int], width: int, *, moments: int = 1) -> GridPainter | None:
+def scene_painter(schema: StateSchema, grid: tuple[int, int], width: int, *, moments: int = 1) -> GridPainter | None:
     """What paints a schema's states onto ``grid`` (rows, columns), ``width`` wide; None where it has no view."""
     return None if schema.view is None else GridPainter(schema, grid, width, moments=moments)

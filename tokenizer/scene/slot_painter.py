@@ -115,7 +115,7 @@ class SlotPainter(StateEmbedding):
         return self.bounded(hidden)
 
 
-def state_embedding(schema: StateSchema, width: int, words: int = 0) -> StateEmbedding | None:
+def state_painter(schema: StateSchema, width: int, words: int = 0) -> StateEmbedding | None:
     """What embeds a schema's states slot by slot, ``width`` wide, with ``words`` that an event may say.
 
     Where there is a view, slots are told what their bodies may meet; without one, of their entity's own values; where

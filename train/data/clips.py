@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tokenizer.clip import Clip, Episode, picture_size
+from tokenizer.clip import Clip, Episode
+from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
 from train.data.episode_store import EpisodeStore
 from train.data.resizing import Fit, Resample

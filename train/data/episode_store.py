@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenizer.clip import Episode, picture_size
+from tokenizer.clip import Episode
+from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
 from train.data.lerobot_folder import choose_camera, matrix, picture_size_of, schema_of
 from train.data.recording_layout import ACTION, DONE, REWARD, SEGMENTATION, SPLITS, STATE, TRUNCATED, VERSION, mend

@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from av.video.frame import PictureType
 
-from tokenizer.clip import Episode, picture_size
+from tokenizer.clip import Episode
+from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
 from train.data.recording_layout import (
     ACTION,

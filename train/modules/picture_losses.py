@@ -18,7 +18,7 @@ def laplacian(error: Tensor, levels: int = 3) -> Tensor:
     rest, total = error.flatten(0, -4), error.new_zeros(())
     for _ in range(levels):
         low = F.avg_pool2d(rest, 2)
-        total = total + (rest - F.interpolate(low, scale_factor=2, mode="bilinear")).abs().mean()
+        total = total + (rest - F.interpolate(low, rest.shape[-2:], mode="bilinear")).abs().mean()
         rest = low
     return (total + rest.abs().mean()) / (levels + 1)
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from tokenizer.scene import (
     GridPainter,
     SlotPainter,
-    grid_painter,
     project,
+    scene_painter,
     scene_renderer,
-    state_embedding,
+    state_painter,
     unproject,
 )
 from tokenizer.state_embedding import StateEmbedding
@@ -144,10 +144,10 @@ def test_the_camera_turns_the_whole_picture():
 
 def test_a_schema_without_a_view_is_embedded_by_its_values_alone():
     schema = replace(PLANE, view=None)
-    assert grid_painter(schema, (4, 4), 24) is None
+    assert scene_painter(schema, (4, 4), 24) is None
     assert scene_renderer(schema, (32, 32)) is None
     assert scene_renderer(None, (32, 32)) is None
-    embedding, painter = state_embedding(schema, 24), state_embedding(PLANE, 24)
+    embedding, painter = state_painter(schema, 24), state_painter(PLANE, 24)
     assert type(embedding) is StateEmbedding
     assert isinstance(painter, SlotPainter)
     shaken(embedding, 0.1)

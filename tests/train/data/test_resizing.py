@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenizer.clip import Episode, halve, picture_size, shrink
+from tokenizer.clip import Episode, halve, shrink
+from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
 from train.data.clips import ClipDataModule, ClipDataset
 from train.data.episode_store import EpisodeStore

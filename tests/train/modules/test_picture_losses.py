@@ -94,3 +94,7 @@ def test_lpips_without_its_package_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ValueError, match=r"pip install lpips .*or leave lpips_weight at 0"):
         TokenizerModule({"resolution": 16}, lpips_weight=1.0)
+
+
+def test_bands_are_told_of_pictures_that_do_not_halve_evenly() -> None:
+    assert laplacian(torch.rand(1, 2, 3, 36, 20)).isfinite()

@@ -197,6 +197,18 @@ def test_the_sample_video_shows_bicubic_upsampled_and_real_side_by_side() -> Non
     assert torch.equal(video[:, :, 64:], batch["frames"][0])
 
 
+def test_pictures_that_are_not_square_are_trained_on() -> None:
+    batch = _batch()
+    module = _module(config=TINY | {"resolution": [16, 12]})
+    narrow = {name: batch[name][:, :, :, 4:28] for name in ("frames", "segmentation")}
+    assert module.small_frames(batch | narrow).shape == (4, 9, 16, 12, 3)
+    assert module._patch_weight(batch | narrow).shape == (4, 9, 8, 6, 1)  # type: ignore[union-attr]
+    module.training_step(batch | narrow, 0).backward()
+    assert module.upsampler.see_frames.weight.grad is not None
+    with pytest.raises(ValueError, match=r"makes 32x24 frames but the batch holds 32x32: .* resolution \[32, 24\]"):
+        module.small_frames(batch)
+
+
 def test_a_world_without_state_trains_on_frames_alone() -> None:
     module = _module(schema=None)
     batch = _batch()
