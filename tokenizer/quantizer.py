@@ -5,54 +5,50 @@ left once more. Clustering VQ follows Loong (arXiv:2410.02757): k-means from a f
 revival of dead codes. SimVQ (arXiv:2411.02038) moves all codes by one linear layer; LFQ is MAGVIT-v2's
 (arXiv:2310.05737), one bit a channel. Quantisation always runs in float32: in bfloat16 FSQ leaves half of its codes
 unused.
+
+A new quantizer is one row of :data:`KINDS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-Kind = Literal["fsq", "residual_fsq", "vq", "simvq", "lfq", "continuous"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
     """``levels`` are FSQ's, and those of all ``stages`` of residual FSQ; ``num_codes`` and ``dim`` the others'.
 
-    ``continuous`` quantises nothing: ``dim`` numbers between -1 and 1, what a quantizer of that width can at best do.
+    ``kind`` is one of :data:`KINDS`. ``continuous`` quantises nothing: ``dim`` numbers between -1 and 1, what a
+    quantizer of that width can at best do.
     """
 
-    kind: Kind = "fsq"
+    kind: str = "fsq"
     levels: tuple[int, ...] = (5, 5, 4, 4)
     stages: int = 2
     num_codes: int = 1024
     dim: int = 8
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"unknown quantizer {self.kind!r}; choose from {', '.join(get_args(Kind))}")
-        if self.kind == "lfq" and self.num_codes & (self.num_codes - 1):
-            raise ValueError(f"lfq has a bit a channel: {self.num_codes} codes are not a power of two")
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown quantizer {self.kind!r}; choose from {', '.join(KINDS)}")
         object.__setattr__(self, "levels", tuple(self.levels))
+        KINDS[self.kind].check(self)
 
     @property
     def size(self) -> int:
         """How many codes there are; none, if it is continuous."""
-        if self.kind == "continuous":
-            return 0
-        stages = {"fsq": 1, "residual_fsq": self.stages}.get(self.kind)
-        return self.num_codes if stages is None else prod(self.levels) ** stages
+        return KINDS[self.kind].size(self)
 
     @property
     def channels(self) -> int:
         """Of a latent."""
-        if self.kind in ("fsq", "residual_fsq"):
-            return len(self.levels)
-        return self.num_codes.bit_length() - 1 if self.kind == "lfq" else self.dim
+        return KINDS[self.kind].channels(self)
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,29 @@ class Quantized:
     loss: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuantizerKind:
+    """One way to quantise.
+
+    Attributes:
+        size: how many codes a configuration makes.
+        channels: how many channels a latent of it has.
+        build: its codebook, a module: latents (N, n, C) in float32 to codes like them, indices and, if any, losses.
+        lookup: local indices (N, n) to a codebook's codes (N, n, C).
+        join: a codebook's indices to local ones, (N, n) each, where they are not the same.
+        noisy: latents (N, n, C) to what training puts in place of codes while gradients settle, if anything.
+        check: raises ValueError for a configuration that cannot be.
+    """
+
+    size: Callable[[QuantizerConfig], int]
+    channels: Callable[[QuantizerConfig], int]
+    build: Callable[[QuantizerConfig], nn.Module]
+    lookup: Callable[[QuantizerConfig, Any, Tensor], Tensor]
+    join: Callable[[QuantizerConfig, Tensor], Tensor] = lambda config, indices: indices
+    noisy: Callable[[QuantizerConfig, Tensor], Tensor] | None = None
+    check: Callable[[QuantizerConfig], None] = lambda config: None
+
+
 class Quantizer(nn.Module):
     """Latents (N, C, H, W) to codes and local indices; ``lookup`` is the inverse.
 
@@ -73,9 +92,9 @@ class Quantizer(nn.Module):
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.kind = config, KINDS[config.kind]
         self.noisy = False
-        self.codebook = _codebook(config)
+        self.codebook = self.kind.build(config)
 
     @property
     def num_codes(self) -> int:
@@ -91,36 +110,87 @@ class Quantizer(nn.Module):
             shape = latents.permute(0, 2, 3, 1).shape  # (N, H, W, C)
             flat = latents.float().permute(0, 2, 3, 1).flatten(1, 2)
             codes, indices, *losses = self.codebook(flat)
-            if self.config.kind == "fsq" and self.noisy and self.training:
-                codes = self._noisy_codes(flat)
-            if self.config.kind == "residual_fsq":
-                indices = (indices * self._places(indices.device)).sum(-1)
+            if self.kind.noisy is not None and self.noisy and self.training:
+                codes = self.kind.noisy(self.config, flat)
+            indices = self.kind.join(self.config, indices)
             loss = sum((loss.sum() for loss in losses), flat.new_zeros(()))
             codes = codes.reshape(shape).permute(0, 3, 1, 2)
         return Quantized(codes, indices.reshape(shape[:-1]).long(), loss)
 
-    def _places(self, device: torch.device) -> Tensor:
-        """What one of each stage's indices counts in the whole index."""
-        return prod(self.config.levels) ** torch.arange(self.config.stages, device=device)
-
-    def _noisy_codes(self, flat: Tensor) -> Tensor:
-        """FSQ's bounded latents with uniform noise as wide as a bin in place of rounding."""
-        levels = torch.tensor(self.config.levels, device=flat.device, dtype=flat.dtype)
-        half = (levels - 1) * 1.001 / 2
-        offset = torch.where(levels % 2 == 0, 0.5, 0.0).to(flat)
-        bounded = torch.tanh(flat + torch.atanh(offset / half)) * half - offset
-        return (bounded + torch.rand_like(bounded) - 0.5) / (levels // 2)
-
     def lookup(self, indices: Tensor) -> Tensor:
         """Local indices (N, H, W) to codes (N, C, H, W), float32. Raises ValueError without a codebook."""
-        if self.config.kind == "continuous":
-            raise ValueError("a continuous bottleneck has no ids to look up: it only says what quantising costs")
-        flat = indices.flatten(1)
-        if self.config.kind == "residual_fsq":
-            flat = flat[..., None] // self._places(flat.device) % prod(self.config.levels)
-        name = "get_output_from_indices" if self.config.kind in ("vq", "residual_fsq") else "indices_to_codes"
-        codes = getattr(self.codebook, name)(flat)
+        codes = self.kind.lookup(self.config, self.codebook, indices.flatten(1))
         return codes.reshape(*indices.shape, -1).permute(0, 3, 1, 2)
+
+
+# -- kinds --------------------------------------------------------------------------------------------
+# The library takes ten seconds to import: only when used.
+
+
+def _fsq(config: QuantizerConfig) -> nn.Module:
+    from vector_quantize_pytorch import FSQ
+
+    return FSQ(list(config.levels))
+
+
+def _noisy_fsq(config: QuantizerConfig, flat: Tensor) -> Tensor:
+    """FSQ's bounded latents with uniform noise as wide as a bin in place of rounding."""
+    levels = torch.tensor(config.levels, device=flat.device, dtype=flat.dtype)
+    half = (levels - 1) * 1.001 / 2
+    offset = torch.where(levels % 2 == 0, 0.5, 0.0).to(flat)
+    bounded = torch.tanh(flat + torch.atanh(offset / half)) * half - offset
+    return (bounded + torch.rand_like(bounded) - 0.5) / (levels // 2)
+
+
+def _residual_fsq(config: QuantizerConfig) -> nn.Module:
+    from vector_quantize_pytorch import ResidualFSQ
+
+    return ResidualFSQ(levels=list(config.levels), num_quantizers=config.stages)
+
+
+def _places(config: QuantizerConfig, device: torch.device) -> Tensor:
+    """What one of each stage's indices counts in the whole index."""
+    return prod(config.levels) ** torch.arange(config.stages, device=device)
+
+
+def _join_stages(config: QuantizerConfig, indices: Tensor) -> Tensor:
+    return (indices * _places(config, indices.device)).sum(-1)
+
+
+def _look_up_stages(config: QuantizerConfig, codebook: Any, flat: Tensor) -> Tensor:
+    stages = flat[..., None] // _places(config, flat.device) % prod(config.levels)
+    return codebook.get_output_from_indices(stages)
+
+
+def _vq(config: QuantizerConfig) -> nn.Module:
+    from vector_quantize_pytorch import VectorQuantize
+
+    return VectorQuantize(
+        dim=config.dim,
+        codebook_size=config.num_codes,
+        use_cosine_sim=True,
+        decay=0.99,
+        threshold_ema_dead_code=2,
+        kmeans_init=True,
+        commitment_weight=0.25,
+    )
+
+
+def _simvq(config: QuantizerConfig) -> nn.Module:
+    from vector_quantize_pytorch import SimVQ
+
+    return SimVQ(config.dim, config.num_codes)
+
+
+def _lfq(config: QuantizerConfig) -> nn.Module:
+    from vector_quantize_pytorch import LFQ
+
+    return LFQ(codebook_size=config.num_codes)
+
+
+def _check_lfq(config: QuantizerConfig) -> None:
+    if config.num_codes & (config.num_codes - 1):
+        raise ValueError(f"lfq has a bit a channel: {config.num_codes} codes are not a power of two")
 
 
 class _Bounded(nn.Module):
@@ -128,28 +198,48 @@ class _Bounded(nn.Module):
         return latents.tanh(), latents.new_zeros(latents.shape[:2])
 
 
-def _codebook(config: QuantizerConfig) -> nn.Module:
-    """Takes (N, n, C) in float32 and returns codes, indices and, most of them, a loss."""
-    from vector_quantize_pytorch import FSQ, LFQ, ResidualFSQ, SimVQ, VectorQuantize  # slow: only when used
+def _look_up_nothing(config: QuantizerConfig, codebook: Any, flat: Tensor) -> Tensor:
+    raise ValueError("a continuous bottleneck has no ids to look up: it only says what quantising costs")
 
-    match config.kind:
-        case "continuous":
-            return _Bounded()
-        case "fsq":
-            return FSQ(list(config.levels))
-        case "residual_fsq":
-            return ResidualFSQ(levels=list(config.levels), num_quantizers=config.stages)
-        case "simvq":
-            return SimVQ(config.dim, config.num_codes)
-        case "lfq":
-            return LFQ(codebook_size=config.num_codes)
-        case "vq":
-            return VectorQuantize(
-                dim=config.dim,
-                codebook_size=config.num_codes,
-                use_cosine_sim=True,
-                decay=0.99,
-                threshold_ema_dead_code=2,
-                kmeans_init=True,
-                commitment_weight=0.25,
-            )
+
+KINDS: dict[str, QuantizerKind] = {
+    "fsq": QuantizerKind(
+        size=lambda config: prod(config.levels),
+        channels=lambda config: len(config.levels),
+        build=_fsq,
+        lookup=lambda config, codebook, flat: codebook.indices_to_codes(flat),
+        noisy=_noisy_fsq,
+    ),
+    "residual_fsq": QuantizerKind(
+        size=lambda config: prod(config.levels) ** config.stages,
+        channels=lambda config: len(config.levels),
+        build=_residual_fsq,
+        lookup=_look_up_stages,
+        join=_join_stages,
+    ),
+    "vq": QuantizerKind(
+        size=lambda config: config.num_codes,
+        channels=lambda config: config.dim,
+        build=_vq,
+        lookup=lambda config, codebook, flat: codebook.get_output_from_indices(flat),
+    ),
+    "simvq": QuantizerKind(
+        size=lambda config: config.num_codes,
+        channels=lambda config: config.dim,
+        build=_simvq,
+        lookup=lambda config, codebook, flat: codebook.indices_to_codes(flat),
+    ),
+    "lfq": QuantizerKind(
+        size=lambda config: config.num_codes,
+        channels=lambda config: config.num_codes.bit_length() - 1,
+        build=_lfq,
+        lookup=lambda config, codebook, flat: codebook.indices_to_codes(flat),
+        check=_check_lfq,
+    ),
+    "continuous": QuantizerKind(
+        size=lambda config: 0,
+        channels=lambda config: config.dim,
+        build=lambda config: _Bounded(),
+        lookup=_look_up_nothing,
+    ),
+}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
-from tokenizer.quantizer import Quantizer, QuantizerConfig
+from tokenizer.quantizer import KINDS, Quantizer, QuantizerConfig, QuantizerKind
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import FrameStates, VideoTokenizer, VideoTokenizerConfig
 
@@ -26,7 +26,7 @@ VQ = QuantizerConfig(kind="vq", num_codes=12, dim=4)
 RESIDUAL = QuantizerConfig(kind="residual_fsq", levels=(4, 3), stages=2)
 SIMVQ = QuantizerConfig(kind="simvq", num_codes=12, dim=4)
 LFQ = QuantizerConfig(kind="lfq", num_codes=16)
-KINDS = pytest.mark.parametrize("quantizer", [FSQ, RESIDUAL, VQ, SIMVQ, LFQ], ids=lambda config: config.kind)
+EACH_KIND = pytest.mark.parametrize("quantizer", [FSQ, RESIDUAL, VQ, SIMVQ, LFQ], ids=lambda config: config.kind)
 
 
 def tiny(
@@ -104,7 +104,7 @@ def test_a_stream_of_ids_gives_the_clips_frames(r: int):
 
 
 @pytest.mark.parametrize("r", [1, 2, 4])
-@KINDS
+@EACH_KIND
 def test_a_stream_of_frames_gives_the_clips_ids(r: int, quantizer: QuantizerConfig):
     tokenizer, frames = tiny(r, quantizer=quantizer), clip(r)
     tokenizer.train()
@@ -264,7 +264,7 @@ def test_codes_come_back_from_their_indices(config: QuantizerConfig):
     torch.testing.assert_close(quantizer.lookup(quantized.indices), quantized.codes, atol=1e-6, rtol=0)
 
 
-@KINDS
+@EACH_KIND
 @pytest.mark.parametrize("noisy", [False, True])
 def test_a_training_step_lowers_the_error_and_reaches_every_network(quantizer: QuantizerConfig, noisy: bool):
     tokenizer, video = tiny(quantizer=quantizer).train(), clip(steps=2).movedim(-1, 2) / 255
@@ -308,7 +308,7 @@ def test_half_precision_is_quantised_in_full():
 # -- on disk, and mistakes --------------------------------------------------------------------------
 
 
-@KINDS
+@EACH_KIND
 def test_a_saved_tokenizer_comes_back_the_same(tmp_path, quantizer: QuantizerConfig):
     tokenizer, frames = tiny(quantizer=quantizer), clip()
     tokenizer.train()(frames.movedim(-1, 2) / 255)
@@ -326,6 +326,31 @@ def test_a_saved_tokenizer_keeps_the_schema_of_its_states(tmp_path):
     again, ids, states = VideoTokenizer.load(tmp_path), some_ids(tokenizer), some_states()
     assert again.schema == PLANE
     assert torch.equal(again.decode(ids, states), tokenizer.decode(ids, states))
+
+
+class Signs(torch.nn.Module):
+    """A quantizer of a few lines: a bit a channel."""
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        bits = latents > 0
+        return 2.0 * bits - 1, (bits * 2 ** torch.arange(latents.shape[-1])).sum(-1)
+
+
+def test_a_new_quantizer_is_one_row(monkeypatch: pytest.MonkeyPatch):
+    kind = QuantizerKind(
+        size=lambda config: 2**config.dim,
+        channels=lambda config: config.dim,
+        build=lambda config: Signs(),
+        lookup=lambda config, codebook, flat: 2.0 * (flat[..., None] >> torch.arange(config.dim) & 1) - 1,
+    )
+    monkeypatch.setitem(KINDS, "signs", kind)
+    tokenizer, frames = tiny(quantizer=QuantizerConfig(kind="signs", dim=3)), clip(steps=2)
+    assert tokenizer.num_codes == 8
+    ids = tokenizer.encode(frames)
+    assert ids.unique().numel() > 1
+    quantized = tokenizer.quantizer(torch.randn(2, 3, 4, 4))
+    assert torch.equal(tokenizer.quantizer.lookup(quantized.indices), quantized.codes)
+    assert tokenizer.decode(ids).shape == frames.shape
 
 
 @pytest.mark.parametrize("r", [1, 4])
