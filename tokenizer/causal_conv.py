@@ -3,7 +3,7 @@
 Space and time are factorised: a spatial convolution sees one latent frame, a temporal one mixes the last
 few latent frames at each place. The past before the first frame is the first frame repeated, so a clip has
 no false dark beginning. Whole-clip and streaming results are equal because a cache keeps exactly the
-frames that the kernel still reaches (FIELD_NOTES of causal video VAEs; MAGVIT-v2, arXiv:2310.05737).
+frames that the kernel still reaches. MAGVIT-v2 (arXiv:2310.05737) convolves so too, over space and time at once.
 """
 
 from __future__ import annotations

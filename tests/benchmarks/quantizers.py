@@ -42,10 +42,10 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 _ALONE = {"l1_weight": 0.0, "temporal_weight": 0.0}
 LOSSES: dict[str, dict[str, Any]] = {
     "squared": _ALONE,
-    "absolute": _ALONE | {"l1_weight": 0.1},
-    "temporal": _ALONE | {"temporal_weight": 0.5},
-    "laplacian": _ALONE | {"laplacian_weight": 0.3},
-    "worst_pixels": _ALONE | {"worst_weight": 0.3},
+    "absolute": _ALONE | {"l1_weight": 0.01},
+    "temporal": _ALONE | {"temporal_weight": 0.05},
+    "laplacian": _ALONE | {"laplacian_weight": 0.03},
+    "worst_pixels": _ALONE | {"worst_weight": 0.03},
     "discriminator": _ALONE | {"adversarial_weight": 0.1},
 }
 HORIZON = 8  # latent frames of a free run

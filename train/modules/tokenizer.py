@@ -47,7 +47,8 @@ class TokenizerModule(ScheduledModule):
         body_weight: how much more a body's pixel counts than a background pixel.
         l1_weight, temporal_weight, laplacian_weight, worst_weight: of absolute error, of squared change of the error
             from frame to frame, of absolute error by bands of frequency, and of the worst pixels' squared error,
-            beside squared error (see ``picture_losses.py``).
+            beside squared error, which counts 1 (see ``picture_losses.py``).
+        quantizer_weight: of what the quantizer asks for itself; FSQ asks for nothing.
         lpips_weight: of LPIPS, for which the package ``lpips`` must be installed.
         adversarial_weight: pull of a 3-D patch discriminator on the last layer, over that of the reconstruction.
         adversarial_start: step from which the discriminator trains and pulls, when reconstruction has settled.
@@ -70,8 +71,8 @@ class TokenizerModule(ScheduledModule):
         warmup_steps: int = 200,
         total_steps: int = 6000,
         body_weight: float = 6.0,
-        l1_weight: float = 0.1,
-        temporal_weight: float = 0.5,
+        l1_weight: float = 0.01,
+        temporal_weight: float = 0.05,
         noise_steps: int = 500,
         cut_share: float = 0.1,
         schema: dict[str, Any] | str | None = None,
@@ -85,6 +86,7 @@ class TokenizerModule(ScheduledModule):
         lpips_weight: float = 0.0,
         adversarial_weight: float = 0.0,
         adversarial_start: int = 2000,
+        quantizer_weight: float = 0.1,
     ) -> None:
         super().__init__()
         schema = schema_json(schema)
@@ -98,6 +100,7 @@ class TokenizerModule(ScheduledModule):
         if decoder_only:
             self.tokenizer.encoder.requires_grad_(False)
         self.body_weight, self.l1_weight, self.temporal_weight = body_weight, l1_weight, temporal_weight
+        self.quantizer_weight = quantizer_weight
         self.noise_steps, self.cut_share, self.seed = noise_steps, cut_share, seed
         self.state_dropout, self.wrong_share = state_dropout, wrong_share
         self.laplacian_weight, self.worst_weight, self.lpips_weight = laplacian_weight, worst_weight, lpips_weight
@@ -155,14 +158,14 @@ class TokenizerModule(ScheduledModule):
         recon = (weight * error.square()).mean()
         absolute = (weight * error.abs()).mean()
         temporal = (weight[:, 1:] * (error[:, 1:] - error[:, :-1]).square()).mean()
-        loss = recon + self.l1_weight * 0.1 * absolute + self.temporal_weight * 0.1 * temporal + 0.1 * out.loss
+        loss = recon + self.l1_weight * absolute + self.temporal_weight * temporal + self.quantizer_weight * out.loss
         if out.drawn is not None:  # what is drawn must be right by itself, or codes would stand in for it
             told = torch.cat([known[:, :1], known[:, 1:].repeat_interleave(r, 1)], 1)[..., None, None, None]
             loss = loss + (weight * told * (out.drawn.float() - video).square()).mean()
         if self.laplacian_weight:
-            loss = loss + self.laplacian_weight * 0.1 * laplacian(error)
+            loss = loss + self.laplacian_weight * laplacian(error)
         if self.worst_weight:
-            loss = loss + self.worst_weight * 0.1 * worst(error.square())
+            loss = loss + self.worst_weight * worst(error.square())
         if self.perceptual is not None:
             loss = loss + self.lpips_weight * self.perceptual(out.video.float(), video)
         scores = {"loss": loss.detach(), "recon": recon.detach(), "psnr": psnr(error.detach().square().mean())}
