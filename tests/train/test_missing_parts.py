@@ -129,8 +129,8 @@ def test_a_world_without_any_of_its_parts_trains_and_runs(
     assert (world.text is not None) == caption
     assert (tmp_path / "world" / "text.model").exists() == caption
     frames = torch.randint(0, 256, (1 + 3 * R, *SIZE, 3), dtype=torch.uint8)
-    begun = {"state": torch.zeros(schema.num_values)} if state else {}
-    for rollout in (world.start(frames=frames, **begun), world.start(seed=3, batch=2)):
+    begun = torch.zeros(schema.num_values) if state else None
+    for rollout in (world.start(frames=frames, state=begun), world.start(seed=3, batch=2)):
         action = {"turn": np.array([0.3, -1], np.float32), "jump": 1} if actions else None
         for _ in range(4):
             step = rollout.step(action)

@@ -98,9 +98,9 @@ def test_early_frames_of_a_prompt_change_what_comes_after_it(monkeypatch, schema
     frames = film(1)
     other = frames.clone()
     other[:, 5 * R - 1 : 5 * R + 1] = 255 - other[:, 5 * R - 1 : 5 * R + 1]  # three steps before the end
-    fixed = {"state": torch.zeros(schema.num_values)} if schema.num_values else {}
+    fixed = torch.zeros(schema.num_values) if schema.num_values else None
     ours, theirs = (
-        first_logits(monkeypatch, world.start(frames=each, seed=3, **fixed), "left") for each in (frames, other)
+        first_logits(monkeypatch, world.start(frames=each, seed=3, state=fixed), "left") for each in (frames, other)
     )
     assert not torch.equal(ours, theirs)
 
