@@ -195,7 +195,7 @@ def test_frames_alone_of_any_size_are_played_with_any_action_space(case):
 @pytest.mark.parametrize("case", FREE)
 def test_a_real_world_of_frames_alone_is_played_through_the_socket(case):
     space, held, values, _ = FREE[case]
-    world = tiny_world(StateSchema(name="film", actions=space, frames_per_step=2), words=False, max_text=0, max_event=0)
+    world = tiny_world(StateSchema(name="film", actions=space, frames_per_step=2), words=False)
 
     async def play(url: str) -> None:
         async with player(url.replace("http", "ws") + "play") as me:
