@@ -25,8 +25,9 @@ from train.data.splits import divide
 class EpisodeStore:
     """Reads a recording. Cheap to make and to send to another process; opens files only in ``read``.
 
-    Folders that others wrote with LeRobot (v3) are read as well. Their state is one entity of plain values, their
-    actions are what they are, frames are found by their times, and a step whose last frame is missing is left out.
+    Folders that others wrote with LeRobot (v3) are read as well. Their ``observation.state`` is one entity of plain
+    values, their ``action`` is what it is, frames are found by their times, and a step whose last frame is missing is
+    left out.
 
     Args:
         path: the recording's folder.
@@ -42,7 +43,10 @@ class EpisodeStore:
         known = self.path / "meta/info.json"
         if not known.exists():
             raise ValueError(f"no recording at {self.path}: make one with python -m train.record --out {self.path}")
-        self._info = json.loads(known.read_text(encoding="utf-8"))
+        try:
+            self._info = json.loads(known.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(mend(known, error)) from error
         version = self._info.get("codebase_version")
         if version != VERSION:
             raise ValueError(
@@ -181,7 +185,9 @@ class EpisodeStore:
         try:
             known = set(pq.read_schema(path).names)
             wanted = {ACTION, STATE, REWARD, DONE, TRUNCATED} & self._info["features"].keys()
-            wanted = [*sorted(wanted & known), *({"timestamp", "frame_index"} & known)]
+            if wanted - known:
+                raise ValueError(mend(path, f"it has no column {', '.join(sorted(wanted - known))}"))
+            wanted = [*sorted(wanted), *({"timestamp", "frame_index"} & known)]
             table = pq.read_table(path, columns=wanted, filters=[("episode_index", "=", row["episode_index"])])
         except (OSError, pa.ArrowException) as error:
             raise ValueError(mend(path, error)) from error
@@ -190,6 +196,10 @@ class EpisodeStore:
         if "frame_index" in known:
             table = table.sort_by("frame_index")
         columns = {name: matrix(table[name]) for name in table.column_names}
+        for name in {ACTION, STATE, REWARD} & columns.keys():
+            if not np.isfinite(columns[name]).all():
+                which = f"episode {row['episode_index']}"
+                raise ValueError(f"{which} of {self.path} has {name} that is no finite number: leave {which} out")
         if "timestamp" not in columns:
             columns["timestamp"] = np.arange(len(table))[:, None] / self._info["fps"]
         return columns

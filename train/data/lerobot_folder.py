@@ -132,6 +132,8 @@ def _bounds(path: Path, info: Mapping[str, Any], key: str) -> tuple[np.ndarray, 
             values = matrix(pq.read_table(file, columns=[key])[key])
         except (OSError, pa.ArrowException) as error:
             raise ValueError(mend(file, error)) from error
+        if not np.isfinite(values).all():
+            raise ValueError(f"{file} has {key} that is no finite number: take those episodes out of the folder")
         lows.append(values.min(0))
         highs.append(values.max(0))
     if not lows:

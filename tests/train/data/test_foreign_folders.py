@@ -207,3 +207,23 @@ def test_an_own_recording_keeps_the_frames_of_its_steps(tmp_path: Path, folder: 
         assert np.array_equal(getattr(ours.read(1), name), getattr(store.read(1), name))
     with pytest.raises(ValueError, match="recorded with 1 frames a step, not 4"):
         EpisodeStore(tmp_path, frames_per_step=4)
+
+
+def test_numbers_that_are_none_and_columns_that_are_missing_are_told(tmp_path: Path) -> None:
+    file = write_folder(tmp_path) / "data/chunk-000/file-001.parquet"
+    table = pq.read_table(file)
+    states = table["observation.state"].to_pylist()
+    states[3][1] = float("nan")
+    place = table.schema.get_field_index("observation.state")
+    kind = table.schema.field("observation.state").type
+    pq.write_table(table.set_column(place, "observation.state", [states]).cast(table.schema), file)
+    assert pq.read_table(file)["observation.state"].type == kind
+    EpisodeStore(tmp_path).read(0)
+    with pytest.raises(ValueError, match=r"episode 2 of .* has observation.state that is no finite number: leave"):
+        EpisodeStore(tmp_path).read(2)
+    pq.write_table(table.drop_columns(["action"]), file)
+    with pytest.raises(ValueError, match=r"file-001.parquet is broken or missing \(it has no column action\)"):
+        EpisodeStore(tmp_path).read(2)
+    (tmp_path / "meta/info.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"info\.json is broken or missing"):
+        EpisodeStore(tmp_path)
