@@ -148,7 +148,9 @@ def read(store: EpisodeStore, split: str, most: int) -> list[dict[str, Tensor]]:
     for index in store.split(split)[:most]:
         episode = store.read(index, resolution=64)
         assert episode.actions is not None
-        episodes.append({"frames": torch.from_numpy(episode.frames), "actions": torch.from_numpy(episode.actions)})
+        episodes.append(
+            {"frames": torch.from_numpy(episode.frames), "actions": torch.from_numpy(episode.actions)[:, 0]}
+        )
     return episodes
 
 

@@ -245,3 +245,22 @@ def test_broken_token_files_are_named_with_their_mend(tmp_path: Path) -> None:
 
     for name in ("tokens.json", "index.parquet", "tokens-00000.safetensors"):
         broken(name)
+
+
+@pytest.mark.parametrize("size", [(24, 16), (16, 28), (32, 24)])
+def test_one_clip_of_any_picture_is_tokenised_and_divided_by_time(tmp_path: Path, size: tuple[int, int]) -> None:
+    schema = schema_of(state=False, actions=False)
+    length = 1 + R * 30
+    frames = np.random.default_rng(0).integers(0, 256, (length, 2 * size[0], 2 * size[1], 3), dtype=np.uint8)
+    writer = EpisodeWriter(tmp_path / "clip", RecordingConfig(schema=schema, size=frames.shape[1:3], settings={}))
+    with writer.shard(0) as shard:
+        shard.add(0, Episode(frames=frames, frames_per_step=R), "train")
+    writer.consolidate()
+    VideoTokenizer(replace(TOKENIZER, resolution=size)).save(tmp_path / "tokenizer")
+    write_recording(tmp_path / "clip", tmp_path / "tokenizer", tmp_path / "tokens")
+    store = TokenStore(tmp_path / "tokens")
+    assert store.grid == (size[0] // 4, size[1] // 4)
+    (train,), (validation,) = store.load("train"), store.load("validation")
+    assert (train.num_latent_frames, validation.num_latent_frames) == (28, 3)
+    assert train.parts.keys() == validation.parts.keys() == {"video"}
+    assert train.parts["video"].shape == (28, size[0] * size[1] // 16)
