@@ -1,8 +1,9 @@
-"""Measures a world on held-out episodes: ``python -m train.evaluate --world tabletop [--json FILE]``.
+"""Measures a world on held-out episodes: ``python -m train.evaluate --world NAME [--json FILE]``.
 
-Without ``--recording`` it records its own held-out episodes (see ``held_out.py``). It prints a table with the
-bars beside the figures, writes them as JSON, and a page with pictures under ``--report``. What each key means
-stands at the function that measures it, in ``measurements.py`` and ``edit_obedience.py``.
+Without ``--recording`` the world's own simulator records them (see ``worlds/held_out.py``). It prints a table with the
+bars beside the figures, writes them as JSON, and a page with pictures under ``--report``. What each key means stands at
+the function that measures it, in ``measure/``. What applies follows from the world and from its recipe, which is found
+by the name in the recording, by that in the world folder, or by its schema.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import operator
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,26 @@ from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episode_store import EpisodeStore
 from train.data.recording_layout import SPLITS
 from train.export import read_tokenizer, read_upsampler
+from train.measure.bars import Bar, verdicts
+from train.measure.bodies import Bodies
 from train.measure.edits import EditResult, draw_cases, measure_edits
 from train.measure.endless import Renderer, measure_endless
-from train.measure.held_out import held_out, held_out_states
-from train.measure.measurements import (
-    Numbers,
-    captions,
-    measure_outcomes,
-    measure_read,
-    measure_rollout,
-    measure_speed,
-    measure_tokenizer,
-)
+from train.measure.events import measure_events
+from train.measure.free_running import captions, num_steps
+from train.measure.measurement import Numbers
 from train.measure.modes import measure_modes, measure_state_modes
+from train.measure.reading import measure_read
+from train.measure.rollout import measure_outcomes, measure_rollout
 from train.measure.shots import measure_shots
+from train.measure.speed import measure_speed
 from train.measure.text import measure_captions, measure_motion, measure_text
+from train.measure.tokenizer import measure_tokenizer
 from train.measure.upsampler import measure_upsampler
-from train.worlds.breakout.measures import measure_breakout
+from train.worlds import registry
+from train.worlds.contract import Recipe, Size
+from train.worlds.held_out import held_out, held_out_states
 from worldmodel.engines.choice import ENGINES
+from worldmodel.sampling import Sampling
 from worldmodel.threads import choose_threads, keep_memory
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
@@ -83,64 +85,6 @@ QUICK = Effort(
 )
 
 
-@dataclass(frozen=True)
-class Bar:
-    """What a good world reaches. ``key`` is a path into the numbers."""
-
-    key: str
-    sign: str
-    value: float
-
-    def verdict(self, numbers: Numbers) -> tuple[str, str, str, bool | None]:
-        part, name = self.key.split(".")
-        found = numbers.get(part, {}).get(name)
-        met = None if found is None else {"≥": operator.ge, "≤": operator.le}[self.sign](found, self.value)
-        return self.key, "–" if found is None else f"{found:.4g}", f"{self.sign} {self.value:g}", met
-
-
-BARS = (
-    Bar("tokenizer.psnr_db", "≥", 32),
-    Bar("tokenizer.body_psnr_db", "≥", 26),
-    Bar("tokenizer.ids_per_frame", "≤", 16),
-    Bar("tokenizer.codebook_used", "≥", 0.95),
-    Bar("tokenizer.static_id_change", "≤", 0.01),
-    Bar("tokenizer.small_body_recall", "≥", 0.95),
-    Bar("tokenizer.small_body_precision", "≥", 0.95),
-    Bar("rollout.player_error_16", "≤", 0.05),
-    Bar("rollout.player_error_16_of_copy_last", "≤", 0.5),
-    Bar("rollout.delta_psnr_8_db", "≥", 1),
-    Bar("rollout.player_error_64", "≤", 0.1),
-    Bar("rollout.others_error_64", "≤", 0.12),
-    Bar("rollout.reward_f1", "≥", 0.9),
-    Bar("rollout.terminated_f1", "≥", 0.9),
-    Bar("outcome.reward_f1", "≥", 0.9),
-    Bar("edit.obeyed", "≥", 0.95),
-    Bar("edit.obeyed_first_step", "≥", 0.8),
-    Bar("edit.others_undisturbed", "≥", 0.97),
-    Bar("text.attributes_obeyed", "≥", 0.9),
-    Bar("events.obeyed", "≥", 0.9),
-    Bar("caption.claims_true", "≥", 0.9),
-    Bar("endless.idle_sharpness_1024", "≥", 0.9),
-    Bar("endless.idle_palette_1024", "≥", 0.9),
-    Bar("endless.idle_bodies_constant_1024", "≥", 0.95),
-    Bar("endless.moving_sharpness_1024", "≥", 0.9),
-    Bar("endless.moving_palette_1024", "≥", 0.9),
-    Bar("endless.moving_bodies_constant_1024", "≥", 0.95),
-    Bar("breakout.one_ball", "≥", 0.97),
-    Bar("breakout.ball_agrees", "≥", 0.97),
-    Bar("upsampler.high_band_ratio", "≥", 0.8),
-    Bar("upsampler.temporal_variance", "≤", 0.012),
-    Bar("speed.decode_ms_per_frame", "≤", 1.5),
-    Bar("speed.upsample_ms_per_frame", "≤", 15),
-)
-
-
-def verdicts(numbers: Numbers) -> list[tuple[str, str, str, bool | None]]:
-    """Breakout has bars of its own; the others are Tabletop's."""
-    breakout = "breakout" in numbers
-    return [bar.verdict(numbers) for bar in BARS if bar.key.startswith("breakout.") == breakout]
-
-
 def plain(value: Any) -> Any:
     """Numbers as JSON has them: tensors become numbers or lists, what is not finite None."""
     if isinstance(value, Tensor):
@@ -152,11 +96,150 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class Evaluation:
+    """Numbers in the making, part by part: what applies to a world is measured, the rest is not listed."""
+
+    def __init__(
+        self, world: World, recipe: Recipe | None, effort: Effort, seed: int, sampling: Sampling, about: Numbers
+    ) -> None:
+        self.world, self.recipe, self.effort, self.seed = world, recipe, effort, seed
+        self.drawn: dict[str, Any] = {"seed": seed, "sampling": sampling}
+        self.numbers: Numbers = {"about": about}
+        self._begun = time.monotonic()
+
+    def done(self, name: str, measured: Numbers) -> None:
+        self.numbers[name] = plain(measured)
+        print(f"  {name} measured after {self.seconds:.0f} s", file=sys.stderr, flush=True)
+
+    def left_out(self, name: str, why: object) -> None:
+        """Something that would apply, but cannot be measured here and now."""
+        self.numbers["about"].setdefault("left_out", {})[name] = str(why)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def measure_states(self, acted: Sequence[Episode]) -> None:
+        """What is foreseen of states alone, and how states are read from pictures."""
+        world, recipe = self.world, self.recipe
+        schema = world.schema
+        outcome = any(schema.role_columns(role) for role in ("reward", "terminated"))
+        if recipe is not None and self.effort.outcome_episodes and (outcome or len(world.dynamics.state_modes) > 1):
+            try:
+                some = held_out_states(recipe, self.effort.outcome_episodes) if schema.num_values else []
+            except (ImportError, RuntimeError) as error:
+                self.left_out("outcome", error)
+                some = []
+            if some and outcome:
+                found = measure_outcomes(world, some, horizon=self.effort.horizon, **self.drawn)
+                self.done("outcome", found)
+            some = some[: 4 * self.effort.mode_episodes]
+            if some and len(world.dynamics.state_modes) > 1 and len(Bodies.of(schema)):
+                steps = self.effort.timed_steps // 4
+                self.done("state_modes", measure_state_modes(world, some, **self.drawn, steps=steps))
+        if world.estimator is not None and len(Bodies.of(schema)):
+            read = measure_read(world, acted, per_episode=self.effort.reads_per_episode, **self.drawn)
+            self.done("read", read.numbers)
+
+    def measure_edits(self, acted: Sequence[Episode]) -> EditResult | None:
+        """Edits are judged against the simulator, by who covers which pixel."""
+        world, recipe = self.world, self.recipe
+        bodies = Bodies.of(world.schema)
+        applies = recipe is not None and recipe.editable and recipe.segmented is not None and len(bodies)
+        if recipe is None or not applies or bodies.of_role(torch.zeros(1, world.schema.num_values), "size") is None:
+            return None
+        size = world.tokenizer.size
+        try:
+            env = recipe.make(size)
+        except (ImportError, RuntimeError, ValueError) as error:
+            self.left_out("edit", error)
+            return None
+        with closing(env):
+            cases = draw_cases(
+                env, world.schema, acted, size, per_episode=self.effort.edits_per_episode, seed=self.seed
+            )
+        if not cases:
+            self.left_out("edit", "no episode has a moment at which a body could be moved to a free place")
+            return None
+        edits = measure_edits(world, cases, **self.drawn)
+        self.done("edit", edits.numbers)
+        return edits
+
+    def measure_long(self, acted: Sequence[Episode]) -> None:
+        """Modes, rollouts without end, and cuts."""
+        world, recipe = self.world, self.recipe
+        if self.effort.mode_episodes:
+            some, steps = acted[: self.effort.mode_episodes], self.effort.timed_steps // 4
+            self.done("modes", measure_modes(world, some, **self.drawn, steps=steps))
+        with self._renderer() as render:
+            some, steps = acted[: self.effort.endless_episodes], self.effort.endless_steps
+            found = measure_endless(world, some, steps=steps, **self.drawn, render=render)
+            if len(found) > 2:  # there was something to look at
+                self.done("endless", found)
+            if render is not None and recipe is not None and world.schema.role_columns("camera"):
+                phrases = recipe.phrases.get("shots", {})
+                self.done("shots", measure_shots(world, acted, phrases, **self.drawn, render=render))
+
+    @contextmanager
+    def _renderer(self) -> Iterator[Renderer | None]:
+        """The simulator's pictures of states, or None where there is none, or none that runs here."""
+        world, recipe = self.world, self.recipe
+        if recipe is None or not recipe.editable or not world.schema.num_values:
+            yield None
+            return
+        try:
+            env: Any = recipe.make(world.tokenizer.size)
+        except (ImportError, RuntimeError, ValueError) as error:
+            self.left_out("shots", error)
+            yield None
+            return
+
+        def render(state: Tensor) -> Tensor | None:
+            try:
+                env.write_state(state.numpy())
+            except ValueError:  # bodies in one another, or in a wall
+                return None
+            return torch.from_numpy(env.render())
+
+        with closing(env):
+            yield render
+
+    def measure_words(self, episodes: Sequence[Episode], acted: Sequence[Episode]) -> None:
+        """Whether captions, motion intensity and events are obeyed, and whether what is said is true."""
+        world, recipe = self.world, self.recipe
+        told = [caption for caption in captions(world, episodes) or [] if caption]
+        states = [torch.from_numpy(e.states[0]) for e in acted if e.states is not None]
+        if recipe is not None and recipe.claims is not None and world.text is not None and world.schema.num_values:
+            self.done("text", measure_text(world, told, recipe.claims, **self.drawn))
+            if states:
+                self.done("caption", measure_captions(world, torch.stack(states), recipe.claims))
+        if world.schema.role_columns("motion"):
+            self.done("motion", measure_motion(world, **self.drawn))
+        if recipe is not None and recipe.event is not None and recipe.editable and world.max_event:
+            try:
+                env = recipe.states_only()
+            except (ImportError, RuntimeError) as error:
+                self.left_out("events", error)
+                return
+            with closing(env):
+                found = measure_events(
+                    world,
+                    acted,
+                    env,
+                    recipe.event,
+                    recipe.phrases.get("events", {}),
+                    per_episode=self.effort.events_per_episode,
+                    **self.drawn,
+                )
+            self.done("events", found)
+
+
 def evaluate(
     world: World,
     large: Sequence[Episode],
     *,
     effort: Effort,
+    recipe: Recipe | None = None,
     seed: int = 0,
     tokens_per_pass: int | None = None,
     report: Path | None = None,
@@ -164,149 +247,88 @@ def evaluate(
     ceiling: VideoTokenizer | None = None,
     regressor: Upsampler | None = None,
 ) -> Numbers:
-    """Measures everything that world and episodes allow; what they do not is None or missing.
+    """Measures everything that applies to the world, its recipe and these episodes. What does not is missing; what
+    had nothing to be counted is None.
 
     Args:
-        large: episodes at the tokenizer's resolution, or at 2 or 4 times that, which the upsampler is held against.
+        large: episodes at the tokenizer's size, or at 2 or 4 times that, which the upsampler is held against.
+        recipe: of the simulator that the world was learned from: with it, edits, events, long rollouts and captions
+            are held against what the simulator makes of them, and the world's own measures are taken.
         tokens_per_pass: None for the world's default.
         report: folder for pictures and page.
         ceiling, regressor: what tokenizer and upsampler are held against, if anything.
+
+    Raises ValueError for episodes of another size, and for a recipe of another schema.
     """
-    size = world.tokenizer.size[0]
-    wrong = {e.frames.shape[1] for e in large} - {size, 2 * size, 4 * size}
-    if wrong:
+    if recipe is not None and recipe.schema != world.schema:
         raise ValueError(
-            f"this world sees {size}x{size} frames and the recording has {max(wrong)}: record it at {2 * size}"
+            f"the recipe's schema {recipe.schema.name!r} is not this world's, {world.schema.name!r}: name the recipe "
+            "that it was recorded with"
         )
-    episodes = [e if e.frames.shape[1] == size else e.with_frames(shrink(e.frames, size)) for e in large]
+    episodes = at_size(large, world.tokenizer.size)
     sampling = replace(world.sampling, tokens_per_pass=tokens_per_pass or world.sampling.tokens_per_pass)
-    numbers: Numbers = {"about": {**(about or {}), "episodes": len(episodes), "seed": seed}}
-
-    def done(name: str, measured: Numbers) -> None:
-        numbers[name] = plain(measured)
-        print(f"  {name} measured after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-
-    begun = time.monotonic()
+    told = {**(about or {}), "episodes": len(episodes), "seed": seed}
+    run = Evaluation(world, recipe, effort, seed, sampling, told)
     tokenizer = measure_tokenizer(world, episodes, ceiling)
-    done("tokenizer", tokenizer.numbers)
-    acted = [e for e in episodes if e.actions is not None and len(e.actions)]
+    run.done("tokenizer", tokenizer.numbers)
+    r, steered = world.tokenizer.frames_per_step, bool(world.actions)
+    acted = [e for e in episodes if num_steps(e, r) and (e.actions is not None or not steered)]
     rollout = measure_rollout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling) if acted else None
-    done("rollout", rollout.numbers if rollout else {})
-    if world.schema.name == "tabletop" and effort.outcome_episodes:
-        with suppress(ImportError):  # without MuJoCo there is nothing to foresee but what was recorded
-            some = held_out_states(effort.outcome_episodes)
-            done("outcome", measure_outcomes(world, some, horizon=effort.horizon, seed=seed, sampling=sampling))
-            some = some[: 4 * effort.mode_episodes]
-            if len(world.dynamics.state_modes) > 1 and some:
-                steps = effort.timed_steps // 4
-                found = measure_state_modes(world, some, seed=seed, sampling=sampling, steps=steps)
-                done("state_modes", found)
-    if world.estimator is not None:
-        read = measure_read(world, acted, per_episode=effort.reads_per_episode, seed=seed, sampling=sampling)
-        done("read", read.numbers)
-    edits = _edits(world, acted, effort, seed, sampling)
-    done("edit", edits if isinstance(edits, dict) else edits.numbers)
-    done("speed", measure_speed(world, steps=effort.timed_steps, sampling=sampling).numbers)
-    if acted and effort.mode_episodes:
-        some = acted[: effort.mode_episodes]
-        done("modes", measure_modes(world, some, seed=seed, sampling=sampling, steps=effort.timed_steps // 4))
+    if rollout is not None:
+        run.done("rollout", rollout.numbers)
+    run.measure_states(acted)
+    edits = run.measure_edits(acted)
+    run.done("speed", measure_speed(world, steps=effort.timed_steps, sampling=sampling).numbers)
     if acted:
-        with _renderer(world) as render:
-            some = acted[: effort.endless_episodes]
-            found = measure_endless(
-                world, some, steps=effort.endless_steps, seed=seed, sampling=sampling, render=render
-            )
-            done("endless", found)
-            if render is not None:
-                done("shots", measure_shots(world, acted, seed=seed, sampling=sampling, render=render))
-    if world.schema.name == "tabletop":
-        told = [caption for caption in captions(world, episodes) if caption]
-        done("text", measure_text(world, told, seed=seed, sampling=sampling))
-        states = [torch.from_numpy(e.states[0]) for e in acted if e.states is not None]
-        done("caption", measure_captions(world, torch.stack(states)))
-        if world.schema.role_columns("motion"):
-            done("motion", measure_motion(world, seed=seed, sampling=sampling))
-        if world.max_event:
-            with suppress(ImportError):  # as above
-                done("events", _events(world, acted, effort, seed, sampling))
-    if world.schema.name == "breakout":
-        done("breakout", measure_breakout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling))
+        run.measure_long(acted)
+    run.measure_words(episodes, acted)
+    for name, measure in recipe.measures.items() if recipe is not None else ():
+        run.done(name, measure(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling))
     upsampled = None
-    fitting = [e for e in large if world.upsampler is not None and e.frames.shape[1:3] == world.upsampler.config.size]
-    if fitting:
-        chosen = fitting[: effort.upsampled_episodes]
-        upsampled = measure_upsampler(world, chosen, num_steps=effort.upsampled_steps, seed=seed, regressor=regressor)
-        done("upsampler", upsampled.numbers)
-    numbers["about"]["seconds"] = round(time.monotonic() - begun, 1)
+    if world.upsampler is not None:
+        factor = world.upsampler.config.factor
+        size = tuple(side * factor for side in world.tokenizer.size)
+        chosen = [e for e in large if e.frames.shape[1:3] == size][: effort.upsampled_episodes]
+        if chosen:
+            steps = effort.upsampled_steps
+            upsampled = measure_upsampler(world, chosen, num_steps=steps, seed=seed, regressor=regressor)
+            run.done("upsampler", upsampled.numbers)
+    run.numbers["about"]["seconds"] = round(run.seconds, 1)
     if report is not None:
         from train.measure.report import write
 
         write(
             report,
-            numbers,
-            verdicts(numbers),
+            run.numbers,
+            verdicts(run.numbers, bars_of(recipe)),
             rebuilt=tokenizer.pictures,
             imagined=rollout.pictures if rollout else None,
-            edits=edits if isinstance(edits, EditResult) else None,
+            edits=edits,
             upsampled=upsampled.pictures if upsampled else None,
         )
-    return numbers
+    return run.numbers
 
 
-def _simulator(world: World) -> Any:
-    """What a world was learned from, to draw states and what becomes of them. Raises ValueError if it is not here, and
-    ImportError or RuntimeError if this machine cannot run it."""
-    if world.schema.name != "tabletop":
-        raise ValueError(f"there is no simulator of {world.schema.name!r} to say what should be seen")
-    import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
-    from train.worlds.tabletop.simulator import Tabletop
-
-    return Tabletop(world.tokenizer.size[0], segmentation=True)
+def bars_of(recipe: Recipe | None) -> tuple[Bar, ...]:
+    return () if recipe is None else recipe.bars
 
 
-@contextmanager
-def _renderer(world: World) -> Iterator[Renderer | None]:
-    """The simulator's pictures of states, or None where it cannot be run."""
-    try:
-        env = _simulator(world)
-    except (ImportError, RuntimeError, ValueError):
-        yield None
-        return
-
-    def render(state: Tensor) -> Tensor | None:
-        try:
-            env.write_state(state.numpy())
-        except ValueError:  # bodies in one another, or in a wall
-            return None
-        return torch.from_numpy(env.render())
-
-    with closing(env):
-        yield render
+def at_size(episodes: Sequence[Episode], size: Size) -> list[Episode]:
+    """Episodes recorded at ``size``, or at 2 or 4 times that, at ``size``. Raises ValueError for any other."""
+    small = []
+    for episode in episodes:
+        height, width = episode.frames.shape[1:3]
+        times, rest = divmod(height, size[0])
+        if rest or times not in (1, 2, 4) or (height, width) != (times * size[0], times * size[1]):
+            raise ValueError(
+                f"this world sees {size[0]}x{size[1]} frames and the recording has {height}x{width}: record it at "
+                f"{2 * size[0]}x{2 * size[1]}"
+            )
+        small.append(episode if times == 1 else episode.with_frames(shrink(episode.frames, size[0])))
+    return small
 
 
-def _events(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> Numbers:
-    from train.measure.events import measure_events
-    from train.worlds.tabletop.simulator import Tabletop
-
-    with closing(Tabletop(physics_only=True)) as env:
-        return measure_events(world, episodes, env, per_episode=effort.events_per_episode, seed=seed, sampling=sampling)
-
-
-def _edits(world: World, episodes: Sequence[Episode], effort: Effort, seed: int, sampling: Any) -> EditResult | Numbers:
-    """Edits are judged against the simulator: where there is none, the numbers say why."""
-    unjudged: Numbers = {"obeyed": None, "obeyed_first_step": None, "others_undisturbed": None}
-    try:
-        env = _simulator(world)
-    except (ImportError, RuntimeError, ValueError) as error:
-        return unjudged | {"because": str(error)}
-    cases = draw_cases(env, episodes, world.tokenizer.size[0], per_episode=effort.edits_per_episode, seed=seed)
-    env.close()
-    if not cases:
-        return unjudged | {"because": "no episode has a moment at which a body could be moved to a free place"}
-    return measure_edits(world, cases, seed=seed, sampling=sampling)
-
-
-def table(numbers: Numbers) -> str:
+def table(numbers: Numbers, bars: Sequence[Bar] = ()) -> str:
     """The figures, and the bars beside them, for a terminal."""
     from train.measure.report import readable
 
@@ -316,13 +338,46 @@ def table(numbers: Numbers) -> str:
         lines += [name, *(f"  {key:<32} {readable(value)}" for key, value in told.items()), ""]
     said = {True: "met", False: "MISSED", None: "not measured"}
     lines.append("bars")
-    lines += [f"  {key:<38} {value:>8}  {bar:<7} {said[met]}" for key, value, bar, met in verdicts(numbers)]
+    lines += [f"  {v.key:<38} {v.value:>8}  {v.bar:<7} {said[v.met]}" for v in verdicts(numbers, bars)]
     return "\n".join(lines)
+
+
+def read_split(store: EpisodeStore, index: int, split: str) -> Episode:
+    """An episode, or the part of it that belongs to the split where it was divided by time."""
+    episode, span = store.read(index, segmentation=store.has_segmentation), store.span(index, split)
+    return replace(episode, **vars(episode.window(span.start, len(span) - 1)))
+
+
+def find_recipe(name: str | None, store: EpisodeStore | None, world: World) -> tuple[str, Recipe | None]:
+    """The recipe of a world: the one named, else the one its recording or its folder names, else by its schema.
+
+    Raises ValueError for a name that was given and leads nowhere. One that is only written down may be of a package
+    that is not here: then there is no recipe.
+    """
+    if name:
+        return name, registry.recipe(name)
+    written = (
+        None if store is None else store.settings.get("world"),
+        world.recipe,
+        registry.of_schema(world.schema),
+    )
+    for found in written:
+        if not found:
+            continue
+        try:
+            recipe = registry.recipe(found)
+        except (ValueError, ImportError) as error:
+            print(f"  without the world's recipe: {error}", file=sys.stderr)
+            continue
+        if recipe.schema == world.schema:
+            return found, recipe
+    return "", None
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__)
-    parser.add_argument("--world", default="tabletop", help="bundled name, world folder or hub id")
+    parser.add_argument("--world", help="world folder, bundled name or hub id; the bundled world by default")
+    parser.add_argument("--world-recipe", help="whose simulator it was learned from: a name, or my_world:RECIPE")
     parser.add_argument(
         "--recording", type=Path, help="a recording to measure on, in place of held-out episodes of its own"
     )
@@ -348,19 +403,29 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(threads.count)
     try:
         world = World.from_pretrained(chosen.world, engine=chosen.engine)
-        store = EpisodeStore(chosen.recording) if chosen.recording else held_out(effort.episodes)
+        store = EpisodeStore(chosen.recording) if chosen.recording else None
+        name, recipe = find_recipe(chosen.world_recipe, store, world)
+        if store is None:
+            if recipe is None:
+                raise ValueError(
+                    f"nobody here can simulate {world.schema.name!r} to record held-out episodes: give --recording "
+                    "DIR, or the simulator's --world-recipe"
+                )
+            store = held_out(name, recipe, effort.episodes)
         if store.schema != world.schema:
             raise ValueError(
                 f"{store.path} was recorded with another scene schema than this world has: record it again"
             )
-        indices = store.split(chosen.split if chosen.recording else "test")[: effort.episodes]
+        split = chosen.split if chosen.recording else "test"
+        indices = store.split(split)[: effort.episodes]
         if not indices:
             raise ValueError(
                 f"{store.path} has no episodes in its {chosen.split} split: record more, or name another --split"
             )
-        episodes = [store.read(i, segmentation=store.has_segmentation) for i in indices]
+        episodes = [read_split(store, i, split) for i in indices]
         about = {
-            "world": chosen.world,
+            "world": chosen.world or world.schema.name,
+            **({"recipe": name} if recipe else {}),
             "recording": str(chosen.recording) if chosen.recording else "held-out",
             "split": chosen.split,
             "quick": chosen.quick,
@@ -370,6 +435,7 @@ def main(arguments: list[str] | None = None) -> int:
             world,
             episodes,
             effort=effort,
+            recipe=recipe,
             seed=chosen.seed,
             tokens_per_pass=chosen.tokens_per_pass,
             report=chosen.report,
@@ -383,7 +449,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(numbers))
+    print(table(numbers, bars_of(recipe)))
     print(f"\npictures: {chosen.report / 'index.html'}")
     return 0
 

@@ -20,6 +20,8 @@ from torch import nn
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from train.data.tokens import TokenStore
+from train.worlds.registry import of_schema
+from train.worlds.registry import recipe as registered
 from worldmodel.sampling import Sampling
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
@@ -83,12 +85,25 @@ def export_world(
     out: str | Path,
     half: bool = False,
     estimator: str | Path | None = None,
+    *,
+    recipe: str | None = None,
+    guidance: float | None = None,
 ) -> World:
-    """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'."""
+    """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'.
+
+    ``recipe`` names the world that it was learned from, by default the one of this schema: its page and its guidance
+    come with the weights, unless another ``guidance`` is given.
+    """
     store, saved = TokenStore(tokens), read_checkpoint(dynamics)
     config = DynamicsConfig(**(saved["hyper_parameters"].get("config") or {}))
     network = Dynamics(config, store.layout(config.max_text, config.max_event), store.schema)
     take_weights(network, saved, "dynamics.")
+    name = recipe or of_schema(store.schema)
+    origin = registered(name) if name else None
+    if origin is not None and origin.schema != store.schema:
+        raise ValueError(f"the tokens are of {store.schema.name!r} and not of the world {name}: name another recipe")
+    if guidance is None:
+        guidance = 1.0 if origin is None else origin.guidance
     world = World(
         schema=store.schema,
         text=store.text,
@@ -96,7 +111,9 @@ def export_world(
         dynamics=network,
         upsampler=None if upsampler is None else read_upsampler(upsampler),
         estimator=None if estimator is None else read_estimator(estimator),
-        sampling=Sampling(guidance=2.0),  # as captions are kept to best: `text` of an evaluation
+        sampling=Sampling(guidance=guidance),
+        page={} if origin is None else origin.page,
+        recipe=name or "",
     )
     world.save_pretrained(out, half=half)
     return world
@@ -109,6 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dynamics", type=Path, help="the dynamics' checkpoint: with it, a world is exported")
     parser.add_argument("--upsampler", type=Path, help="the upsampler's checkpoint")
     parser.add_argument("--estimator", type=Path, help="the state estimator's checkpoint")
+    parser.add_argument("--world-recipe", help="the world it was learned from: a name, or my_world:RECIPE")
+    parser.add_argument("--guidance", type=float, help="how much scenes keep to captions: the recipe's, or 1")
     parser.add_argument("--half", action="store_true", help="store a world's weights as float16, in half the room")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(arguments)
@@ -119,8 +138,15 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("a world needs --tokens and --tokenizer as an exported folder")
         else:
             parts = chosen.tokenizer, chosen.tokens, chosen.dynamics, chosen.upsampler
-            export_world(*parts, chosen.out, chosen.half, chosen.estimator)
-    except (ValueError, OSError) as error:
+            export_world(
+                *parts,
+                chosen.out,
+                chosen.half,
+                chosen.estimator,
+                recipe=chosen.world_recipe,
+                guidance=chosen.guidance,
+            )
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"written to {chosen.out}")

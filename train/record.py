@@ -1,5 +1,6 @@
-"""Records episodes of a simulated world: ``python -m train.record --world tabletop --episodes 900 --out DIR``.
+"""Records episodes of a simulated world: ``python -m train.record --world NAME --episodes 900 --out DIR``.
 
+NAME is a world of ours, one that a package registers, or ``my_package.my_world:RECIPE``.
 Episode i is a function of (seed, i) alone, whatever the number of workers; a killed run goes on where it
 stopped when the same command is given again.
 """
@@ -7,9 +8,9 @@ stopped when the same command is given again.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
@@ -19,58 +20,27 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from tokenizer.clip import Episode
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
-from train.worlds.registry import WORLDS, Recordable, World, recordable
+from train.worlds.contract import Size
+from train.worlds.play import draw_episode, play_episode, split_of
+from train.worlds.registry import names, recipe
 
 SHARD = 16  # episodes
 _CONSOLIDATE_EVERY = 6  # shards
 
 
-def split_of(seed: int, index: int) -> str:
-    """Train, validation or test (90, 5 and 5 of 100) of an episode."""
-    lot = int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:4], "big") % 100
-    return "train" if lot < 90 else "validation" if lot < 95 else "test"
+def parse_size(text: str) -> Size:
+    """``64`` is 64x64; ``64x112`` is 64 high and 112 wide. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if found is None:
+        raise ValueError(f"a resolution is a number of pixels or HEIGHTxWIDTH, as 64 or 64x112, not {text!r}")
+    return int(found[1]), int(found[2] or found[1])
 
 
-def draw_episode(world: Recordable, seed: int, index: int) -> tuple[int, str]:
-    """The simulator's seed and the behaviour of episode ``index`` of the recording ``seed``."""
-    rng = np.random.default_rng([seed, index])
-    shares = world.shares
-    return int(rng.integers(2**31)), str(rng.choice(list(shares), p=list(shares.values())))
-
-
-def play_episode(world: Recordable, env: World, seed: int, acting: str, num_steps: int) -> tuple[Episode, np.ndarray]:
-    """Plays until ``num_steps`` or termination. Returns the episode and the state of every pixel frame."""
-    act = world.behaviour(acting, np.random.default_rng([seed, 1]))
-    _, info = env.reset(seed=seed)
-    kept: dict[str, list[np.ndarray]] = {"frames": [], "states": []}
-    if world.segmented is not None:
-        kept["segmentation"] = []
-    actions: list[int] = []
-    caption, terminated = info["caption"], False
-    while True:
-        for key, parts in kept.items():
-            parts.append(info[key])
-        if terminated or len(actions) == num_steps:
-            break
-        actions.append(act(info["state"]))
-        _, _, terminated, _, info = env.step(actions[-1])
-    frame_states = np.concatenate(kept["states"])
-    episode = Episode(
-        frames=np.concatenate(kept["frames"]),
-        actions=np.array(actions, dtype=np.int64)[:, None],
-        states=frame_states[:: env.schema.frames_per_step],
-        caption=caption,
-        segmentation=None if world.segmented is None else np.concatenate(kept["segmentation"]),
-        seed=seed,
-        behaviour=acting,
-        frames_per_step=env.schema.frames_per_step,
-    )
-    return episode, frame_states
+def said(size: Size) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
 # -- one worker -----------------------------------------------------------------------------------------
@@ -92,11 +62,11 @@ def _start_worker(path: Path, config: RecordingConfig, progress: Any) -> None:
 
 def _record_shard(number: int, indices: list[int]) -> int:
     config: RecordingConfig = _worker["config"]
-    world = recordable(config.settings["world"])
+    world, size = recipe(config.settings["world"]), picture_size(config.size)
     seed, num_steps = config.settings["seed"], config.settings["steps"]
-    with closing(world.make(config.settings["resolution"])) as env, _worker["writer"].shard(number) as shard:
+    with closing(world.make(size)) as env, _worker["writer"].shard(number) as shard:
         for index in indices:
-            episode, frame_states = play_episode(world, env, *draw_episode(world, seed, index), num_steps)
+            episode, frame_states = play_episode(world, env, *draw_episode(world, seed, index), num_steps, size)
             shard.add(index, episode, split_of(seed, index), frame_states)
             with _worker["progress"].get_lock():
                 _worker["progress"].get_obj()[0] += 1
@@ -111,24 +81,25 @@ def record(
     path: Path,
     episodes: int,
     *,
-    world: str = "tabletop",
+    world: str,
     seed: int = 0,
     workers: int = 1,
     num_steps: int = 64,
-    resolution: int | None = None,
+    resolution: int | Size | None = None,
 ) -> None:
     """Records what ``path`` still lacks of ``episodes`` episodes and writes its index.
 
     The default resolution is the world's own. Raises ValueError for one that it doesn't draw and for a folder with
     another recording, DiskFullError when the disk is full.
     """
-    chosen = recordable(world)
-    resolution = chosen.resolutions[0] if resolution is None else resolution
-    if resolution not in chosen.resolutions:
-        drawn = " or ".join(map(str, sorted(chosen.resolutions)))
-        raise ValueError(f"resolution {resolution} is not drawn by {world}: choose {drawn}")
-    settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": resolution, "shard": SHARD}
-    config = RecordingConfig(schema=chosen.schema, size=resolution, segmentation=chosen.segmented, settings=settings)
+    chosen = recipe(world)
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution or chosen.sizes[0]
+    if size not in chosen.sizes:
+        drawn = " or ".join(said(one) for one in sorted(chosen.sizes))
+        raise ValueError(f"resolution {said(size)} is not drawn by {world}: choose {drawn}")
+    plain = size[0] if size[0] == size[1] else list(size)
+    settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": plain, "shard": SHARD}
+    config = RecordingConfig(schema=chosen.schema, size=size, segmentation=chosen.segmented, settings=settings)
     writer = EpisodeWriter(path, config)
     writer.discard_unfinished()
     missing: dict[int, list[int]] = {}
@@ -167,13 +138,13 @@ def record(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.record", description=__doc__)
-    parser.add_argument("--world", choices=WORLDS, default="tabletop")
+    parser.add_argument("--world", required=True, help=f"{', '.join(names())}, or my_package.my_world:RECIPE")
     parser.add_argument("--episodes", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the folder to fill; may hold an unfinished recording")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, default=64, help="most steps of an episode")
-    parser.add_argument("--resolution", type=int, help="the world's own by default: 80 of breakout, 128 of the others")
+    parser.add_argument("--resolution", help="pixels, or HEIGHTxWIDTH; the world's own by default")
     chosen = parser.parse_args(arguments)
     if min(chosen.episodes, chosen.workers, chosen.steps) < 1:
         parser.error("--episodes, --workers and --steps must be at least 1")
@@ -185,9 +156,9 @@ def main(arguments: list[str] | None = None) -> int:
             seed=chosen.seed,
             workers=chosen.workers,
             num_steps=chosen.steps,
-            resolution=chosen.resolution,
+            resolution=parse_size(chosen.resolution) if chosen.resolution else None,
         )
-    except (ValueError, DiskFullError, RuntimeError) as error:
+    except (ValueError, ImportError, DiskFullError, RuntimeError) as error:
         if isinstance(error, BrokenProcessPool):
             error = RuntimeError("a recording process died (out of memory?): run the same command again to go on")
         print(f"error: {error}", file=sys.stderr)

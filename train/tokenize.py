@@ -10,11 +10,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -28,8 +27,8 @@ from train.data.episode_store import EpisodeStore
 from train.data.recording_layout import SPLITS
 from train.data.resizing import Fit
 from train.data.tokens import TokenisedEpisode, TokenWriter
-from train.record import draw_episode, split_of
-from train.worlds.registry import WORLDS, Recordable, recordable
+from train.worlds.play import draw_episode, simulate_episode, split_of
+from train.worlds.registry import names, recipe
 
 SHARD = 64  # episodes
 
@@ -109,38 +108,8 @@ def simulate_states(name: str, seed: int, index: int, num_steps: int, eventful: 
 
     ``eventful`` is the chance that a step begins with an event.
     """
-    world = recordable(name)
+    world = recipe(name)
     return simulate_episode(world, *draw_episode(world, seed, index), num_steps, split_of(seed, index), index, eventful)
-
-
-def simulate_episode(
-    world: Recordable, seed: int, acting: str, num_steps: int, split: str, index: int = 0, eventful: float = 0.0
-) -> TokenisedEpisode:
-    """The same of a simulator's seed and a behaviour, as ``train.record`` would play it."""
-    env: Any = world.simulate()
-    act, chance = world.behaviour(acting, np.random.default_rng([seed, 1])), np.random.default_rng([seed, 2])
-    _, info = env.reset(seed=seed)
-    states, actions, caption = [info["state"]], [], info["caption"]
-    events: dict[int, str] = {}
-    for _ in range(num_steps):
-        actions.append(act(info["state"]))
-        if world.event is not None and chance.random() < eventful:
-            _, text, edit = world.event(world.schema.to_dict(torch.from_numpy(info["state"])), chance)
-            with suppress(ValueError):  # bodies that a collision has pressed into one another
-                env.write_state(edit)
-                events[len(states)] = text
-        _, _, terminated, _, info = env.step(actions[-1])
-        states.append(info["state"])
-        if terminated:
-            break
-    return TokenisedEpisode(
-        episode=index,
-        split=split,
-        caption=caption,
-        states=torch.from_numpy(np.stack(states)),
-        actions=world.schema.actions.values_to_ids(np.array(actions)[:, None]),
-        events=events,
-    )
 
 
 def _simulate_many(name: str, seed: int, indices: list[int], num_steps: int, eventful: float) -> list[TokenisedEpisode]:
@@ -214,7 +183,7 @@ def write_simulated(
     known = [e for shard in shards for e in shard if e.split == "train"]
     text = text or TextTokenizer.train([words for e in known for words in (e.caption, *e.events.values())])
     codes = tokenizer.quantizer.size
-    writer = TokenWriter(out, schema=recordable(name).schema, text=text, num_codes=codes, grid=tokenizer.grid)
+    writer = TokenWriter(out, schema=recipe(name).schema, text=text, num_codes=codes, grid=tokenizer.grid)
     for shard in shards:
         writer.write_shard(shard)
     writer.close()
@@ -232,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--action-bins", type=int, help="how many levels an action that is a quantity has")
     parser.add_argument("--action-bins-by", choices=get_args(Binning), help="how they are spread")
     parser.add_argument("--simulate", type=int, default=0, help="episodes of states alone, instead of a recording's")
-    parser.add_argument("--world", choices=WORLDS, default="tabletop", help="the one to simulate")
+    parser.add_argument("--world", help=f"the one to simulate: {', '.join(names())}, or my_package.my_world:RECIPE")
     parser.add_argument("--seed", type=int, default=1_000, help="of the simulated episodes")
     parser.add_argument("--steps", type=int, default=64, help="of a simulated episode at the most")
     parser.add_argument("--events", type=float, default=0.0, help="chance that a simulated step begins with an event")
@@ -241,6 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         text = TextTokenizer.load(chosen.text) if chosen.text else None
         if chosen.simulate:
+            if chosen.world is None:
+                parser.error("name the world to simulate: --world")
             config = read_config(chosen.tokenizer)[0] if chosen.tokenizer else VideoTokenizerConfig()
             write_simulated(
                 chosen.world,

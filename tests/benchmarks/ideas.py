@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from train.data.tokens import TokenDataModule, TokenStore
 from train.export import read_checkpoint
-from train.measure.measurements import Bodies
+from train.measure.bodies import Bodies
 from train.measure.metrics import psnr
 from train.modules.dynamics import DynamicsModule
 from worldmodel.bench import time_steps

@@ -17,7 +17,7 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
-from train.worlds.tabletop.simulator import tabletop_schema
+from train.worlds.tabletop.schema import tabletop_schema
 from worldmodel.bench import bandwidth, time_steps
 from worldmodel.engines.choice import ENGINES
 from worldmodel.transformer import Dynamics, DynamicsConfig

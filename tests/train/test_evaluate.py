@@ -2,6 +2,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,17 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
-from train.evaluate import BARS, Effort, evaluate, main, plain, table
+from train.evaluate import Effort, evaluate, main, plain, table
+from train.measure.bars import BARS, Bar
+from train.measure.bodies import Bodies
 from train.measure.edits import EditCase, draw_cases, judge
-from train.measure.held_out import FIRST_SEED, held_out
-from train.measure.measurements import Bodies
 from train.measure.text import measure_text
-from train.record import draw_episode
-from train.worlds.registry import recordable
-from train.worlds.tabletop.simulator import Tabletop, tabletop_schema
+from train.worlds.held_out import FIRST_SEED, held_out
+from train.worlds.play import draw_episode
+from train.worlds.registry import recipe
+from train.worlds.tabletop.captions import claims
+from train.worlds.tabletop.schema import COLOURS, tabletop_schema
+from train.worlds.tabletop.simulator import Tabletop
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
@@ -75,6 +79,7 @@ TINY = Effort(
     endless_steps=16,
 )
 SCHEMA = tabletop_schema()
+RECIPE = recipe("tabletop")
 
 
 def without_gl() -> str:
@@ -157,7 +162,14 @@ def figures(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     ceiling = VideoTokenizer(replace(world.tokenizer.config, quantizer=QuantizerConfig(kind="continuous")), SCHEMA)
     about = {"world": "tiny"}
     numbers = evaluate(
-        world, episodes, effort=TINY, report=report, about=about, ceiling=ceiling, regressor=world.upsampler
+        world,
+        episodes,
+        effort=TINY,
+        recipe=RECIPE,
+        report=report,
+        about=about,
+        ceiling=ceiling,
+        regressor=world.upsampler,
     )
     return numbers, report
 
@@ -172,7 +184,7 @@ def test_every_key_of_the_contract_is_measured(figures: tuple[dict, Path]) -> No
     assert rollout["rows_by_step"] == [2] * 11 + [1] * 6
     assert len(rollout["player_error_by_step"]) == len(rollout["psnr_by_step_db"]) == 17
     assert rollout["player_error_16"] == rollout["player_error_by_step"][15]
-    assert rollout["player_error_32"] is None
+    assert "player_error_32" not in rollout
     assert len(tokenizer["psnr_by_frame_db"]) == 4
     assert tokenizer["ids_per_frame"] == 16
     assert tokenizer["bits_per_frame"] == 64
@@ -186,10 +198,13 @@ def test_every_key_of_the_contract_is_measured(figures: tuple[dict, Path]) -> No
 def test_the_numbers_are_json_and_a_readable_table(figures: tuple[dict, Path]) -> None:
     numbers, _ = figures
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
-    text = table(numbers)
-    assert all((bar.key in text) != bar.key.startswith("breakout.") for bar in BARS)
-    assert "breakout.one_ball" in table(numbers | {"breakout": {"one_ball": 0.5}})
+    text = table(numbers, RECIPE.bars)
     assert "MISSED" in text
+    for bar in (*BARS, *RECIPE.bars):
+        part, name = bar.key.split(".")
+        assert (bar.key in text) == (name in numbers[part]), bar.key
+    assert "lap.time" not in table(numbers, [Bar("lap.time", "≤", 60)])
+    assert "lap.time" in table(numbers | {"lap": {"time": 50}}, [Bar("lap.time", "≤", 60)])
 
 
 def test_the_report_shows_pictures_and_bars(figures: tuple[dict, Path]) -> None:
@@ -202,15 +217,21 @@ def test_the_report_shows_pictures_and_bars(figures: tuple[dict, Path]) -> None:
 
 
 def test_an_evaluation_repeats_with_its_seed(figures: tuple[dict, Path], world: World) -> None:
-    again = evaluate(world, [fake_episode(0), fake_episode(1, steps=11)], effort=TINY)
+    again = evaluate(world, [fake_episode(0), fake_episode(1, steps=11)], effort=TINY, recipe=RECIPE)
     for part in ("tokenizer", "rollout", "read", "edit"):
         assert again[part].items() <= figures[0][part].items()  # which had more to compare with
 
 
 def test_frames_of_another_size_are_refused_with_the_size_to_record(world: World) -> None:
     episode = fake_episode(0, steps=2)
-    with pytest.raises(ValueError, match="64x64 frames and the recording has 32: record it at 128"):
+    with pytest.raises(ValueError, match="64x64 frames and the recording has 32x32: record it at 128x128"):
         evaluate(world, [episode.with_frames(episode.frames[:, ::4, ::4])], effort=TINY)
+
+
+def test_without_a_simulator_what_asks_for_one_is_not_listed(world: World) -> None:
+    numbers = evaluate(world, [fake_episode(1, steps=9)], effort=TINY)
+    assert {"tokenizer", "rollout", "read", "speed", "endless", "motion"} <= set(numbers)
+    assert not {"outcome", "state_modes", "edit", "shots", "text", "caption", "events"} & set(numbers)
 
 
 def test_what_is_not_finite_becomes_null() -> None:
@@ -294,7 +315,8 @@ def test_an_edit_is_judged_from_pixels(case: EditCase, picture: torch.Tensor, ob
 def test_the_simulators_own_pictures_obey_and_unedited_ones_do_not() -> None:
     env = Tabletop(64, segmentation=True)
     episode = fake_episode(1)
-    cases = draw_cases(env, [episode.with_frames(episode.frames[:, ::2, ::2])], 64, per_episode=2, seed=0)
+    small = episode.with_frames(episode.frames[:, ::2, ::2])
+    cases = draw_cases(env, SCHEMA, [small], (64, 64), per_episode=2, seed=0)
     env.close()
     assert sorted(case.body == 0 for case in cases) == [False, False, True, True]
     assert episode.states is not None
@@ -312,15 +334,14 @@ def test_the_simulators_own_pictures_obey_and_unedited_ones_do_not() -> None:
 
 
 def test_held_out_seeds_are_beyond_those_that_recordings_draw() -> None:
-    world = recordable("tabletop")
-    assert all(draw_episode(world, seed, index)[0] < FIRST_SEED for seed in range(20) for index in range(20))
+    assert all(draw_episode(RECIPE, seed, index)[0] < FIRST_SEED for seed in range(20) for index in range(20))
 
 
 @needs_gl
 def test_held_out_episodes_are_recorded_once(tmp_path: Path) -> None:
-    first = held_out(1, num_steps=2, folder=tmp_path)
+    first = held_out("tabletop", RECIPE, 1, num_steps=2, folder=tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
-    again = held_out(3, num_steps=2, folder=tmp_path)
+    again = held_out("tabletop", RECIPE, 3, num_steps=2, folder=tmp_path)
     assert first.split("test") == again.split("test") == [0, 1, 2, 3]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")} == files
     assert again.read(2).seed == FIRST_SEED + 2
@@ -329,7 +350,7 @@ def test_held_out_episodes_are_recorded_once(tmp_path: Path) -> None:
 def test_without_mujoco_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "train.worlds.tabletop.simulator", None)
     with pytest.raises(RuntimeError, match=r"pip install 'worldmodel-stream\[worlds\]', or give --recording"):
-        held_out(1, folder=tmp_path)
+        held_out("tabletop", RECIPE, 1, folder=tmp_path)
 
 
 def test_the_command_says_what_is_wrong_in_one_sentence(
@@ -362,7 +383,8 @@ def test_claims_hold_where_the_scene_is_as_the_caption_says(world: World) -> Non
             return scene
 
     def shares(caption: str) -> dict:
-        return measure_text(Told(), [caption], seed=0, sampling=world.sampling)  # type: ignore[arg-type]
+        said = partial(claims, colours=COLOURS)
+        return measure_text(Told(), [caption], said, seed=0, sampling=world.sampling)  # type: ignore[arg-type]
 
     right = shares("a red rubber ball and a blue box")
     assert right["attributes_obeyed"] == right["count_obeyed"] == 1

@@ -83,6 +83,11 @@ class EpisodeStore:
         return len(self._rows)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What decided the episodes, as whoever recorded them wrote it down; empty in a foreign folder."""
+        return self._info.get("recording") or {}
+
+    @property
     def has_captions(self) -> bool:
         """Whether anything is said of any episode."""
         return any(self.caption(i) for i in range(len(self)))

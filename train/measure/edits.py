@@ -20,30 +20,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tokenizer.clip import Clip, Episode
-from train.measure.measurements import (
-    CONTEXT,
-    Bodies,
-    Numbers,
-    entity_map,
-    imagine,
-    in_batches,
-    rebuilt,
-    rival_colours,
-    start,
-)
+from tokenizer.state_schema import StateSchema
+from train.measure.bodies import Bodies, entity_map, rival_colours
+from train.measure.free_running import CONTEXT, imagine, in_batches, num_steps, start
+from train.measure.measurement import Numbers
 from train.measure.metrics import LEAST_PIXELS, median_colours, share_shown, surroundings, typical_colours
+from train.measure.tokenizer import rebuilt
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
-
-if TYPE_CHECKING:
-    from train.worlds.tabletop.simulator import Tabletop
 
 STEPS = 2
 APART = 0.04  # metres between the moved body's new place and anybody else's reach
@@ -103,30 +94,32 @@ class EditResult:
 
 
 def draw_cases(
-    env: Tabletop, episodes: Sequence[Episode], resolution: int, *, per_episode: int, seed: int
+    env: Any, schema: StateSchema, episodes: Sequence[Episode], size: tuple[int, int], *, per_episode: int, seed: int
 ) -> list[EditCase]:
     """Moves the player and one other body, each to a random free place, at several moments of every episode.
 
-    A moment is left out where no free place is found or body or place cannot be seen.
+    ``env`` is an editable simulator that draws ``size`` and entity maps; the first of its actions does nothing. A
+    moment is left out where no free place is found or body or place cannot be seen.
     """
-    bodies, rng = Bodies.of(env.schema), np.random.default_rng([seed, 20])
+    bodies, rng = Bodies.of(schema), np.random.default_rng([seed, 20])
     cases = []
     for episode in episodes:
-        if episode.num_steps < CONTEXT or episode.states is None:
+        steps = num_steps(episode, schema.frames_per_step)
+        if steps < CONTEXT or episode.states is None:
             continue
-        for begin in np.linspace(0, episode.num_steps - CONTEXT, per_episode + 2)[1:-1].astype(int):
+        for begin in np.linspace(0, steps - CONTEXT, per_episode + 2)[1:-1].astype(int):
             clip = episode.window(int(begin), CONTEXT)
             assert clip.states is not None
             others = [i for i, there in enumerate(bodies.present(torch.from_numpy(clip.states[-1]))) if there and i]
             for body in (0, int(rng.choice(others))) if others else (0,):
-                case = _draw_case(env, bodies, clip, body, resolution, rng)
+                case = _draw_case(env, bodies, clip, body, size, rng)
                 if case is not None:
                     cases.append(case)
     return cases
 
 
 def _draw_case(
-    env: Tabletop, bodies: Bodies, clip: Clip, body: int, resolution: int, rng: np.random.Generator
+    env: Any, bodies: Bodies, clip: Clip, body: int, size: tuple[int, int], rng: np.random.Generator
 ) -> EditCase | None:
     assert clip.states is not None
     name, label, state = bodies.names[body], bodies.labels[body], clip.states[-1]
@@ -134,13 +127,13 @@ def _draw_case(
     places, sizes, present = bodies.of_role(values, "position"), bodies.of_role(values, "size"), bodies.present(values)
     assert places is not None
     assert sizes is not None
-    scene = env.schema.to_dict(values)
+    scene = bodies.schema.to_dict(values)
     scene = {who: of if of.get("present", True) else {"present": False} for who, of in scene.items()}
     try:
         _, info = env.reset(seed=0, options={"state": scene})
     except ValueError:  # two bodies in the middle of a hard collision
         return None
-    covered = entity_map(info["segmentation"], resolution)[0]
+    covered = entity_map(info["segmentation"], size)[0]
     reach = 2**0.5 * sizes[:, 0]  # of a box, however it is turned
     limit = bodies.width / 2 - float(reach[body]) - APART / 2
     for _ in range(60):
@@ -153,7 +146,7 @@ def _draw_case(
         env.write_state(state)
         env.write_state({name: {"position": spot}})
         steps = [env.step(0)[4] for _ in range(STEPS)]
-        covers = entity_map(np.stack([info["segmentation"][-1] for info in steps]), resolution)
+        covers = entity_map(np.stack([info["segmentation"][-1] for info in steps]), size)
         if min(int((covers == label).sum((1, 2)).min()), int((covered == label).sum())) < LEAST_PIXELS:
             continue
         frames = np.concatenate([clip.frames[-1:], *(info["frames"] for info in steps)])
@@ -197,12 +190,11 @@ def measure_edits(world: World, cases: list[EditCase], *, seed: int, sampling: S
     """Runs and judges all cases. ``obeyed`` is by the second step; ``others_undisturbed`` is a share of rollouts."""
     bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
     shown, ceilings = [], []
-    idle = torch.zeros(1, STEPS, dtype=torch.long)
     for rows in in_batches(cases):
         rollout = start(world, [case.clip for case in rows], seed=seed, sampling=sampling)
         for row, case in enumerate(rows):
             rollout.edit({case.name: {"position": case.place}}, row=row)
-        shown.append(imagine(rollout, idle.expand(len(rows), -1)).frames[:, :, -1])
+        shown.append(imagine(rollout, [world.actions.idle()] * STEPS).frames[:, :, -1])
         whole = [torch.cat([torch.from_numpy(case.clip.frames), case.truth[1:]]) for case in rows]
         states = [torch.cat([torch.from_numpy(case.clip.states), case.states]) for case in rows]
         ceilings.append(rebuilt(world, torch.stack(whole), torch.stack(states))[:, -r * STEPS :][:, r - 1 :: r])

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tokenizer.clip import Episode
 from tokenizer.scene import StateReader
-from train.measure.measurements import Numbers, start
+from train.measure.free_running import random_actions, start
+from train.measure.measurement import Numbers
 from train.measure.metrics import laplacian_variance, psnr
 from worldmodel.rollout import Rollout
 from worldmodel.sampling import Sampling
@@ -57,7 +58,8 @@ def measure_endless(
         action, pairs = world.actions.idle(), []
         for step in range(1, steps + 1):
             if name == "moving" and step % HOLD == 1:
-                action = world.actions.sample(len(episodes), generator=generator)
+                action = random_actions(world, len(episodes), 1, generator)
+                action = action[:, 0] if isinstance(action, Tensor) else None
             made = rollout.step(action)
             mark = next((mark for mark in MARKS if mark - RECENT < step <= mark), None)
             if mark is not None and render is not None:
@@ -105,12 +107,12 @@ def body_colours(rollout: Rollout, reader: StateReader) -> tuple[Tensor, Tensor,
     bears a mark, and of unit length, for lights turn and cameras too."""
     seen, (at, radius, _) = reader(rollout.state), reader.picture(rollout.state)
     picture = rollout.frames[:, -1].float()
-    side, turns = picture.shape[1], torch.arange(8) * torch.pi / 4
+    size, turns = torch.tensor(picture.shape[1:3]).flip(0), torch.arange(8) * torch.pi / 4
     ring = radius[..., None, None] * torch.stack([turns.cos(), turns.sin()], -1)
     rows = torch.arange(len(picture))[:, None, None]
 
     def colours(places: Tensor) -> Tensor:
-        x, y = (places * side).long().clamp(0, side - 1).unbind(-1)
+        x, y = (places * size).long().clamp(torch.zeros(2, dtype=torch.long), size - 1).unbind(-1)
         return F.normalize(picture[rows, y, x].median(2).values, dim=-1)
 
     inside = ((at > 0.05) & (at < 0.95)).all(-1)

@@ -1,51 +1,57 @@
 """Whether what a world is told in mid-stream happens: ``events`` in an evaluation, beside the simulator.
 
-An event is drawn of the scene that a rollout has come to (``worlds/tabletop_events.py``). The simulator does it, and
-does not; the world is told it, and is not told it.
+The world's recipe draws an event of the scene that a rollout has come to. The simulator does it, and does not; the
+world is told it, and is not told it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from tokenizer.clip import Episode
-from train.measure.measurements import CONTEXT, Bodies, Numbers, start
-from train.worlds.tabletop.events import draw_event
+from train.measure.bodies import Bodies
+from train.measure.free_running import CONTEXT, num_steps, start
+from train.measure.measurement import Numbers
 from worldmodel.rollout import Rollout
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 MOVES = 0.1  # m/s
 AFTER = 8  # steps
-MOTION = {
-    "stopped": "everything stops",
-    "slower": "everything slows down",
-    "as_is": "",
-    "faster": "everything speeds up",
-}
+
+Event = tuple[str, str, Mapping[str, Any]]
 
 
 def measure_events(
-    world: World, episodes: Sequence[Episode], env: Any, *, per_episode: int, seed: int, sampling: Sampling
+    world: World,
+    episodes: Sequence[Episode],
+    env: Any,
+    draw_event: Callable[[Mapping[str, Any], np.random.Generator], Event],
+    phrases: Mapping[str, str],
+    *,
+    per_episode: int,
+    seed: int,
+    sampling: Sampling,
 ) -> Numbers:
     """Idle steps after an event, from true states of held-out episodes.
 
     ``obeyed``: share of events after whose step all that they change is nearer to what the simulator makes of it
     than to what it would have been without; ``obeyed_<kind>`` the same by kind, ``untold`` the same in rollouts that
     are not told. ``undisturbed``: share of rollouts in which every other body is within 1 % of the table's width of
-    where the simulator has it then. ``stopped``, ``slower``, ``as_is`` and ``faster``: mean speed in m/s of the bodies
-    that move, when the step is told so. ``error_8`` is the bodies' mean distance from the simulator's eight steps later
-    in table widths, ``untold_error_8`` that of the simulator's without the event: what ignoring it costs.
+    where the simulator has it then. Each name in ``phrases``: mean speed of the bodies that move, in the schema's
+    unit, when the step is told its text. ``error_8`` is the bodies' mean distance from the simulator's eight steps
+    later in table widths, ``untold_error_8`` that of the simulator's without the event: what ignoring it costs.
     """
     schema, bodies, rng = world.schema, Bodies.of(world.schema), np.random.default_rng([seed, 30])
     clips, cases = [], []
     env.reset(seed=seed)
-    for episode in (e for e in episodes if e.num_steps >= CONTEXT):
-        for begin in np.linspace(0, episode.num_steps - CONTEXT, per_episode + 2)[1:-1].astype(int):
+    r, idle = schema.frames_per_step, world.actions.idle()
+    for episode in (e for e in episodes if num_steps(e, r) >= CONTEXT):
+        for begin in np.linspace(0, num_steps(episode, r) - CONTEXT, per_episode + 2)[1:-1].astype(int):
             clip = episode.window(int(begin), CONTEXT)
             assert clip.states is not None
             kind, text, edit = draw_event(schema.to_dict(torch.from_numpy(clip.states[-1])), rng)
@@ -62,12 +68,12 @@ def measure_events(
     if not cases:
         return {"rows": 0}
     told, untold = (start(world, clips, seed=seed, sampling=sampling) for _ in range(2))
-    motion = {name: _motion(untold.fork(), text, bodies) for name, text in MOTION.items()}
+    motion = {name: _motion(untold.fork(), text, bodies, idle) for name, text in phrases.items()}
     for row, (_, text, *_) in enumerate(cases):
         told.tell(text, row)
-    first = told.step(0).state, untold.step(0).state
+    first = told.step(idle).state, untold.step(idle).state
     for _ in range(AFTER - 1):
-        told.step(0)
+        told.step(idle)
     truth, without = (torch.stack([case[which] for case in cases]) for which in (3, 4))  # (rows, AFTER, F)
     there = bodies.present(truth[:, 0])
 
@@ -92,17 +98,17 @@ def measure_events(
     return numbers
 
 
-def _motion(rollout: Rollout, text: str, bodies: Bodies) -> float:
+def _motion(rollout: Rollout, text: str, bodies: Bodies, idle: Any) -> float:
     """Mean speed, in m/s, of the bodies that move, at the end of the step that is told this."""
     before = bodies.of_role(rollout.state, "velocity")
     rollout.tell(text)
-    after = bodies.of_role(rollout.step(0).state, "velocity")
+    after = bodies.of_role(rollout.step(idle).state, "velocity")
     assert before is not None
     assert after is not None
     return float(after.norm(dim=-1)[before.norm(dim=-1) > MOVES].mean())
 
 
-def _simulated(env: Any, state: np.ndarray, edit: dict[str, Any]) -> torch.Tensor:
+def _simulated(env: Any, state: np.ndarray, edit: Mapping[str, Any]) -> torch.Tensor:
     """States (AFTER, F) that follow from one, edited, when nothing is done."""
     env.write_state(state)
     env.write_state(edit)

@@ -11,7 +11,10 @@ import torch
 from tokenizer.clip import Episode
 from tokenizer.scene import StateReader
 from train.data.tokens import TokenisedEpisode
-from train.measure.measurements import Bodies, Numbers, foreseen_states, measure_rollout
+from train.measure.bodies import Bodies
+from train.measure.free_running import foreseen_states
+from train.measure.measurement import Numbers
+from train.measure.rollout import measure_rollout
 from worldmodel.bench import raster_of, time_steps
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
@@ -33,8 +36,7 @@ def measure_modes(world: World, episodes: Sequence[Episode], *, seed: int, sampl
         numbers[str(k)] = {
             "psnr_db": by_step.mean(),
             "psnr_32_db": by_step[-1],
-            "player_error_32": found.get("player_error_32"),
-            "others_error_32": found.get("others_error_32"),
+            **{name: found[name] for name in ("player_error_32", "others_error_32") if name in found},
             "step_ms": time_steps(world, steps=steps, sampling=chosen)["step_ms"]["p50"],
         }
     numbers["raster_step_ms"] = time_steps(raster_of(world, world.engine.name), steps=2)["step_ms"]["p50"]
@@ -52,10 +54,10 @@ def measure_state_modes(
     ``recorded_overlapping`` is the recording's share, whose boxes' sides may be nearer than their corners.
     """
     bodies, reader = Bodies.of(world.schema), StateReader(world.schema)
-    rows = [episode for episode in episodes if len(episode.actions) >= HORIZON]
+    rows = [episode for episode in episodes if episode.num_latent_frames > HORIZON]
     if not rows:
         return {"rows": 0}
-    truth = torch.stack([episode.states[1 : 1 + HORIZON] for episode in rows])
+    truth = torch.stack([episode.states[1 : 1 + HORIZON] for episode in rows if episode.states is not None])
     there = bodies.present(truth)
 
     def overlapping(states: torch.Tensor) -> torch.Tensor:

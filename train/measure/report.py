@@ -13,8 +13,9 @@ matplotlib.use("Agg")  # draws without a display
 import matplotlib.pyplot as plt
 from torch import Tensor
 
+from train.measure.bars import Verdict
 from train.measure.edits import STEPS, EditResult
-from train.measure.measurements import Numbers, Pictures
+from train.measure.measurement import Numbers, Pictures
 
 SHOWN_STEPS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 _STYLE = """
@@ -94,14 +95,14 @@ def edit_strips(path: Path, result: EditResult, most: int = 8) -> None:
 def write(
     folder: Path,
     numbers: Numbers,
-    bars: Sequence[tuple[str, str, str, bool | None]],
+    bars: Sequence[Verdict],
     *,
     rebuilt: Pictures | None,
     imagined: Pictures | None,
     edits: EditResult | None,
     upsampled: Pictures | None,
 ) -> Path:
-    """Writes figures and page. ``bars``: what, value, bar, met. Returns the page's path."""
+    """Writes figures and page. Returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     figures: list[tuple[str, str]] = []
     if imagined is not None:
@@ -120,6 +121,7 @@ def write(
                 f"{who}{held}": rollout[f"{who}_error_by_step{suffix}"]
                 for who in ("player", "others")
                 for held, suffix in (("", ""), (", first state held", "_copy_last"))
+                if f"{who}_error_by_step" in rollout
             }
             curves(folder / "position.png", error, "error, share of the table's width")
             figures.append(("position.png", "Position error over the horizon"))
@@ -131,17 +133,18 @@ def write(
         figures.append(("tokenizer.png", "Tokenizer: real above decoded"))
     if upsampled is not None:
         strips(folder / "upsampler.png", upsampled, "upsampled", most=3)
-        figures.append(("upsampler.png", "Upsampler: recorded at 128 above upsampled from decoded frames"))
+        figures.append(("upsampler.png", "Upsampler: recorded above upsampled from decoded frames"))
     page = folder / "index.html"
     page.write_text(_page(numbers, bars, figures), encoding="utf-8")
     return page
 
 
-def _page(numbers: Numbers, bars: Sequence[tuple[str, str, str, bool | None]], figures: list[tuple[str, str]]) -> str:
+def _page(numbers: Numbers, bars: Sequence[Verdict], figures: list[tuple[str, str]]) -> str:
     verdict = {True: '<td class="met">met</td>', False: '<td class="missed">missed</td>', None: "<td>not measured</td>"}
     held = "".join(
-        f"<tr><td><code>{html.escape(key)}</code></td><td>{value}</td><td>{html.escape(bar)}</td>{verdict[met]}</tr>"
-        for key, value, bar, met in bars
+        f"<tr><td><code>{html.escape(bar.key)}</code></td><td>{bar.value}</td><td>{html.escape(bar.bar)}</td>"
+        f"{verdict[bar.met]}</tr>"
+        for bar in bars
     )
     shown = "".join(
         f'<h2>{html.escape(said)}</h2><img src="{name}" alt="{html.escape(said)}">' for name, said in figures

@@ -5,43 +5,50 @@ A cut is an edit of the camera in mid-stream. Half of the camera's range away, l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from tokenizer.clip import Episode
 from tokenizer.scene import StateReader
+from train.measure.bodies import Bodies
 from train.measure.endless import Renderer, body_colours
-from train.measure.measurements import Bodies, Numbers, start
+from train.measure.free_running import start
+from train.measure.measurement import Numbers
 from train.measure.metrics import psnr
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 BEFORE, STEPS = 4, 2  # steps before the cut, and after it
-TOLD = {"told": "a new shot", "dark": "the light goes out"}
 
 
 def measure_shots(
-    world: World, episodes: Sequence[Episode], *, seed: int, sampling: Sampling, render: Renderer
+    world: World,
+    episodes: Sequence[Episode],
+    phrases: Mapping[str, str],
+    *,
+    seed: int,
+    sampling: Sampling,
+    render: Renderer,
 ) -> Numbers:
     """Idle rollouts, cut after 4 steps, beside the same uncut; ``_1`` and ``_2`` are steps after the cut.
 
     ``psnr_db``: against the simulator's picture of the state; ``uncut_psnr_db``: the same without a cut;
     ``ignored_psnr_db``: what the uncut picture would be worth. ``bodies_apart``: distance between bodies with and
     without the cut, in shares of the table's width. ``bodies_drawn``: share of bodies whose colour is nearer
-    to what it was before the cut than to what is around it. ``told_psnr_db`` and ``dark_psnr_db`` are like
-    ``psnr_db_1``, of rollouts that are told, in place of the edit, of a new shot and that the light goes out.
+    to what it was before the cut than to what is around it. ``NAME_psnr_db``, for each name in ``phrases``, is like
+    ``psnr_db_1``, of rollouts that are told its text in place of the edit.
     """
-    schema, numbers = world.schema, {}
+    schema, idle, numbers = world.schema, world.actions.idle(), {}
     entity, field = next((e.name, f) for e in schema.entities for f in e.fields if f.role == "camera")
     uncut = start(world, [e.window(0, 0) for e in episodes], seed=seed, sampling=sampling)
     for _ in range(BEFORE):
-        uncut.step(0)
+        uncut.step(idle)
     cut, column = uncut.fork(), schema.columns(entity, field.name).start
-    for name, text in TOLD.items() if world.max_event else ():
+    for name, text in phrases.items() if world.max_event else ():
         told = uncut.fork()
         told.tell(text)
-        shown = told.step(0)
+        shown = told.step(idle)
         pairs = ((shown.frames[row, -1], render(shown.state[row])) for row in range(len(episodes)))
         worth = [psnr(picture, truth) for picture, truth in pairs if truth is not None]
         numbers |= {f"{name}_psnr_db": torch.stack(worth).mean()} if worth else {}
@@ -51,7 +58,7 @@ def measure_shots(
         here, half = float(cut.state[row, column]), (field.high - field.low) / 2
         cut.edit({entity: {field.name: here + half if here < field.low + half else here - half}}, row)
     for number in range(1, STEPS + 1):
-        ours, theirs = cut.step(0), uncut.step(0)
+        ours, theirs = cut.step(idle), uncut.step(idle)
         scores: dict[str, list[torch.Tensor]] = {"psnr_db": [], "uncut_psnr_db": [], "ignored_psnr_db": []}
         for row in range(len(episodes)):
             after, without = render(ours.state[row]), render(theirs.state[row])

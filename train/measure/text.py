@@ -6,7 +6,7 @@ names them all. Bodies are taken in the order in which captions name them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.scene import StateReader
-from train.measure.measurements import Numbers
-from train.worlds.tabletop.captions import claims
+from train.measure.measurement import Numbers
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
@@ -24,13 +23,15 @@ ROWS = 16  # of a batch
 LATER = 8  # steps
 GUIDANCE = (0.0, 1.0, 2.0)
 
+Claims = Callable[[str], list[dict[str, str]]]
 
-def measure_text(world: World, captions: Sequence[str], *, seed: int, sampling: Sampling) -> Numbers:
+
+def measure_text(world: World, captions: Sequence[str], claims: Claims, *, seed: int, sampling: Sampling) -> Numbers:
     """Shares of claims that hold: ``attributes_obeyed`` and each attribute's with the world's own guidance, and
     ``attributes_obeyed_g`` for others; with g = 0, what chance obeys."""
     numbers: Numbers = {"captions": len(captions), "guidance": sampling.guidance}
     for guidance in dict.fromkeys([sampling.guidance, *GUIDANCE]):
-        held = _claims_held(world, captions, seed, replace(sampling, guidance=guidance))
+        held = _claims_held(world, captions, claims, seed, replace(sampling, guidance=guidance))
         every = [claim for kind in held.values() for claim in kind]
         share = sum(every) / len(every) if every else None
         numbers[f"attributes_obeyed_{guidance:g}"] = share
@@ -53,13 +54,13 @@ def measure_motion(world: World, *, rows: int = 4 * ROWS, seed: int, sampling: S
         rollout = world.start([""] * rows, seed=seed, state={name: {level.name: motion}}, sampling=sampling)
         begun[f"{motion:.3g}"] = read.motion(rollout.state).mean()
         for _ in range(LATER):
-            rollout.step(0)
+            rollout.step(world.actions.idle())
         later[f"{motion:.3g}_later"] = read.motion(rollout.state).mean()
     rises = [bool(low < high) for low, high in pairwise(begun.values())]
     return begun | later | {"rises": sum(rises) / len(rises)}
 
 
-def measure_captions(world: World, states: Tensor) -> Numbers:
+def measure_captions(world: World, states: Tensor, claims: Claims) -> Numbers:
     """What the world says of true states (B, F), likeliest word by word: ``caption`` in an evaluation.
 
     ``claims_true``: share of colours, shapes and materials said that are a body's there (the one of that colour), and
@@ -69,7 +70,7 @@ def measure_captions(world: World, states: Tensor) -> Numbers:
     said = [caption for begin in range(0, len(states), ROWS) for caption in world.caption(states[begin : begin + ROWS])]
     for state, caption in zip(states, said, strict=True):
         there = _bodies(world, world.schema.to_dict(state))
-        claimed = claims(caption, _colours(world))
+        claimed = claims(caption)
         if len(claimed) > 1:
             held["count"].append(len(claimed) == len(there))
         for body in claimed:
@@ -87,18 +88,16 @@ def _bodies(world: World, scene: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [scene[name] for name in bodies if scene[name].get("present", True)]
 
 
-def _colours(world: World) -> tuple[str, ...]:
-    return next(f.names for entity in world.schema.entities for f in entity.fields if f.role == "colour")
-
-
 @torch.inference_mode()
-def _claims_held(world: World, captions: Sequence[str], seed: int, sampling: Sampling) -> dict[str, list[bool]]:
+def _claims_held(
+    world: World, captions: Sequence[str], claims: Claims, seed: int, sampling: Sampling
+) -> dict[str, list[bool]]:
     held: dict[str, list[bool]] = {"count": [], "colour": [], "shape": [], "material": []}
     for start in range(0, len(captions), ROWS):
         some = captions[start : start + ROWS]
         rollout = world.start(list(some), seed=seed + start, sampling=sampling)
         for row, caption in enumerate(some):
-            there, said = _bodies(world, rollout.describe(row)), claims(caption, _colours(world))
+            there, said = _bodies(world, rollout.describe(row)), claims(caption)
             if len(said) > 1:
                 held["count"].append(len(there) == len(said))
             for i, body in enumerate(said):

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizer.clip import Episode, shrink
-from train.measure.measurements import Bodies, Measured, Numbers, Pictures, entity_map, rebuilt
+from train.measure.bodies import Bodies, entity_map
+from train.measure.measurement import Measurement, Numbers, Pictures
 from train.measure.metrics import (
     STATIC_LEVELS,
     decibels,
@@ -21,6 +22,7 @@ from train.measure.metrics import (
     squared_error,
     ssim,
 )
+from train.measure.tokenizer import rebuilt
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
 
@@ -31,7 +33,7 @@ OVERLAP = 8
 
 def measure_upsampler(
     world: World, large: Sequence[Episode], *, num_steps: int, seed: int, regressor: Upsampler | None = None
-) -> Measured:
+) -> Measurement:
     """The tokenizer's frames made larger, against episodes recorded at the large size.
 
     Keys without a prefix, and those of ``one_step_``, are of one denoising step, as people play; others say how many,
@@ -49,21 +51,25 @@ def measure_upsampler(
     """
     upsampler = world.upsampler
     assert upsampler is not None
-    size, bodies = upsampler.config.size, Bodies.of(world.schema)
+    bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
     means: dict[str, list[Tensor]] = {}  # over pictures
     on_bodies: dict[str, list[Tensor]] = {}  # squared errors of their pixels
     ghosts: dict[str, list[Tensor]] = {}  # squared errors where something moved
     seams: dict[str, list[Tensor]] = {"whole": [], "": [], "naive_": [], "blended_": []}
     pictures = Pictures([], [])
     for episode in large:
-        clip = episode.window(0, min(num_steps, episode.num_steps))
+        clip = episode.window(0, min(num_steps, (len(episode.frames) - 1) // r))
         frames, states = torch.from_numpy(clip.frames), clip.states
         known = None if states is None else torch.from_numpy(states)[None].to(world.device)
-        small = torch.from_numpy(shrink(clip.frames, upsampler.config.small_size))[None]
+        small = torch.from_numpy(shrink(clip.frames, world.tokenizer.size[0]))[None]
         small = rebuilt(world, small, known).to(world.device)
         given = known if len(bodies) else None
         bicubic = F.interpolate(small[0].movedim(-1, 1).float(), scale_factor=upsampler.config.factor, mode="bicubic")
-        shown = None if clip.segmentation is None else bodies.masks(entity_map(clip.segmentation, size[0])).any(1)
+        shown = (
+            None
+            if clip.segmentation is None
+            else bodies.masks(entity_map(clip.segmentation, clip.frames.shape[1:3])).any(1)
+        )
         versions = {
             "": upsampler(small, given, seed)[0].cpu(),
             "two_step_": upsampler(small, given, seed, 2)[0].cpu(),
@@ -92,8 +98,8 @@ def measure_upsampler(
         means.setdefault("recorded_temporal_variance", []).append(flicker(frames, frames)[None])
         for name, made in _chunked(upsampler, small, given, seed, versions[""]).items():
             seams[name].append(error_change(made, frames)[CHUNK - 1 :: CHUNK])
-        pictures.real.append(frames[:: world.tokenizer.frames_per_step])
-        pictures.imagined.append(versions[""][:: world.tokenizer.frames_per_step])
+        pictures.real.append(frames[::r])
+        pictures.imagined.append(versions[""][::r])
     numbers: Numbers = {name: torch.cat(parts).nanmean() for name, parts in means.items()}
     numbers |= {name: decibels(torch.cat(parts).mean()) for name, parts in on_bodies.items()}
     free, locked = (decibels(torch.cat(ghosts[prefix]).mean()) for prefix in ("", "locked_"))
@@ -101,7 +107,7 @@ def measure_upsampler(
     numbers["one_step_psnr_db"] = numbers["psnr_db"]
     if len(whole := torch.cat(seams.pop("whole"))):
         numbers |= {f"{name}seam_ratio": torch.cat(parts).mean() / whole.mean() for name, parts in seams.items()}
-    return Measured(numbers, pictures)
+    return Measurement(numbers, pictures)
 
 
 def _moved(frames: Tensor) -> Tensor:

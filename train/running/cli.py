@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,13 @@ TRAINER_DEFAULTS = {
 }
 
 
+def _places(name: str, config: dict[str, Any] | None) -> int:
+    """How many ids of a kind of text a dynamics of this configuration has places for."""
+    from worldmodel.transformer import DynamicsConfig
+
+    return (config or {}).get(name, getattr(DynamicsConfig, name))
+
+
 class TrainingCLI(LightningCLI):
     """Adds ``--resume``, ``--checkpoint_every_n_steps``, the run's folder, and the callbacks that every run has."""
 
@@ -42,6 +50,10 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_every_n_steps", type=int, default=500, help="How often last.ckpt is replaced."
         )
+        # Said once, of the model; links to arguments that a data module does not have are passed over.
+        parser.link_arguments("model.init_args.tokens", "data.init_args.tokens")
+        for name in ("max_text", "max_event"):
+            parser.link_arguments("model.init_args.config", f"data.init_args.{name}", partial(_places, name))
 
     @property
     def options(self) -> Any:

@@ -1,34 +1,13 @@
-"""Worlds to record: simulators that are proper Gymnasium environments with a scene schema.
+"""Worlds to record: simulators that are proper Gymnasium environments, each in a folder of its own.
 
-Importing this package registers them (``gymnasium.make("train.worlds:Tabletop-v0")``, ``Doom-v0``,
-``AtariBreakout-v0``: ale-py takes the name ``Breakout-v0`` for its own) and, where nobody has chosen, chooses how
-MuJoCo draws without a display. That must happen before ``import mujoco``.
+Importing this package lets every world here prepare what must come first: each registers its Gymnasium id
+(``gymnasium.make("train.worlds:NAME-v0")``), and one that draws with MuJoCo chooses how that is done without a display.
+No simulator is imported.
 """
 
-import ctypes
-import os
+import importlib
+import pkgutil
 
-import gymnasium
-
-
-def _first_renderer() -> str:
-    for name, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8"), ("osmesa", "libOSMesa.so.6")):
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            continue
-        return name
-    return "disable"
-
-
-if "MUJOCO_GL" not in os.environ and os.name == "posix" and os.uname().sysname == "Linux":
-    os.environ["MUJOCO_GL"] = _first_renderer()
-if os.environ.get("MUJOCO_GL") == "osmesa":
-    os.environ.setdefault("PYOPENGL_PLATFORM", "osmesa")
-
-if "Tabletop-v0" not in gymnasium.registry:
-    gymnasium.register("Tabletop-v0", entry_point="train.worlds.tabletop.simulator:Tabletop", max_episode_steps=256)
-    gymnasium.register("Doom-v0", entry_point="train.worlds.doom.simulator:Doom", max_episode_steps=512)
-    gymnasium.register(
-        "AtariBreakout-v0", entry_point="train.worlds.breakout.simulator:Breakout", max_episode_steps=4096
-    )
+for _found in pkgutil.iter_modules(__path__):
+    if _found.ispkg:
+        importlib.import_module(f"{__name__}.{_found.name}")

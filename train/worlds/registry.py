@@ -1,92 +1,76 @@
-"""What the recorder needs to know of a world, by name; simulators are imported only when they are asked for."""
+"""A world's recipe by name: one of our own, one that a package registers, or ``my_package.my_world:RECIPE``.
+
+Every package in this folder is a world of our own, named as its folder is. Others register under the entry-point
+group ``worldmodel.worlds``. Nothing is imported before it is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+import difflib
+import importlib
+import pkgutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from train.worlds.contract import Recipe
 
-from tokenizer.state_schema import StateSchema
-
-WORLDS = ("tabletop", "doom", "breakout")
-
-
-class World(Protocol):
-    """An environment whose ``info`` holds ``state``, ``states``, ``frames`` and ``caption`` (see ``tabletop.py``)."""
-
-    schema: StateSchema
-
-    def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]: ...
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]: ...
-
-    def close(self) -> None: ...
+GROUP = "worldmodel.worlds"
 
 
-def step_info(records: list[dict[str, np.ndarray]], caption: str) -> dict[str, Any]:
-    """A step's ``info``, from one record for each of its pixel frames."""
-    info: dict[str, Any] = {key: np.stack([record[key] for record in records]) for key in records[0]}
-    return info | {"state": records[-1]["states"], "caption": caption}
+def own_names() -> list[str]:
+    return [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if found.ispkg]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recordable:
-    """A world and how it is played: ``shares`` says how often each behaviour, a policy from states to actions.
-
-    ``resolutions`` are those that it draws, the one to record by default first. ``segmented`` is the side of its entity
-    maps in pixels, None for a world without. ``simulate`` makes one for those who want its states alone. ``event``
-    draws what may befall a scene besides actions: its kind, the words that tell of it, and the edit of the state.
-    """
-
-    schema: StateSchema
-    make: Callable[[int], World]
-    simulate: Callable[[], World]
-    shares: Mapping[str, float]
-    behaviour: Callable[[str, np.random.Generator], Callable[[np.ndarray], int]]
-    resolutions: tuple[int, ...]
-    segmented: int | None = None
-    event: Callable[[Any, np.random.Generator], tuple[str, str, Mapping[str, Any]]] | None = None
+def names() -> list[str]:
+    """Worlds that can be asked for by name, our own first."""
+    ours = own_names()
+    return [*ours, *sorted({point.name for point in metadata.entry_points(group=GROUP)} - set(ours))]
 
 
-def recordable(name: str) -> Recordable:
-    """Raises ValueError for an unknown name, ImportError for a simulator that is not installed."""
-    if name == "tabletop":
-        from train.worlds.tabletop.behaviours import SHARES, behaviour
-        from train.worlds.tabletop.events import draw_event
-        from train.worlds.tabletop.simulator import SEGMENTED, Tabletop, tabletop_schema
+def recipe(name: str) -> Recipe:
+    """Raises ValueError for an unknown name or one that does not lead to a recipe, ImportError for a simulator that is
+    not installed."""
+    if ":" in name:
+        return _checked(name, *name.split(":", 1))
+    if name in own_names():
+        return _checked(name, f"{__package__}.{name}", "RECIPE")
+    for point in metadata.entry_points(group=GROUP):
+        if point.name == name:
+            return _checked(name, point.module, point.attr or "RECIPE")
+    known = names()
+    near = difflib.get_close_matches(name, known, 1)
+    meant = f"did you mean {near[0]}? There" if near else "there"
+    raise ValueError(
+        f"no world is called {name!r}: {meant} are {', '.join(known)}, and any other as my_package.my_world:RECIPE"
+    )
 
-        return Recordable(
-            schema=tabletop_schema(),
-            make=lambda resolution: Tabletop(resolution, segmentation=True),  # type: ignore[arg-type]
-            simulate=lambda: Tabletop(physics_only=True),
-            shares=SHARES,
-            behaviour=behaviour,
-            resolutions=(128, 64, 256),
-            segmented=SEGMENTED,
-            event=draw_event,
-        )
-    if name == "doom":
-        from train.worlds.doom import simulator as doom
 
-        return Recordable(
-            schema=doom.doom_schema(),
-            make=doom.Doom,
-            simulate=doom.Doom,
-            shares=doom.SHARES,
-            behaviour=doom.behaviour,
-            resolutions=(128, 64),
-        )
-    if name == "breakout":
-        from train.worlds.breakout import simulator as breakout
+def of_schema(schema: Any) -> str | None:
+    """The name of the world whose schema this is, found by the schema's name, or None."""
+    if schema.name not in names():
+        return None
+    try:
+        return schema.name if recipe(schema.name).schema == schema else None
+    except (ImportError, ValueError):
+        return None
 
-        return Recordable(
-            schema=breakout.breakout_schema(),
-            make=breakout.Breakout,
-            simulate=breakout.Breakout,
-            shares=breakout.SHARES,
-            behaviour=breakout.behaviour,
-            resolutions=(breakout.RESOLUTION,),
-        )
-    raise ValueError(f"no world is called {name!r}: choose from {', '.join(WORLDS)}")
+
+def _checked(name: str, module: str, attribute: str) -> Recipe:
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"the world {name!r} asks for the module {module}, which is not there: install it, or put its folder on "
+            "PYTHONPATH"
+        ) from None
+    try:
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise ValueError(f"{module} has no {attribute}: name the world as {module}:RECIPE") from None
+    if not isinstance(found, Recipe):
+        raise ValueError(f"{module}:{attribute} is a {type(found).__name__}: a world is a train.worlds.contract.Recipe")
+    return found

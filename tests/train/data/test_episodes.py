@@ -14,8 +14,9 @@ from tokenizer.state_schema import Entity, Field, StateSchema
 from train.data.episode_store import EpisodeStore
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig, ShardWriter
 from train.data.recording_layout import FRONT
-from train.record import draw_episode, record, split_of
-from train.worlds.registry import recordable
+from train.record import record
+from train.worlds.play import draw_episode, split_of
+from train.worlds.registry import recipe
 
 SCHEMA = StateSchema(
     name="noise",
@@ -149,7 +150,7 @@ def test_other_settings_and_missing_things_are_refused_with_a_sentence(recording
 
 
 def test_episodes_are_drawn_and_split_by_seed_and_index_alone() -> None:
-    world = recordable("tabletop")
+    world = recipe("tabletop")
     assert draw_episode(world, 0, 7) == draw_episode(world, 0, 7) != draw_episode(world, 1, 7)
     splits = [split_of(0, i) for i in range(2000)]
     assert 0.87 < splits.count("train") / 2000 < 0.93
@@ -171,7 +172,19 @@ def test_a_killed_recording_goes_on_without_losing_or_repeating_an_episode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, count = tmp_path / "killed", 24
-    command = [sys.executable, "-m", "train.record", "--out", str(out), "--episodes", str(count), "--steps", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "train.record",
+        "--world",
+        "tabletop",
+        "--out",
+        str(out),
+        "--episodes",
+        str(count),
+        "--steps",
+        "2",
+    ]
     command += ["--workers", "1", "--resolution", "64"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     first = out / "data/chunk-000/file-000.parquet"
@@ -185,9 +198,9 @@ def test_a_killed_recording_goes_on_without_losing_or_repeating_an_episode(
     store = EpisodeStore(out)
     assert len(store) == count
     assert not list(out.rglob("*.part"))
-    record(tmp_path / "whole", count, workers=1, num_steps=2, resolution=64)
+    record(tmp_path / "whole", count, world="tabletop", workers=1, num_steps=2, resolution=64)
     whole = EpisodeStore(tmp_path / "whole")
     for index in (0, 15, 16, 23):
         again = store.read(index, segmentation=True)
-        assert again.seed == draw_episode(recordable("tabletop"), 0, index)[0]
+        assert again.seed == draw_episode(recipe("tabletop"), 0, index)[0]
         assert_same(again, whole.read(index, segmentation=True))

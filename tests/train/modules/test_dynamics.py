@@ -31,7 +31,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve short simulated episodes with made-up video ids on a 2x2 grid that follow the player's place."""
     pytest.importorskip("mujoco")
     from train.tokenize import simulate_states
-    from train.worlds.tabletop.simulator import tabletop_schema
+    from train.worlds.tabletop.schema import tabletop_schema
 
     schema, folder = tabletop_schema(), tmp_path_factory.mktemp("tokens")
     episodes = []

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from tokenizer.state_schema import Entity, Field, StateSchema
 from train.export import read_estimator
 from train.modules.state_estimator import StateEstimatorModule
-from train.worlds.breakout.simulator import breakout_schema
-from train.worlds.doom.simulator import doom_schema
+from train.worlds.breakout.schema import breakout_schema
+from train.worlds.doom.schema import doom_schema
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*`self.trainer` reference is not registered.*")
 TINY: dict[str, Any] = {"resolution": 16, "width": 24, "depth": 1, "heads": 2, "stem_width": 16, "stem_depth": 1}

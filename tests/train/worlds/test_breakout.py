@@ -14,16 +14,9 @@ from gymnasium.utils.env_checker import check_env
 from tokenizer.view import Plane
 from train.data.episode_store import EpisodeStore
 from train.record import record
-from train.worlds.breakout.simulator import (
-    ACTIONS,
-    COLUMNS,
-    NOWHERE,
-    ROWS,
-    SHARES,
-    Breakout,
-    behaviour,
-    breakout_schema,
-)
+from train.worlds.breakout.behaviours import SHARES, behaviour
+from train.worlds.breakout.schema import ACTIONS, COLUMNS, ROWS, breakout_schema
+from train.worlds.breakout.simulator import NOWHERE, Breakout
 
 pytest.importorskip("ale_py")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from train.worlds.breakout.measures import Ball, _counts, _judged
-from train.worlds.breakout.simulator import breakout_schema
+from train.worlds.breakout.schema import breakout_schema
 
 SCHEMA = breakout_schema()
 BRICK = 18 * 5 + 9  # in the lowest row, worth one point, at (42, 29.5)

@@ -12,7 +12,9 @@ from gymnasium.utils.env_checker import check_env
 
 from train.data.episode_store import EpisodeStore
 from train.record import record
-from train.worlds.doom.simulator import ACTIONS, SHARES, Doom, behaviour
+from train.worlds.doom.behaviours import SHARES, behaviour
+from train.worlds.doom.schema import ACTIONS
+from train.worlds.doom.simulator import Doom
 
 pytest.importorskip("vizdoom")
 

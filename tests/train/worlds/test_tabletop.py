@@ -8,7 +8,8 @@ from gymnasium.utils.env_checker import check_env
 
 import train.worlds  # noqa: F401  (chooses MuJoCo's renderer before it is imported)
 from train.worlds.tabletop.captions import caption, claims
-from train.worlds.tabletop.simulator import ACTIONS, BODIES, VIEW, Tabletop, tabletop_schema
+from train.worlds.tabletop.schema import ACTIONS, BODIES, VIEW, tabletop_schema
+from train.worlds.tabletop.simulator import Tabletop
 
 NORTH, EAST, ORBIT_RIGHT = (ACTIONS.index(name) for name in ("north", "east", "orbit_right"))
 

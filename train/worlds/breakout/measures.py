@@ -17,7 +17,9 @@ from tokenizer.clip import Episode
 from tokenizer.scene import tile_middles
 from tokenizer.state_schema import StateSchema
 from tokenizer.view import Plane
-from train.measure.measurements import MARKS, Numbers, captions, in_batches
+from train.measure.free_running import captions, in_batches, num_steps
+from train.measure.measurement import Numbers
+from train.measure.rollout import MARKS
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
@@ -106,14 +108,14 @@ def measure_breakout(
     ``ball_error_8`` and so on: pixels from where the ball was truly, if it was there; ``paddle_error``, likewise;
     ``bricks_error``: share of bricks that are not as they truly were; all with ``copy_last``.
     """
+    r, schema = world.tokenizer.frames_per_step, world.schema
     clips = [
         episode.window(begin, horizon)
         for episode in episodes
-        for begin in range(0, episode.num_steps - horizon + 1, horizon)
+        for begin in range(0, num_steps(episode, schema.frames_per_step) - horizon + 1, horizon)
     ]
     held: dict[str, list[tuple[Tensor, Tensor]]] = {}
     errors: dict[str, list[Tensor]] = {}
-    r, schema = world.tokenizer.frames_per_step, world.schema
     for rows in in_batches(clips):
         frames, states, actions = (
             torch.from_numpy(np.stack([getattr(clip, name) for clip in rows]))

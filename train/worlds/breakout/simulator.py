@@ -11,70 +11,18 @@ depends on where the paddle is hit and on ``hits``, the times it has hit this ba
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from tokenizer.state_schema import Entity, Field, StateSchema
-from tokenizer.view import Plane, Tiles
-from train.worlds.registry import step_info
+from train.worlds.breakout.behaviours import PADDLE_Y, tracker
+from train.worlds.breakout.schema import ACTIONS, COLUMNS, RESOLUTION, ROWS, breakout_schema
+from train.worlds.contract import step_info
 
-ACTIONS = ("noop", "fire", "right", "left")
-SHARES = {"track": 0.6, "wander": 0.25, "random": 0.15}
-RESOLUTION = 80
 STICKY = 0.25  # how likely a frame repeats the action of the one before
-ROWS, COLUMNS = 6, 18  # of bricks, 4x3 pixels each
 NOWHERE = (40.125, 48.125)  # the position of a ball that isn't there: none leaps further from or to it than 48
-_WALL = ((4.0, 13.0), (76.0, 31.0))  # its corners in the picture
-_SIDES = (4.625, 75.625)  # where the ball's middle turns back
-_PADDLE_Y = 79.625
-_PUSHES = {0: 0, 2: 3, 3: -3}  # which way an action moves the aim
 _NUMBERS = ("no", "one", "two", "three", "four", "five")
-
-
-def breakout_schema() -> StateSchema:
-    """What a state consists of, in pixels of the picture. A ball that falls is followed to 16 pixels below it."""
-
-    def number(name: str, role: str, low: float, high: float, bins: int, **more: Any) -> Field:
-        return Field(name=name, kind="continuous", role=role, low=low, high=high, bins=bins, **more)
-
-    # Bins are as fine as the console's numbers, and their middles are these numbers.
-    position = number("position", "position", 0, 96, 384, unit="px", size=2, change=48)
-    ball = (
-        position,
-        number("velocity", "velocity", -2.03125, 2.03125, 65, unit="px/frame", size=2, change=4.0625),
-        Field(name="present", kind="flag", role="present"),
-    )
-    paddle = (
-        position,
-        number("size", "size", 2.5, 4.5, 2, unit="px"),  # half its width: 4, and 3 once the ball was at the top
-        number("aim", "rate", 0, 100, 400, unit="px", change=16),  # where it is heading: beyond the sides, at times
-    )
-    wall = (Field(name="bricks", kind="bits", role="tiles", size=ROWS * COLUMNS, change=1),)
-    game = (
-        number("score", "score", -0.5, 864.5, 865, change=16),
-        Field(name="lives", kind="categorical", role="lives", names=tuple("012345")),
-        number("hits", "rate", -0.5, 12.5, 13),
-        Field(name="spent", kind="flag", role="rate"),  # it broke a brick: no other before the paddle or the top
-        Field(name="reward", kind="flag", role="reward"),
-        Field(name="terminated", kind="flag", role="terminated"),
-    )
-    parts = {"ball": ball, "paddle": paddle, "wall": wall, "game": game}
-    return StateSchema(
-        name="breakout",
-        entities=tuple(Entity(name=name, fields=fields) for name, fields in parts.items()),
-        view=Plane(
-            low=(0.0, 0.0),
-            high=(80.0, 80.0),
-            tiles=Tiles(of="wall.bricks", grid=(ROWS, COLUMNS), low=_WALL[0], high=_WALL[1]),
-        ),
-        fps=60,
-        frames_per_step=4,
-        actions=ACTIONS,
-    )
-
 
 # A row of bricks is six bytes of memory: the playfield registers PF0, PF1 and PF2 of the left and of the right half.
 # Here are those of the first row (each row below has the bytes before) and the lower of the two bits of each brick.
@@ -98,7 +46,7 @@ def read_memory(memory: np.ndarray, *, reward: bool = False, terminated: bool = 
         ball[0] = min(max((byte[99] + byte[100] / 256 - 49) / 2 + 0.625, 3.625), 76.875)  # behind the sides at most
         ball[1] = min((byte[101] + byte[102] / 256 - 23) / 2 + 1.125, 95.875)
         ball[2:] = -fixed(105, 106) / 2, fixed(103, 104) / 2
-    paddle = [(byte[72] - 47) / 2 + half + 0.125, _PADDLE_Y, half, (188 - byte[70]) / 2 + half + 0.125]
+    paddle = [(byte[72] - 47) / 2 + half + 0.125, PADDLE_Y, half, (188 - byte[70]) / 2 + half + 0.125]
     score = sum(place * digit for place, digit in zip((1, 10, 100), (byte[77] & 15, byte[77] >> 4, byte[76] & 15)))
     game = [score, byte[57], byte[107] & 15, byte[107] >> 7, reward, terminated]
     return np.concatenate([ball, [present], paddle, (memory[_BYTES] >> _BITS) & 1, game], dtype=np.float32)
@@ -150,7 +98,7 @@ class Breakout(gymnasium.Env[np.ndarray, np.int64]):
         while True:
             self._ale.restoreState(self._start)
             self._pressed = self._buttons[0]
-            act = _tracker(self.np_random, careless=0.0)
+            act = tracker(self.np_random, careless=0.0)
             most = self.np_random.choice([2, 300, 2000], p=[0.1, 0.4, 0.5])
             for _ in range(self.np_random.integers(1, most)):  # at least one, which draws the picture
                 action = act(read_memory(self._ale.getRAM()))
@@ -202,71 +150,3 @@ class Breakout(gymnasium.Env[np.ndarray, np.int64]):
         """The present picture, uint8 ``(80, 80, 3)``."""
         assert self._record is not None, "reset() first"
         return self._record["frames"]
-
-
-def behaviour(name: str, rng: np.random.Generator) -> Callable[[np.ndarray], int]:
-    """A policy from float32 states to action indices: follow the ball and sometimes miss, hold an action, or any.
-
-    Raises ValueError for a name that isn't in ``SHARES``.
-    """
-    if name not in SHARES:
-        raise ValueError(f"behaviour {name!r} is unknown: choose from {', '.join(SHARES)}")
-    if name == "track":
-        return _tracker(rng, careless=0.06)
-    longest = 6 if name == "wander" else 1
-    held, left = 0, 0
-
-    def act(state: np.ndarray) -> int:
-        nonlocal held, left
-        left -= 1
-        if left <= 0:
-            held, left = int(rng.integers(len(ACTIONS))), int(rng.integers(1, longest + 1))
-        return held
-
-    return act
-
-
-def _tracker(rng: np.random.Generator, *, careless: float) -> Callable[[np.ndarray], int]:
-    """Follows the ball to meet it with another part of the paddle each time, and fires when there is none.
-
-    ``careless`` is how often it is late for a step, and how often it goes for the wrong place.
-    """
-    schema = breakout_schema()
-    ball, paddle = ({f.name: schema.columns(e.name, f.name) for f in e.fields} for e in schema.entities[:2])
-    held, fell, offset = 0, False, 0.0
-
-    def landing(x: float, y: float, across: float, down: float) -> tuple[float, float]:
-        """Where the ball comes down to the paddle, thrown back by the sides, and in how many frames."""
-        if down <= 0:
-            return x, 8.0  # stay below it while it rises
-        low, span = _SIDES[0], _SIDES[1] - _SIDES[0]
-        frames = max(_PADDLE_Y - 3 - y, 0) / down
-        far = (x + across * frames - low) % (2 * span)
-        return low + min(far, 2 * span - far), frames
-
-    def towards(goal: float, frames: float, here: float, ahead: float) -> int:
-        """The action after which the paddle, let go, is nearest to the goal in so many frames."""
-        errors = {}
-        for action, push in _PUSHES.items():
-            x, aim = here, ahead
-            for frame in range(min(max(round(frames), 4), 8)):
-                x, aim = (x + aim) / 2, aim + push * (frame < schema.frames_per_step)
-            errors[action] = abs(x - goal)
-        return min(errors, key=errors.__getitem__)
-
-    def act(state: np.ndarray) -> int:
-        nonlocal held, fell, offset
-        if rng.random() < careless:
-            return held
-        if state[ball["present"]].item() < 0.5:
-            held = ACTIONS.index("fire") if rng.random() < 0.5 else int(rng.integers(len(ACTIONS)))
-            return held
-        velocity = state[ball["velocity"]].tolist()
-        if velocity[1] > 0 and not fell:
-            offset = rng.uniform(-16, 16) if rng.random() < careless else rng.normal()
-        fell = velocity[1] > 0
-        goal, frames = landing(*state[ball["position"]].tolist(), *velocity)
-        held = towards(goal + offset, frames, state[paddle["position"]][0].item(), state[paddle["aim"]].item())
-        return held
-
-    return act

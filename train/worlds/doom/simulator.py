@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,38 +15,10 @@ import gymnasium
 import numpy as np
 
 from tokenizer.clip import shrink
-from tokenizer.state_schema import Entity, Field, StateSchema
-from train.worlds.registry import step_info
+from train.worlds.contract import step_info
+from train.worlds.doom.schema import ACTIONS, doom_schema
 
-ACTIONS = ("none", "forward", "turn_left", "turn_right", "forward_left", "forward_right")
-SHARES = {"wander": 0.8, "turn": 0.2}
-_LOW, _HIGH = (350.0, -650.0), (1150.0, 150.0)  # the corners of the map, in its units
 _COMPASS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
-
-
-def doom_schema() -> StateSchema:
-    """What a state consists of: the player's place and motion, in map units, radians and tics. There is no view."""
-
-    def number(name: str, role: str, unit: str, low: float, high: float, bins: int, **more: Any) -> Field:
-        return Field(name=name, kind="continuous", role=role, unit=unit, low=low, high=high, bins=bins, **more)
-
-    player = (
-        number("east", "position", "map unit", _LOW[0], _HIGH[0], 256, change=60),
-        number("north", "position", "map unit", _LOW[1], _HIGH[1], 256, change=60),
-        number("velocity", "velocity", "map unit/tic", -20, 20, 64, size=2, change=10),
-        number("heading", "orientation", "rad", -math.pi, math.pi, 128, periodic=True, change=1.0),
-    )
-    episode = (
-        Field(name="reward", kind="flag", role="reward"),
-        Field(name="terminated", kind="flag", role="terminated"),
-    )
-    return StateSchema(
-        name="doom",
-        entities=(Entity(name="player", fields=player), Entity(name="episode", fields=episode)),
-        fps=35,
-        frames_per_step=4,
-        actions=ACTIONS,
-    )
 
 
 class Doom(gymnasium.Env[np.ndarray, np.int64]):
@@ -136,28 +107,3 @@ class Doom(gymnasium.Env[np.ndarray, np.int64]):
 
     def close(self) -> None:
         self._game.close()
-
-
-def behaviour(name: str, rng: np.random.Generator) -> Callable[[np.ndarray], int]:
-    """A policy from float32 states to action indices: walk and turn away from walls, or mostly look around.
-
-    Raises ValueError for a name that isn't in ``SHARES``.
-    """
-    if name not in SHARES:
-        raise ValueError(f"behaviour {name!r} is unknown: choose from {', '.join(SHARES)}")
-    held, left = 1, 0
-    last = np.full(2, np.inf)
-
-    def act(state: np.ndarray) -> int:
-        nonlocal held, left, last
-        stuck = held != 0 and np.abs(state[:2] - last).max() < 2.0
-        last = state[:2].copy()
-        left -= 1
-        if stuck and ACTIONS[held].startswith("forward"):
-            held, left = int(rng.choice([2, 3])), int(rng.integers(3, 9))
-        elif left <= 0:
-            weights = [0.02, 0.5, 0.1, 0.1, 0.14, 0.14] if name == "wander" else [0.1, 0.2, 0.3, 0.3, 0.05, 0.05]
-            held, left = int(rng.choice(len(ACTIONS), p=weights)), int(rng.integers(1, 7))
-        return held
-
-    return act

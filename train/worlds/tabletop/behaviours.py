@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from train.worlds.tabletop.simulator import ACTIONS, BODIES, tabletop_schema
+from train.worlds.tabletop.schema import ACTIONS, BODIES, tabletop_schema
 
 SHARES = {"random": 0.35, "seek_body": 0.35, "seek_target": 0.2, "idle": 0.1}
 _NONE, _NORTH, _SOUTH, _WEST, _EAST, _LEFT, _RIGHT = range(len(ACTIONS))

@@ -22,29 +22,39 @@ import torch
 
 from tokenizer.clip import shrink
 from tokenizer.scene import StateReader
-from tokenizer.state_schema import Entity, Field, StateSchema
-from tokenizer.view import Orbit
-from train.worlds.registry import step_info
+from train.worlds.contract import step_info
 from train.worlds.tabletop.captions import caption
 from train.worlds.tabletop.offscreen import Offscreen
+from train.worlds.tabletop.schema import (
+    ACTIONS,
+    BODIES,
+    COLOURS,
+    HALF_WIDTH,
+    RESOLUTIONS,
+    SEGMENTED,
+    SHAPES,
+    SUBSTANCES,
+    VIEW,
+    tabletop_schema,
+)
 
-ACTIONS = ("none", "north", "south", "west", "east", "orbit_left", "orbit_right")
-BODIES = ("player", "body_1", "body_2", "body_3")
-SHAPES = ("ball", "box", "cylinder")
-HALF_WIDTH = 0.5
 TARGET_RADIUS = 0.1
-RESOLUTIONS = (64, 128, 256)
-RENDERED, SEGMENTED = 128, 64  # pictures at the least; entity maps
-VIEW = Orbit(distance=2.3, elevation=math.radians(52), fovy=math.radians(30), target=(0.0, 0.0, 0.02))
+RENDERED = 128  # pixels of a picture at the least
 
-_COLOURS = {
-    "red": (0.86, 0.10, 0.10),
-    "green": (0.08, 0.62, 0.16),
-    "blue": (0.10, 0.28, 0.92),
-    "yellow": (0.96, 0.86, 0.08),
-    "purple": (0.58, 0.14, 0.76),
-    "orange": (1.0, 0.47, 0.02),
-}
+_COLOURS = dict(
+    zip(
+        COLOURS,
+        (
+            (0.86, 0.10, 0.10),
+            (0.08, 0.62, 0.16),
+            (0.10, 0.28, 0.92),
+            (0.96, 0.86, 0.08),
+            (0.58, 0.14, 0.76),
+            (1.0, 0.47, 0.02),
+        ),
+        strict=True,
+    )
+)
 _PHYSICS_STEPS = 4  # per picture
 _PUSHES = {"north": (0, 1), "south": (0, -1), "west": (-1, 0), "east": (1, 0)}
 _TOP_SPEED = 0.9  # of a pushed player, m/s
@@ -88,59 +98,7 @@ MATERIALS = {
         specular=0.6, shininess=0.9, alpha=0.72,
     ),
 }  # fmt: skip
-
-
-def tabletop_schema() -> StateSchema:
-    """What a Tabletop state consists of. Units are metres, radians and seconds."""
-
-    def number(name: str, role: str, unit: str, low: float, high: float, bins: int, **more: Any) -> Field:
-        return Field(name=name, kind="continuous", role=role, unit=unit, low=low, high=high, bins=bins, **more)
-
-    def static(name: str, names: tuple[str, ...]) -> Field:
-        return Field(name=name, kind="categorical", role=name, static=True, names=names)
-
-    half = HALF_WIDTH
-    body = (
-        Field(name="present", kind="flag", role="present", static=True),
-        static("shape", SHAPES),
-        static("colour", tuple(_COLOURS)),
-        static("material", tuple(MATERIALS)),
-        number("size", "size", "m", 0.05, 0.10, 16, static=True),
-        number("position", "position", "m", -half, half, 256, size=2, change=0.12),
-        number("velocity", "velocity", "m/s", -2, 2, 128, size=2, change=1.5),
-        number("yaw", "orientation", "rad", 0, math.pi / 2, 32, periodic=True, change=0.4),
-        number("yaw_rate", "angular_velocity", "rad/s", -10, 10, 64, change=5),
-    )
-    camera = (
-        number("azimuth", "camera", "rad", -math.pi / 4, math.pi / 4, 128, change=math.pi / 2),  # a cut
-        number("azimuth_rate", "camera_rate", "rad/s", -1.5, 1.5, 64, change=0.5),
-    )
-    light = (
-        number("angle", "light", "rad", -math.pi, math.pi, 64, periodic=True, change=0.2),
-        number("rate", "light_rate", "rad/s", -1.5, 1.5, 64, change=0.2),
-        number("brightness", "light_brightness", "", 0, 1, 16, change=1.0),
-    )
-    target = (number("position", "position", "m", -half, half, 64, size=2, static=True),)
-    episode = (
-        Field(name="reward", kind="flag", role="reward"),
-        Field(name="terminated", kind="flag", role="terminated"),
-        # Motion intensity: mean speed of the bodies that are not the player's, as a stream of states begins.
-        number("motion", "motion", "m/s", 0, 0.8, 16, static=True),
-    )
-    return StateSchema(
-        name="tabletop",
-        entities=(
-            *(Entity(name=name, fields=body) for name in BODIES),
-            Entity(name="camera", fields=camera),
-            Entity(name="light", fields=light),
-            Entity(name="target", fields=target),
-            Entity(name="episode", fields=episode),
-        ),
-        view=VIEW,
-        fps=60,
-        frames_per_step=4,
-        actions=ACTIONS,
-    )
+assert tuple(MATERIALS) == SUBSTANCES
 
 
 def sample_scene(rng: np.random.Generator) -> dict[str, dict[str, Any]]:
@@ -435,11 +393,7 @@ class Tabletop(gymnasium.Env[np.ndarray, np.int64]):
     # -- within -------------------------------------------------------------------------------------
 
     def _at(self, entity: str, field: str) -> slice:
-        return self._columns[entity, field]
-
-    @property
-    def _columns(self) -> dict[tuple[str, str], slice]:
-        return self.schema._layout[0]
+        return self.schema.columns(entity, field)
 
     def _load(self, values: torch.Tensor) -> None:
         scene = self.schema.to_dict(values)

@@ -1,0 +1,27 @@
+"""What a measure gives back: numbers under the keys that ``train.evaluate`` writes, and pictures for its report.
+
+Distances are shares of the table's width, or of whatever positions range over. Lists "by step" begin with step 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Real beside imagined for the report: uint8 (T, H, W, 3) each, one frame for every latent frame, by episode."""
+
+    real: list[Tensor]
+    imagined: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    numbers: Numbers
+    pictures: Pictures | None = None
