@@ -120,12 +120,12 @@ def _state_faults(world: Recipe, info: dict[str, Any], count: int) -> Iterator[s
         elif values.dtype.kind != "f":
             yield f"info[{name!r}] is float32, got {values.dtype}"
         elif not np.isfinite(values).all():
-            yield f"info[{name!r}] has values that are not finite, in {', '.join(_named(world, ~np.isfinite(values)))}"
+            yield f"info[{name!r}] has values that are not finite, in {', '.join(named(world, ~np.isfinite(values)))}"
     if states is not None and np.shape(states) == (count, width) and not np.array_equal(states[-1], state):
         yield "the last of info['states'] is not info['state'], the state as the step ends"
 
 
-def _named(world: Recipe, wrong: np.ndarray) -> list[str]:
+def named(world: Recipe, wrong: np.ndarray) -> list[str]:
     """Fields by ``entity.field`` that a mask (..., num_values) has something in."""
     places = [(e.name, f.name) for e in world.schema.entities for f in e.fields]
     return [".".join(place) for place in places if wrong[..., world.schema.columns(*place)].any()]
