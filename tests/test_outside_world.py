@@ -1,0 +1,120 @@
+"""A world that stands in none of the four packages goes the whole way: nothing here knows it but by its name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+
+from train import check_world, evaluate, export, record, tokenize
+from train.running import cli
+from worldmodel.world import World
+
+OUTSIDE = Path(__file__).parent / "outside_world"
+CONFIGS = Path(__file__).parents[1] / "train" / "configs"
+TOKENIZER = {
+    "resolution": 16,
+    "frames_per_step": 2,
+    "patch": 2,
+    "encoder_width": 12,
+    "encoder_blocks": 1,
+    "decoder_width": 12,
+    "decoder_blocks": 1,
+    "detail_width": 8,
+    "detail_blocks": 1,
+    "quantizer": {"kind": "fsq", "levels": [4, 4]},
+}
+DYNAMICS = {
+    "width": 24,
+    "depth": 1,
+    "heads": 2,
+    "window": 2,
+    "max_text": 12,
+    "tokens_per_pass": [16],
+    "code_levels": [4, 4],
+    "read_outcome": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def pond_is_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Its folder also holds the ``dist-info`` by which an installed package registers its world."""
+    monkeypatch.syspath_prepend(str(OUTSIDE))
+    yield
+    sys.modules.pop("pond", None)
+
+
+def given(*arguments: object) -> list[str]:
+    return [json.dumps(a) if isinstance(a, dict) else str(a) for a in arguments]
+
+
+def fit(work: Path, name: str, *configs: str, **init_args: object) -> Path:
+    """A few steps of training; the run's checkpoint."""
+    folder = work / "runs" / name
+    options = [f"--config={CONFIGS / config}.yaml" for config in (*configs, "trainer/tiny")]
+    for key, value in init_args.items():
+        part, argument = key.split("__")
+        options.append(f"--{part}.init_args.{argument}={json.dumps(value) if isinstance(value, dict) else value}")
+    cli.main(["fit", *options, f"--trainer.default_root_dir={folder}"])
+    return folder / "last.ckpt"
+
+
+@pytest.mark.parametrize("name", ["pond", "pond:RECIPE"])
+def test_it_is_found_by_its_entry_point_and_by_its_module(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_world.main([name]) == 0
+    assert capsys.readouterr().out == f"{name} keeps the contract\n"
+
+
+def test_it_is_recorded_tokenised_trained_exported_evaluated_and_played(tmp_path: Path) -> None:
+    recording, tokens, states = (tmp_path / name for name in ("recording", "tokens", "states"))
+    tokenizer, world = tmp_path / "tokenizer", tmp_path / "world"
+    few = given("--episodes", 40, "--steps", 10, "--workers", 1)
+    assert record.main([*given("--world", "pond", "--out", recording), *few]) == 0
+
+    checkpoint = fit(
+        tmp_path,
+        "tokenizer",
+        "tokenizer/small",
+        model__config=TOKENIZER,
+        model__schema="null",
+        data__recording=recording,
+        data__resolution=16,
+        data__segmentation="false",
+        data__batch_size=4,
+    )
+    assert export.main(given("--tokenizer", checkpoint, "--out", tokenizer)) == 0
+    simulate = given("--world", "pond", "--simulate", 40, "--steps", 10, "--tokenizer", tokenizer, "--workers", 1)
+    assert tokenize.main([*simulate, *given("--out", states)]) == 0
+    words = given("--text", states / "text.model")
+    assert tokenize.main([*given("--recording", recording, "--tokenizer", tokenizer, "--out", tokens), *words]) == 0
+
+    size, batch = "dynamics/size_small", {"model__config": DYNAMICS, "data__batch_size": 4, "data__num_blocks": 4}
+    first = fit(tmp_path, "state", size, "dynamics/stage_state", model__tokens=states, **batch)
+    whole = {"model__tokens": tokens, "model__start_from": first, "model__mode_shares": "null"}
+    dynamics = fit(tmp_path, "video", size, "dynamics/stage_video", **whole, **batch)
+    parts = given("--tokenizer", tokenizer, "--tokens", tokens, "--dynamics", dynamics)
+    assert export.main([*parts, *given("--world-recipe", "pond", "--out", world)]) == 0
+    about = json.loads((world / "world.json").read_text(encoding="utf-8"))
+    assert (about["recipe"], about["page"]["name"], about["sampling"]["guidance"]) == ("pond", "Pond", 1.5)
+
+    numbers, report = tmp_path / "numbers.json", tmp_path / "report"
+    asked = given("--world", world, "--recording", recording, "--quick", "--episodes", 2)
+    assert evaluate.main([*asked, *given("--split", "train", "--json", numbers, "--report", report)]) == 0
+    figures = json.loads(numbers.read_text(encoding="utf-8"))
+    assert set(figures) == {"about", "tokenizer", "rollout", "speed", "text", "caption", "shores"}
+    assert figures["about"]["recipe"] == "pond"
+    assert "others_error_8" not in figures["rollout"]
+
+    played = World.from_pretrained(world)
+    step = played.start("a red leaf on the left", seed=1).step("right")
+    assert step.frames.shape == (1, 2, 16, 16, 3)
+    assert torch.isfinite(step.state).all()
+    env = gymnasium.make("worldmodel:WorldModel-v0", world=world)
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == (16, 16, 3)
+    assert env.step(env.action_space.sample())[0].shape == (16, 16, 3)
