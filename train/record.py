@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tokenizer.clip import picture_size
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.worlds.contract import Size
 from train.worlds.play import draw_episode, play_episode, split_of

@@ -26,9 +26,9 @@ def pond(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     sys.modules.pop("pond")
 
 
-def broken(pond: Any, change: Callable[[Any, dict[str, Any]], Any], recipe: Recipe | None = None) -> list[str]:
-    """Faults of a pond whose steps and resets are changed: ``change`` gets the simulator and what it would return, as
-    a dictionary, and writes into it."""
+def broken(pond: Any, change: Callable[[Any, Any], Any], recipe: Recipe | None = None) -> list[str]:
+    """Faults of a pond whose steps and resets are changed: ``change`` gets the simulator and what it would return, and
+    writes into that."""
 
     class Broken(pond.Pond):  # type: ignore[name-defined]
         def reset(self, **given: Any) -> Any:
