@@ -68,6 +68,7 @@ class Effort:
     mode_episodes: int = 6
     endless_episodes: int = 4
     endless_steps: int = 1024
+    motion_scenes: int = 64
 
 
 QUICK = Effort(
@@ -82,6 +83,7 @@ QUICK = Effort(
     mode_episodes=0,
     endless_episodes=2,
     endless_steps=64,
+    motion_scenes=16,
 )
 
 
@@ -214,7 +216,7 @@ class Evaluation:
             if states:
                 self.done("caption", measure_captions(world, torch.stack(states), recipe.claims))
         if world.schema.role_columns("motion"):
-            self.done("motion", measure_motion(world, **self.drawn))
+            self.done("motion", measure_motion(world, rows=self.effort.motion_scenes, **self.drawn))
         if recipe is not None and recipe.event is not None and recipe.editable and world.max_event:
             try:
                 env = recipe.states_only()

@@ -77,6 +77,7 @@ TINY = Effort(
     upsampled_steps=5,
     timed_steps=8,
     endless_steps=16,
+    motion_scenes=4,
 )
 SCHEMA = tabletop_schema()
 RECIPE = recipe("tabletop")
@@ -147,7 +148,7 @@ def fake_episode(seed: int, steps: int = 17) -> Episode:
         segmentation[:, 10 * body + 2 : 10 * body + 10, 8:16] = body + 1
     return Episode(
         frames=rng.integers(0, 256, (1 + 4 * steps, 128, 128, 3), np.uint8),
-        actions=actions,
+        actions=actions[:, None],
         states=np.stack(states),
         caption="a red ball and a blue box" if seed else "far too long to be read " * 9,
         segmentation=segmentation,

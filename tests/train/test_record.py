@@ -16,7 +16,7 @@ import pytest
 from tokenizer.action_space import ActionSpace
 from tokenizer.clip import Episode
 from train.data.episode_store import EpisodeStore
-from train.record import main, parse_size, record
+from train.record import main, parse_size
 from train.worlds.contract import Recipe
 from train.worlds.held_out import held_out, held_out_states, version
 from train.worlds.play import play_episode, simulate_episode
@@ -147,6 +147,10 @@ def test_held_out_episodes_come_from_any_worlds_simulator(pond: Any, tmp_path: P
     )
 
 
-def test_a_fault_in_a_worker_ends_the_command_with_a_sentence(pond: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no world is called"):
-        record(tmp_path, 1, world="puddle")
+def test_what_a_worker_refuses_ends_the_command_with_its_sentence(
+    pond: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--episodes", "1", "--workers", "1", "--out", str(tmp_path / "sloppy")]
+    assert main(["--world", "pond:SLOPPY", *given]) == 1
+    assert "did 0.5, which is not in Discrete(3)" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.part"))

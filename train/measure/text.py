@@ -41,7 +41,7 @@ def measure_text(world: World, captions: Sequence[str], claims: Claims, *, seed:
     return numbers
 
 
-def measure_motion(world: World, *, rows: int = 4 * ROWS, seed: int, sampling: Sampling) -> Numbers:
+def measure_motion(world: World, *, rows: int, seed: int, sampling: Sampling) -> Numbers:
     """How much moves in scenes that are drawn with a motion intensity M given, and nothing else: ``motion``.
 
     ``M``: the motion that there is as the scene begins (``StateReader.motion``); ``M_later`` the same after eight idle

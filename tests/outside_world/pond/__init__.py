@@ -6,6 +6,7 @@ wider than they are high. ``TILLER`` is steered by two numbers and has neither s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,9 @@ RECIPE = Recipe(
     folder=Path(__file__).parent,
     card="# Pond\n\nA leaf.",
 )
+
+
+SLOPPY = replace(RECIPE, behaviour=lambda name, rng: lambda state: 0.5)  # which is no action of a pond
 
 
 def _film(size: Size) -> Simulator:
