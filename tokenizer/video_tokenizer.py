@@ -54,11 +54,6 @@ class VideoTokenizer(nn.Module):
         self.decoder = Decoder(config, self.quantizer.dim, self.schema)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of a picture."""
-        return self.config.resolution, self.config.resolution
-
-    @property
     def grid(self) -> tuple[int, int]:
         return self.config.grid
 

@@ -76,9 +76,9 @@ def _recipe_faults(world: Recipe) -> Iterator[str]:
 
 
 def _page_faults(world: Recipe) -> Iterator[str]:
-    for name in sorted(set(world.page) - {"name", "intro", "examples", "keys"}):
-        yield f"the page has name, intro, examples and keys, not {name!r}"
-    for name in ("name", "intro"):
+    for name in sorted(set(world.page) - {"name", "intro", "examples", "event", "keys"}):
+        yield f"the page has name, intro, examples, event and keys, not {name!r}"
+    for name in ("name", "intro", "event"):
         if not isinstance(world.page.get(name, ""), str):
             yield f"the page's {name} is a str"
     for title, caption in world.page.get("examples", {}).items():

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.clip import Episode, shrink
+from tokenizer.frames import said_size
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episode_store import EpisodeStore
 from train.data.recording_layout import SPLITS
@@ -288,8 +289,7 @@ def evaluate(
         run.done(name, measure(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling))
     upsampled = None
     if world.upsampler is not None:
-        factor = world.upsampler.config.factor
-        size = tuple(side * factor for side in world.tokenizer.size)
+        size = world.upsampler.config.size
         chosen = [e for e in large if e.frames.shape[1:3] == size][: effort.upsampled_episodes]
         if chosen:
             steps = effort.upsampled_steps
@@ -323,10 +323,10 @@ def at_size(episodes: Sequence[Episode], size: Size) -> list[Episode]:
         times, rest = divmod(height, size[0])
         if rest or times not in (1, 2, 4) or (height, width) != (times * size[0], times * size[1]):
             raise ValueError(
-                f"this world sees {size[0]}x{size[1]} frames and the recording has {height}x{width}: record it at "
+                f"this world sees {said_size(size)} frames and the recording has {height}x{width}: record it at "
                 f"{2 * size[0]}x{2 * size[1]}"
             )
-        small.append(episode if times == 1 else episode.with_frames(shrink(episode.frames, size[0])))
+        small.append(episode if times == 1 else episode.with_frames(shrink(episode.frames, size)))
     return small
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tokenizer.clip import picture_size
+from tokenizer.frames import picture_size, said_size
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.worlds.contract import Size
 from train.worlds.play import draw_episode, play_episode, split_of
@@ -38,10 +38,6 @@ def parse_size(text: str) -> Size:
     if found is None:
         raise ValueError(f"a resolution is a number of pixels or HEIGHTxWIDTH, as 64 or 64x112, not {text!r}")
     return int(found[1]), int(found[2] or found[1])
-
-
-def said(size: Size) -> str:
-    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
 # -- one worker -----------------------------------------------------------------------------------------
@@ -96,8 +92,8 @@ def record(
     chosen = recipe(world)
     size = (resolution, resolution) if isinstance(resolution, int) else resolution or chosen.sizes[0]
     if size not in chosen.sizes:
-        drawn = " or ".join(said(one) for one in sorted(chosen.sizes))
-        raise ValueError(f"resolution {said(size)} is not drawn by {world}: choose {drawn}")
+        drawn = " or ".join(said_size(one) for one in sorted(chosen.sizes))
+        raise ValueError(f"resolution {said_size(size)} is not drawn by {world}: choose {drawn}")
     plain = size[0] if size[0] == size[1] else list(size)
     settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": plain, "shard": SHARD}
     config = RecordingConfig(schema=chosen.schema, size=size, segmentation=chosen.segmented, settings=settings)

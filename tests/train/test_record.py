@@ -132,7 +132,7 @@ def test_a_world_of_pictures_is_recorded_and_read_again(
     assert store.read(2).frames.shape == (6, 16, 24, 3)
     assert store.read(2).actions is None
     assert main(["--world", "pond:FILM", "--out", str(tmp_path / "other"), "--resolution", "24", *given]) == 1
-    assert "resolution 24 is not drawn by pond:FILM: choose 16x24" in capsys.readouterr().err
+    assert "resolution 24x24 is not drawn by pond:FILM: choose 16x24" in capsys.readouterr().err
     assert main(["--world", "ponds", "--out", str(tmp_path / "other"), *given]) == 1
     assert "did you mean pond?" in capsys.readouterr().err
 

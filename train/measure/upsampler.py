@@ -61,7 +61,7 @@ def measure_upsampler(
         clip = episode.window(0, min(num_steps, (len(episode.frames) - 1) // r))
         frames, states = torch.from_numpy(clip.frames), clip.states
         known = None if states is None else torch.from_numpy(states)[None].to(world.device)
-        small = torch.from_numpy(shrink(clip.frames, world.tokenizer.size[0]))[None]
+        small = torch.from_numpy(shrink(clip.frames, upsampler.config.small_size))[None]
         small = rebuilt(world, small, known).to(world.device)
         given = known if len(bodies) else None
         bicubic = F.interpolate(small[0].movedim(-1, 1).float(), scale_factor=upsampler.config.factor, mode="bicubic")
