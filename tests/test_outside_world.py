@@ -118,3 +118,44 @@ def test_it_is_recorded_tokenised_trained_exported_evaluated_and_played(tmp_path
     observation, _ = env.reset(seed=0)
     assert observation.shape == (16, 16, 3)
     assert env.step(env.action_space.sample())[0].shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["pond:FILM", "pond:TILLER"])
+def test_frames_alone_go_the_whole_way_at_one_frame_a_step(name: str, tmp_path: Path) -> None:
+    """Wider than high, without states or captions; nobody steers the film, the tiller is two numbers."""
+    recording, tokens, tokenizer, world = (tmp_path / part for part in ("recording", "tokens", "tokenizer", "world"))
+    few = given("--episodes", 40, "--steps", 8, "--workers", 1)
+    assert record.main([*given("--world", name, "--out", recording), *few]) == 0
+    checkpoint = fit(
+        tmp_path,
+        "tokenizer",
+        "tokenizer/small",
+        model__config={**TOKENIZER, "resolution": [16, 24], "frames_per_step": 1},
+        model__schema="null",
+        data__recording=recording,
+        data__resolution="[16, 24]",
+        data__segmentation="false",
+        data__batch_size=4,
+    )
+    assert export.main(given("--tokenizer", checkpoint, "--out", tokenizer)) == 0
+    assert tokenize.main(given("--recording", recording, "--tokenizer", tokenizer, "--out", tokens)) == 0
+    assert not (tokens / "text.model").exists()
+
+    config = {**DYNAMICS, "max_text": 0, "tokens_per_pass": [24], "read_outcome": True}
+    size = {"model__config": config, "data__batch_size": 4, "data__num_blocks": 4, "model__mode_shares": "null"}
+    dynamics = fit(tmp_path, "video", "dynamics/size_small", "dynamics/stage_video", model__tokens=tokens, **size)
+    parts = given("--tokenizer", tokenizer, "--tokens", tokens, "--dynamics", dynamics, "--world-recipe", name)
+    assert export.main([*parts, *given("--out", world)]) == 0
+
+    numbers = tmp_path / "numbers.json"
+    asked = given("--world", world, "--recording", recording, "--quick", "--episodes", 2, "--split", "train")
+    assert evaluate.main([*asked, *given("--json", numbers, "--report", tmp_path / "report")]) == 0
+    figures = json.loads(numbers.read_text(encoding="utf-8"))
+    assert set(figures) == {"about", "tokenizer", "rollout", "speed"}
+    assert not [key for key in figures["rollout"] if "error" in key or key.startswith(("reward", "terminated"))]
+    assert ("delta_psnr_8_db" in figures["rollout"]) == (name == "pond:TILLER")
+
+    played = World.from_pretrained(world)
+    frames = torch.randint(0, 256, (17, 16, 24, 3), dtype=torch.uint8)
+    step = played.start(frames=frames, seed=1).step(played.actions.idle())
+    assert step.frames.shape == (1, 1, 16, 24, 3)
