@@ -22,20 +22,22 @@ CONTEXT = 4  # latent frames before the one at which something begins
 
 @dataclass(frozen=True)
 class RolloutRecord:
-    """frames uint8 (B, T, r, H, W, 3); states (B, T, num_values)."""
+    """frames uint8 (B, T, r, H, W, 3); states (B, T, num_values); rewards float32 and ends bool (B, T)."""
 
     frames: Tensor
     states: Tensor
+    rewards: Tensor
+    ends: Tensor
 
 
 def imagine(rollout: Rollout, actions: Tensor | Sequence[Any]) -> RolloutRecord:
     """Runs actions (B, T, A), or one for all rows for each step."""
-    frames, states = [], []
-    for action in actions.unbind(1) if isinstance(actions, Tensor) else actions:
-        step = rollout.step(action)
-        frames.append(step.frames.cpu())
-        states.append(step.state.cpu())
-    return RolloutRecord(torch.stack(frames, 1), torch.stack(states, 1))
+    steps = [rollout.step(action) for action in (actions.unbind(1) if isinstance(actions, Tensor) else actions)]
+    frames, states, rewards, ends = (
+        torch.stack([getattr(step, name).cpu() for step in steps], 1)
+        for name in ("frames", "state", "reward", "terminated")
+    )
+    return RolloutRecord(frames, states, rewards, ends)
 
 
 def num_steps(episode: Clip, r: int) -> int:

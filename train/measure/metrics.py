@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.modules.picture_losses import decibels
+
 LEAST_PIXELS = 12  # of a body in a 64x64 picture for it to count as visible
 SMALL_PIXELS = 40  # fewer make a visible body a small one
 STATIC_LEVELS = 2  # grey levels that a static cell's pixels may differ by
@@ -20,10 +22,6 @@ EVENT_TOLERANCE = 2  # steps that a foreseen event may come early or late
 
 
 # -- pictures -------------------------------------------------------------------------------------------
-
-
-def decibels(mean_squared_error: Tensor) -> Tensor:
-    return -10 * mean_squared_error.clamp_min(1e-10).log10()
 
 
 def squared_error(pictures: Tensor, truth: Tensor) -> Tensor:

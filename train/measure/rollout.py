@@ -33,20 +33,22 @@ from worldmodel.world import World
 MARKS = (8, 16, 32, 64)  # steps whose errors get a key of their own
 
 
+ROLES = ("reward", "terminated")
+
+
 class Outcomes:
-    """When reward and end first come, as a world foresees them and as they happened."""
+    """When reward and end first come, as a world foresees them and as they happened. A reward is one from half of
+    ``largest`` on, either way."""
 
-    def __init__(self, schema: StateSchema) -> None:
-        columns = {role: list(schema.role_columns(role).values())[:1] for role in ("reward", "terminated")}
-        self.columns = {role: found[0].start for role, found in columns.items() if found}
-        self.steps: dict[str, tuple[list[int | None], list[int | None]]] = {role: ([], []) for role in self.columns}
+    def __init__(self, largest: float = 1.0) -> None:
+        self.least = {"reward": largest / 2 or 0.5, "terminated": 0.5}
+        self.steps: dict[str, tuple[list[int | None], list[int | None]]] = {}
 
-    def note(self, states: Tensor, truth: Tensor) -> None:
-        """States (T, num_values) that may go on after the true ones (n, num_values)."""
-        for role, column in self.columns.items():
-            foreseen, happened = self.steps[role]
-            foreseen.append(first_event(states[: len(truth) + EVENT_TOLERANCE, column] > 0.5))
-            happened.append(first_event(truth[:, column] > 0.5))
+    def note(self, role: str, foreseen: Tensor, happened: Tensor) -> None:
+        """Values (T,) that may go on after the true ones (n,)."""
+        least, (ours, true) = self.least[role], self.steps.setdefault(role, ([], []))
+        ours.append(first_event(foreseen[: len(happened) + EVENT_TOLERANCE].abs() > least))
+        true.append(first_event(happened.abs() > least))
 
     def numbers(self) -> Numbers:
         numbers: Numbers = {}
@@ -54,6 +56,20 @@ class Outcomes:
             numbers[f"{role}_f1"] = event_f1(foreseen, happened)
             numbers[f"{role}_events"] = sum(step is not None for step in happened)
         return numbers
+
+
+def recorded_outcomes(world: World, episode: Episode) -> dict[str, Tensor]:
+    """Reward and end of each step, (n,), as far as the episode tells them and the world foresees them."""
+    found: dict[str, Tensor] = {}
+    told = {"reward": episode.rewards, "terminated": episode.terminated}
+    beside = {"reward": world.dynamics.config.rewards, "terminated": world.dynamics.config.predict_end}
+    for role, values in told.items():
+        columns = list(world.schema.role_columns(role).values())
+        if columns and episode.states is not None:
+            found[role] = torch.from_numpy(episode.states[1:, columns[0].start])
+        elif not columns and values is not None and beside[role]:
+            found[role] = torch.from_numpy(values).float()
+    return found
 
 
 def measure_rollout(
@@ -64,17 +80,19 @@ def measure_rollout(
     ``copy_last`` is what holding on to the first frame or state would give; ``psnr_ceiling_by_step_db`` what the
     tokenizer gives for the real frames. ``others`` are all present bodies but the player's. ``delta_psnr_8_db``:
     Genie's controllability (arXiv:2402.15391), PSNR with the true actions less PSNR with random ones, at step 8.
-    ``reward_f1`` and ``terminated_f1`` ask whether a rollout's first event comes within two steps of the real one.
+    ``reward_f1`` and ``terminated_f1`` ask whether a rollout's first event comes within two steps of the real one; an
+    event is the end, or a reward from half of the largest recorded one on.
     """
-    bodies, r = Bodies.of(world.schema), world.tokenizer.frames_per_step
+    r = world.tokenizer.frames_per_step
     horizon = min(horizon, max(num_steps(e, r) for e in episodes))
     generator = torch.Generator().manual_seed(seed)
     scores: dict[str, list[Tensor]] = {}
-    events, pictures = Outcomes(world.schema), Pictures([], [])
+    outcomes = [recorded_outcomes(world, e) for e in episodes]
+    rewards = [float(o["reward"].abs().max()) for o in outcomes if len(o.get("reward", ()))]
+    events, pictures = Outcomes(max(rewards, default=1.0)), Pictures([], [])
 
-    def note(name: str, values: Tensor | None) -> None:
-        if values is not None:
-            scores.setdefault(name, []).append(values)
+    def note(name: str, values: Tensor) -> None:
+        scores.setdefault(name, []).append(values)
 
     for rows in in_batches(episodes):
         length = torch.tensor([num_steps(e, r) for e in rows])
@@ -98,21 +116,11 @@ def measure_rollout(
             steps = min(horizon, num_steps(episode, r))
             pictures.real.append(real[row, : 1 + r * steps : r])
             pictures.imagined.append(torch.cat([decoded[row, :1], ours.frames[row, :steps, -1]]))
-        if not world.schema.num_values or states is None:
-            continue
-        first, truth = states[:, :1], states[:, 1:]
-        if len(bodies):
-            for name, states in (("error", ours.states), ("error_copy_last", first.expand_as(truth))):
-                away, there = bodies.distance(states, truth), bodies.present(truth)
-                there[..., 0] = False
-                note(f"player_{name}", away[..., 0])
-                if len(bodies) > 1:
-                    note(f"others_{name}", torch.where(there, away, 0.0).sum(-1) / there.sum(-1))
-        for role in ("camera", "light"):
-            note(f"{role}_error_deg", angle_error(world.schema, role, ours.states, truth))
-            note(f"{role}_error_deg_copy_last", angle_error(world.schema, role, first.expand_as(truth), truth))
-        for row, steps in enumerate(length.tolist()):
-            events.note(ours.states[row], truth[row, :steps])
+            for role, happened in recorded_outcomes(world, episode).items():
+                events.note(role, ours.rewards[row] if role == "reward" else ours.ends[row].float(), happened[:horizon])
+        if world.schema.num_values and states is not None:
+            for name, values in _state_errors(world.schema, ours.states, states).items():
+                note(name, values)
 
     numbers: Numbers = {
         "rows": len(episodes),
@@ -123,16 +131,37 @@ def measure_rollout(
     return Measurement(numbers, pictures)
 
 
+def _state_errors(schema: StateSchema, ours: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """What states (B, T, num_values) are off by, (B, T), of the true ones (B, 1 + T, num_values): ours, and under
+    ``copy_last`` the first one held."""
+    bodies, first, truth = Bodies.of(schema), true[:, :1].expand_as(true[:, 1:]), true[:, 1:]
+    errors: dict[str, Tensor] = {}
+    for suffix, states in (("", ours), ("_copy_last", first)):
+        if len(bodies):
+            away, others = bodies.distance(states, truth), bodies.present(truth)
+            others[..., 0] = False
+            errors[f"player_error{suffix}"] = away[..., 0]
+            if len(bodies) > 1:
+                errors[f"others_error{suffix}"] = torch.where(others, away, 0.0).sum(-1) / others.sum(-1)
+        for role in ("camera", "light"):
+            angle = angle_error(schema, role, states, truth)
+            if angle is not None:
+                errors[f"{role}_error_deg{suffix}"] = angle
+    return errors
+
+
 def measure_outcomes(
     world: World, episodes: Sequence[TokenisedEpisode], *, horizon: int, seed: int, sampling: Sampling
 ) -> Numbers:
     """``reward_f1`` and ``terminated_f1`` as ``measure_rollout`` has them, of episodes of states alone: events are
     rare, and these are cheap enough to have many."""
-    events = Outcomes(world.schema)
+    events, columns = Outcomes(), {role: list(world.schema.role_columns(role).values())[:1] for role in ROLES}
     states = foreseen_states(world, episodes, horizon=horizon, seed=seed, sampling=sampling)
     for row, episode in zip(states, episodes, strict=True):
         assert episode.states is not None
-        events.note(row, episode.states[1:])
+        for role, found in columns.items():
+            for column in found:
+                events.note(role, row[:, column.start], episode.states[1:, column.start])
     return {"rows": len(episodes), **events.numbers()}
 
 

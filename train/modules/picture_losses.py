@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def decibels(mean_squared_error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio, for values in [0, 1]; at most 100."""
+    return -10 * mean_squared_error.clamp_min(1e-10).log10()
+
+
 def laplacian(error: Tensor, levels: int = 3) -> Tensor:
     """Mean absolute error (..., 3, H, W) over the bands of a Laplacian pyramid, each counted alike.
 

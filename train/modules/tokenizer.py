@@ -21,16 +21,12 @@ from train.modules.picture_losses import (
     PatchDiscriminator,
     adaptive,
     adversarial,
+    decibels,
     laplacian,
     learned_perceptual,
     worst,
 )
 from train.modules.schedule import ScheduledModule, load_trained
-
-
-def psnr(mean_squared_error: Tensor) -> Tensor:
-    """Decibels for values in [0, 1]."""
-    return -10 * mean_squared_error.clamp_min(1e-10).log10()
 
 
 def cut_in(values: Tensor, chosen: Tensor) -> Tensor:
@@ -168,7 +164,7 @@ class TokenizerModule(ScheduledModule):
             loss = loss + self.worst_weight * worst(error.square())
         if self.perceptual is not None:
             loss = loss + self.lpips_weight * self.perceptual(out.video.float(), video)
-        scores = {"loss": loss.detach(), "recon": recon.detach(), "psnr": psnr(error.detach().square().mean())}
+        scores = {"loss": loss.detach(), "recon": recon.detach(), "psnr": decibels(error.detach().square().mean())}
         if self.discriminator is not None and self.global_step >= self.adversarial_start:
             wanted, own = adversarial(self.discriminator, out.video.float(), video)
             pull = self.adversarial_weight * adaptive(recon, wanted, self.tokenizer.decoder.head.weight)
@@ -184,8 +180,8 @@ class TokenizerModule(ScheduledModule):
         for suffix, told in (("", shown), ("_without_state", None)) if shown is not None else (("", None),):
             out = self.tokenizer(video, told)
             square = (out.video.float().clamp(0, 1) - video).square().mean(2)
-            scores[f"val/psnr{suffix}"] = psnr(square.mean())
-            scores[f"val/body_psnr{suffix}"] = psnr((square * mask).sum() / mask.sum().clamp_min(1))
+            scores[f"val/psnr{suffix}"] = decibels(square.mean())
+            scores[f"val/body_psnr{suffix}"] = decibels((square * mask).sum() / mask.sum().clamp_min(1))
         self.codes_seen.update(out.indices.unique().tolist())
         self.log_dict(scores, on_epoch=True, batch_size=len(video))
 

@@ -26,8 +26,8 @@ from tokenizer.frames import said_size
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.data.episode_store import schema_json
+from train.modules.picture_losses import decibels
 from train.modules.schedule import ScheduledModule, load_trained
-from train.modules.tokenizer import psnr
 from worldmodel.upsampler import Conditions, Upsampler, UpsamplerConfig
 
 
@@ -173,7 +173,7 @@ class UpsamplerModule(ScheduledModule):
             error = self.upsampler.denoise(z, time, given).float() - clean
             loss = (weight * ((error / t).square() + missed.square())).mean()
         scale = self.upsampler.config.noise / 2  # residuals to pixels in [0, 1]
-        scores = {"loss": loss.detach(), "psnr": psnr(error.detach().square().mean() * scale**2)}
+        scores = {"loss": loss.detach(), "psnr": decibels(error.detach().square().mean() * scale**2)}
         self.log_dict(scores, batch_size=rows)
         return loss
 
@@ -192,11 +192,11 @@ class UpsamplerModule(ScheduledModule):
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         real, (bicubic, upsampled) = batch["frames"].float() / 255, self._both(batch)
         square = [(video.float() / 255 - real).square().mean(-1) for video in (bicubic, upsampled)]
-        scores = {"val/bicubic_psnr": psnr(square[0].mean()), "val/psnr": psnr(square[1].mean())}
+        scores = {"val/bicubic_psnr": decibels(square[0].mean()), "val/psnr": decibels(square[1].mean())}
         if "segmentation" in batch:
             bodies = (batch["segmentation"] > 0).float()
             for name, error in zip(("val/bicubic_body_psnr", "val/body_psnr"), square, strict=True):
-                scores[name] = psnr((error * bodies).sum() / bodies.sum().clamp_min(1))
+                scores[name] = decibels((error * bodies).sum() / bodies.sum().clamp_min(1))
         self.log_dict(scores, on_epoch=True, batch_size=len(real))
 
     def _both(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
