@@ -219,6 +219,11 @@ def _edit_faults(world: Recipe) -> Iterator[str]:
         if not np.allclose(written, state, atol=1e-5):
             wrong = ", ".join(play.named(world, ~np.isclose(written, state, atol=1e-5)))
             yield f"a state that was written reads otherwise, in {wrong}"
+        scene = world.schema.to_dict(torch.from_numpy(state))
+        begun = np.asarray(env.reset(seed=SEED + 1, options={"state": scene})[1]["state"])
+        if not np.allclose(begun, state, atol=1e-4):
+            wrong = ", ".join(play.named(world, ~np.isclose(begun, state, atol=1e-4)))
+            yield f"reset(options={{'state': …}}) begins with another state, in {wrong}"
         picture = np.asarray(env.render())
         if picture.shape != (*world.sizes[0], 3) or picture.dtype != np.uint8:
             yield f"render() gives uint8 {(*world.sizes[0], 3)}, got {picture.dtype} {picture.shape}"

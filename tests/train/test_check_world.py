@@ -173,6 +173,15 @@ def test_events_and_written_states_must_be_what_the_simulator_has_afterwards(pon
     class Written(pond.Pond):  # type: ignore[name-defined]
         slip = 0.0
 
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            told = super().reset(seed=seed)
+            if options is None:
+                return told
+            leaf = options["state"]["leaf"]
+            self.leaf.colour = list(pond.COLOURS).index(leaf["colour"])
+            self.leaf.position, self.leaf.velocity = (np.array(leaf[k]) + self.slip for k in ("position", "velocity"))
+            return self._told(1)
+
         def write_state(self, edit: Any) -> np.ndarray:
             if isinstance(edit, np.ndarray):
                 self.leaf.position, self.leaf.velocity = edit[1:3].astype(float) + self.slip, edit[3:5].astype(float)
@@ -191,6 +200,7 @@ def test_events_and_written_states_must_be_what_the_simulator_has_afterwards(pon
     Written.slip = 0.1
     found = faults(world)
     assert any("a state that was written reads otherwise, in leaf.position" in fault for fault in found)
+    assert any("begins with another state, in leaf.position, leaf.velocity" in fault for fault in found)
     assert any("the event 'a gust of wind' is not what" in fault for fault in found)
 
 

@@ -17,7 +17,7 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
-from train.evaluate import Effort, evaluate, main, plain, table
+from train.evaluate import Effort, evaluate, find_recipe, main, plain, table
 from train.measure.bars import BARS, Bar
 from train.measure.bodies import Bodies
 from train.measure.edits import EditCase, draw_cases, judge
@@ -32,6 +32,8 @@ from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
+
+from ..worldmodel.tiny_world import STATELESS, tiny_world
 
 CONTRACT = {
     "tokenizer": (
@@ -362,6 +364,33 @@ def test_the_command_says_what_is_wrong_in_one_sentence(
     world.save_pretrained(tmp_path / "tiny")
     assert main(["--world", str(tmp_path / "tiny"), "--recording", str(tmp_path / "nothing")]) == 1
     assert "no recording at" in capsys.readouterr().err
+
+
+def test_who_has_neither_recording_nor_simulator_is_told_what_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_world(STATELESS).save_pretrained(tmp_path / "film")
+    assert main(["--world", str(tmp_path / "film")]) == 1
+    assert "nobody here can simulate 'film' to record held-out episodes: give --recording" in capsys.readouterr().err
+    assert main(["--world", str(tmp_path / "film"), "--world-recipe", "tabeltop"]) == 1
+    assert "did you mean tabletop" in capsys.readouterr().err
+
+
+def test_a_recipe_is_found_by_the_option_the_recording_the_folder_or_the_schema(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find_recipe(None, None, world) == ("tabletop", RECIPE)
+    assert find_recipe("tabletop", None, world) == ("tabletop", RECIPE)
+    assert find_recipe(None, None, tiny_world(STATELESS)) == ("", None)
+    gone = tiny_world(STATELESS)
+    gone.release = replace(gone.release, recipe="gone_away:RECIPE")
+    assert find_recipe(None, None, gone) == ("", None)
+    assert "without the world's recipe: the world 'gone_away:RECIPE' asks for" in capsys.readouterr().err
+
+
+def test_a_recipe_of_another_schema_is_refused(world: World) -> None:
+    with pytest.raises(ValueError, match="the recipe's schema 'doom' is not this world's, 'tabletop'"):
+        evaluate(world, [fake_episode(1, steps=2)], effort=TINY, recipe=recipe("doom"))
 
 
 def test_claims_hold_where_the_scene_is_as_the_caption_says(world: World) -> None:

@@ -37,8 +37,8 @@ from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 STEPS = 2
-APART = 0.04  # metres between the moved body's new place and anybody else's reach
-AWAY = 0.22  # metres that it is moved at the least
+APART = 0.04  # between the moved body's new place and anybody else's reach, in shares of the positions' range
+AWAY = 0.22  # that it is moved at the least, likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +135,12 @@ def _draw_case(
         return None
     covered = entity_map(info["segmentation"], size)[0]
     reach = 2**0.5 * sizes[:, 0]  # of a box, however it is turned
-    limit = bodies.width / 2 - float(reach[body]) - APART / 2
+    apart, away = APART * bodies.width, AWAY * bodies.width
+    limit = bodies.width / 2 - float(reach[body]) - apart / 2
     for _ in range(60):
         place = torch.from_numpy(rng.uniform(-limit, limit, 2)).float()
-        gaps = (places - place).norm(dim=-1) - reach - reach[body] - APART
-        gaps[body] = (places[body] - place).norm() - AWAY
+        gaps = (places - place).norm(dim=-1) - reach - reach[body] - apart
+        gaps[body] = (places[body] - place).norm() - away
         if gaps[present].min() < 0:
             continue
         spot = (float(place[0]), float(place[1]))

@@ -50,7 +50,12 @@ class Simulator(Protocol):
 
 @runtime_checkable
 class EditableSimulator(Simulator, Protocol):
-    """Goes on from any state that is written into it, and draws it. What cannot be raises ValueError."""
+    """Goes on from any state that is written into it, and draws it. ``reset(options={"state": edit})`` begins with one.
+    What cannot be raises ValueError."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]: ...
 
     def write_state(self, edit: Mapping[str, Mapping[str, Any]] | np.ndarray) -> np.ndarray: ...
 
