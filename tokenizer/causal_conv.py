@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -46,7 +47,7 @@ class StreamingCache:
             self.past[module] = mine
         self.fresh[rows] = other.fresh
 
-    def prepend(self, module: nn.Module, x: Tensor, count: int) -> Tensor:
+    def prepend(self, module: nn.Module, x: Float[Tensor, "B T *rest"], count: int) -> Float[Tensor, "B Tc *rest"]:
         """``x`` (B, T, ...) with the ``count`` frames before it, which are then replaced by its own last."""
         first = x[:, :1].expand(-1, count, *x.shape[2:])
         past = self.past.get(module)
@@ -59,7 +60,9 @@ class StreamingCache:
         return x
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
+def rms_norm(
+    x: Float[Tensor, "*batch width"], weight: Float[Tensor, " width"] | None = None
+) -> Float[Tensor, "*batch width"]:
     """Root mean square norm over the last axis (arXiv:1910.07467), scaled by ``weight``.
 
     On a CPU, ``F.rms_norm`` is half a dozen operations; where nothing is learned, in float32, two do.
@@ -77,14 +80,14 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:  # (..., width)
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         return rms_norm(x, self.weight)
 
 
 class ChannelNorm(RMSNorm):
     """RMS norm over channels at each place: nothing is pooled over time or space, so nothing leaks."""
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W)
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -96,7 +99,7 @@ class CausalTemporalConv(nn.Module):
         self.kernel = kernel
         self.taps = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in range(kernel))
 
-    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T C H W"], cache: StreamingCache | None = None) -> Float[Tensor, "B T C H W"]:
         steps = x.shape[1]
         reach = self.kernel - 1
         if cache is None:
@@ -123,7 +126,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.pointwise.weight)
         nn.init.zeros_(self.pointwise.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, cache: StreamingCache | None = None) -> Tensor:  # (B, T, C, H, W)
+    def forward(self, x: Float[Tensor, "B T C H W"], cache: StreamingCache | None = None) -> Float[Tensor, "B T C H W"]:
         steps = x.shape[1]
         flat = x.flatten(0, 1)
         h = self.spatial(self.norm(flat))

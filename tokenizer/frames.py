@@ -17,9 +17,8 @@ Resolution = int | tuple[int, int]
 
 def picture_size(resolution: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a resolution: one number is the side of a square. Raises ValueError for anything else."""
-    sides = [resolution] * 2 if isinstance(resolution, Integral) else resolution
-    whole = isinstance(sides, Sequence) and len(sides) == 2 and all(isinstance(side, Integral) for side in sides)
-    if not whole or min(sides) < 1:
+    sides = list(resolution) if isinstance(resolution, Sequence) else [resolution] * 2
+    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
         raise ValueError(f"a picture's size is a number of pixels or [height, width], got {resolution!r}")
     return int(sides[0]), int(sides[1])
 

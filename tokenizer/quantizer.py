@@ -17,6 +17,7 @@ from math import prod
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -55,9 +56,9 @@ class QuantizerConfig:
 class Quantized:
     """codes: like the latents (B, C, H, W); indices: int64 (B, H, W); loss: scalar, zero for FSQ."""
 
-    codes: Tensor
-    indices: Tensor
-    loss: Tensor
+    codes: Float[Tensor, "B C H W"]
+    indices: Int[Tensor, "B H W"]
+    loss: Float[Tensor, ""]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Quantizer(nn.Module):
         """Channels of a latent."""
         return self.config.channels
 
-    def forward(self, latents: Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "N C H W"]) -> Quantized:
         with torch.autocast(latents.device.type, enabled=False):
             shape = latents.permute(0, 2, 3, 1).shape  # (N, H, W, C)
             flat = latents.float().permute(0, 2, 3, 1).flatten(1, 2)
@@ -117,7 +118,7 @@ class Quantizer(nn.Module):
             codes = codes.reshape(shape).permute(0, 3, 1, 2)
         return Quantized(codes, indices.reshape(shape[:-1]).long(), loss)
 
-    def lookup(self, indices: Tensor) -> Tensor:
+    def lookup(self, indices: Int[Tensor, "N H W"]) -> Float[Tensor, "N C H W"]:
         """Local indices (N, H, W) to codes (N, C, H, W), float32. Raises ValueError without a codebook."""
         codes = self.kind.lookup(self.config, self.codebook, indices.flatten(1))
         return codes.reshape(*indices.shape, -1).permute(0, 3, 1, 2)

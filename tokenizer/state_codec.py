@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenizer.state_schema import Field, Slot, StateSchema
@@ -30,7 +31,7 @@ _LINEAR = 50  # the largest change over the one up to which bins are about evenl
 # -- one component ------------------------------------------------------------------------------------
 
 
-def encode_values(field: Field, values: Tensor) -> Tensor:
+def encode_values(field: Field, values: Float[Tensor, "*batch size"]) -> Int[Tensor, "*batch ids"]:
     """``(..., size)`` floats to ``(..., num_ids)`` absolute ids counted from 0. Out-of-range values saturate."""
     match field.kind:
         case "continuous":
@@ -46,7 +47,7 @@ def encode_values(field: Field, values: Tensor) -> Tensor:
             return pack_bits(flags.unflatten(-1, (field.num_ids, 8)))
 
 
-def decode_values(field: Field, ids: Tensor) -> Tensor:
+def decode_values(field: Field, ids: Int[Tensor, "*batch ids"]) -> Float[Tensor, "*batch size"]:
     """Absolute ids ``(..., num_ids)`` to the middles of their bins: at most half a bin from what was encoded."""
     match field.kind:
         case "continuous":
@@ -57,7 +58,7 @@ def decode_values(field: Field, ids: Tensor) -> Tensor:
             return unpack_bits(ids, 8).flatten(-2)[..., : field.size].float()
 
 
-def change_centres(field: Field, device: torch.device | None = None) -> Tensor:
+def change_centres(field: Field, device: torch.device | None = None) -> Float[Tensor, " change_bins"]:
     """The change each change id stands for, ``(change_bins,)``, ascending; the middle one is exactly 0."""
     assert field.change is not None
     scale, half = field.change / _LINEAR, (field.change_bins - 1) // 2
@@ -65,12 +66,12 @@ def change_centres(field: Field, device: torch.device | None = None) -> Tensor:
     return (torch.sinh(unit * asinh(field.change / scale)) * scale).float()
 
 
-def pack_bits(flags: Tensor) -> Tensor:
+def pack_bits(flags: Bool[Tensor, "*batch n"]) -> Int[Tensor, "*batch"]:
     """Up to eight flags, bool (..., n), as the bits of one number, int64 (...)."""
     return (flags * 2 ** torch.arange(flags.shape[-1], device=flags.device)).sum(-1)
 
 
-def unpack_bits(numbers: Tensor, count: int) -> Tensor:
+def unpack_bits(numbers: Int[Tensor, "*batch"], count: int) -> Bool[Tensor, "*batch {count}"]:
     """The lowest bits of numbers (...), bool (..., count)."""
     return ((numbers[..., None] >> torch.arange(count, device=numbers.device)) & 1).bool()
 
@@ -82,9 +83,9 @@ def unpack_bits(numbers: Tensor, count: int) -> Tensor:
 class ChangeTargets:
     """Which ids a true next state asks for: (..., S) each; ``weight`` is the share of ``high``."""
 
-    low: Tensor
-    high: Tensor
-    weight: Tensor
+    low: Int[Tensor, "*batch S"]
+    high: Int[Tensor, "*batch S"]
+    weight: Float[Tensor, "*batch S"]
 
 
 class StateCodec(nn.Module):
@@ -146,7 +147,12 @@ class StateCodec(nn.Module):
 
     # -- ids and values -----------------------------------------------------------------------------
 
-    def encode(self, values: Tensor, coding: Coding, previous: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        values: Float[Tensor, "*batch F"],
+        coding: Coding,
+        previous: Float[Tensor, "*batch F"] | None = None,
+    ) -> Int[Tensor, "*batch S"]:
         """States ``(..., F)`` to local ids, int64 ``(..., S)``.
 
         ``static`` gives the header's ids, ``absolute`` a first state's, ``change`` a later state's after
@@ -162,7 +168,9 @@ class StateCodec(nn.Module):
             out[..., i] = self._local_id(slot, values)
         return out
 
-    def decode(self, ids: Tensor, coding: Coding, onto: Tensor) -> Tensor:
+    def decode(
+        self, ids: Int[Tensor, "*batch S"], coding: Coding, onto: Float[Tensor, "*batch F"]
+    ) -> Float[Tensor, "*batch F"]:
         """Local ids ``(..., S)`` back to states ``(..., F)``.
 
         ``onto`` (..., F) is the state that they speak about: the previous one for ``change``, any to be filled for
@@ -175,7 +183,7 @@ class StateCodec(nn.Module):
             out[..., slot.columns] = self._values_of(slot, ids[..., i])
         return out
 
-    def legal_ranges(self, coding: Coding) -> Tensor:
+    def legal_ranges(self, coding: Coding) -> Int[Tensor, "S 2"]:
         """Half-open range of local ids each slot may take, int64 ``(S, 2)``."""
         ranges = []
         for slot in self.schema.static_slots if coding == "static" else self.schema.slots:
@@ -207,7 +215,7 @@ class StateCodec(nn.Module):
         short = (change + self.period / 2) % self.period - self.period / 2
         return torch.where(self.periodic, short, change)
 
-    def targets(self, values: Tensor, previous: Tensor) -> ChangeTargets:
+    def targets(self, values: Float[Tensor, "*batch F"], previous: Float[Tensor, "*batch F"]) -> ChangeTargets:
         """The two ids around each true change, and where between them it lies. Other slots get one id twice."""
         change = self._changes(values, previous)
         place = torch.asinh(change / self.law) / self.reach * self.middle
@@ -226,7 +234,12 @@ class StateCodec(nn.Module):
         weight[..., self.moving] = ((change - a) / (b - a)).clamp(0, 1)
         return ChangeTargets(low, high, weight)
 
-    def advance(self, previous: Tensor, ids: Tensor, probabilities: Tensor | None = None) -> Tensor:
+    def advance(
+        self,
+        previous: Float[Tensor, "*batch F"],
+        ids: Int[Tensor, "*batch S"],
+        probabilities: Float[Tensor, "*batch S ids"] | None = None,
+    ) -> Float[Tensor, "*batch F"]:
         """The state (..., F) that ids (..., S) lead to, as changes to ``previous`` (..., F).
 
         ``probabilities`` (..., S, local ids) refine sampled changes by the ids around them; without them, each change
@@ -251,7 +264,9 @@ class StateCodec(nn.Module):
             out[..., slot.columns] = ((here > 0.5) != flipped).to(out)
         return out
 
-    def set_absolute(self, values: Tensor, ids: Tensor) -> Tensor:
+    def set_absolute(
+        self, values: Float[Tensor, "*batch F"], ids: Int[Tensor, "*batch S"]
+    ) -> Float[Tensor, "*batch F"]:
         """States (..., F) in which the fields that do not go by changes are what ids (..., S) say."""
         out = values.clone()
         for i, slot in self.rest:
@@ -268,7 +283,7 @@ class StateCodec(nn.Module):
         sizes = [f for f in entity.fields if f.role == "size"]
         return schema.columns(entity.name, sizes[0].name).start if sizes else schema.num_values
 
-    def legal(self, values: Tensor, *, whole: bool = False) -> Tensor:
+    def legal(self, values: Float[Tensor, "*batch F"], *, whole: bool = False) -> Float[Tensor, "*batch F"]:
         """Wraps and clamps the columns that move by changes. Returns a new tensor.
 
         ``whole`` is for bodies that a view shows between the ends of their range as between walls: a body with a size
@@ -284,13 +299,15 @@ class StateCodec(nn.Module):
         out[..., self.column] = torch.where(self.periodic, wrapped, clamped)
         return out
 
-    def perturb(self, values: Tensor, noise: Tensor) -> Tensor:
+    def perturb(
+        self, values: Float[Tensor, "*batch F"], noise: Float[Tensor, "*batch moving"]
+    ) -> Float[Tensor, "*batch F"]:
         """Adds ``noise`` (..., moving) in units of each field's largest change, keeping values legal."""
         out = values.clone()
         out[..., self.column] = values[..., self.column] + noise * self.largest
         return self.legal(out)
 
-    def settled(self, values: Tensor) -> Tensor:
+    def settled(self, values: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
         """Takes what is within half a bin of zero to be at rest, for scenes that a view shows.
 
         With an even number of bins zero lies between two, so a body that was drawn to rest would creep. A thousandth

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenizer.branchless import must_be_branchless
@@ -72,7 +73,7 @@ class StateInputs(nn.Module):
         """Which inputs say a field: a value, a category one-hot, or first cosines and then sines."""
         return self._entries[entity.name, f.name]
 
-    def forward(self, state: Tensor) -> Tensor:
+    def forward(self, state: Float[Tensor, "N F"]) -> Float[Tensor, "N inputs"]:
         """States (N, num_values) to inputs (N, size + 1), the last of which is zero, for whoever lacks a field."""
         linear = torch.addcmul(self.linear_b.to(state), state[:, self.linear_column], self.linear_a.to(state))
         named = state[:, self.chosen_column].round().clamp_min(0).minimum(self.chosen_b.to(state))
@@ -114,16 +115,20 @@ class StateEmbedding(nn.Module):
         slots = torch.tensor([places[s.entity] for s in schema.slots], dtype=torch.long)
         self.register_buffer("slot_entity", slots, persistent=False)
 
-    def listen(self, words: Tensor) -> Tensor:
+    def listen(self, words: Int[Tensor, "N n"]) -> Float[Tensor, "N width"]:
         """Local text ids (N, n), -1 for none, to their words' sum, (N, width): zero for those that are told nothing."""
         assert self.words is not None
         return self.words(words.clamp_min(0), per_sample_weights=(words >= 0).to(self.words.weight))
 
-    def forward(self, state: Tensor, told: Tensor | None = None) -> Tensor:
+    def forward(
+        self, state: Float[Tensor, "N F"], told: Float[Tensor, "N width"] | None = None
+    ) -> Float[Tensor, "N S width"]:
         """States (N, num_values), and what :meth:`listen` made of an event, to (N, num_slots, width)."""
         return self.own_slots(self.inputs(state), told)
 
-    def own_slots(self, inputs: Tensor, told: Tensor | None) -> Tensor:
+    def own_slots(
+        self, inputs: Float[Tensor, "N inputs"], told: Float[Tensor, "N width"] | None
+    ) -> Float[Tensor, "N S width"]:
         """The same from what :class:`StateInputs` makes of the states."""
         inputs = inputs.to(self.dtype)
         own = [inputs[:, self.get_buffer(f"own_{i}")] for i in range(len(self.own))]
@@ -134,7 +139,7 @@ class StateEmbedding(nn.Module):
             entities = entities + self.heard(F.gelu(hearing + told) * (told != 0).any(-1, keepdim=True))
         return entities[:, self.slot_entity]
 
-    def overlapping(self, state: Tensor) -> Tensor:
+    def overlapping(self, state: Float[Tensor, "N F"]) -> Bool[Tensor, " N"]:
         """In which states (N, num_values) entities stand in one another, bool (N,): none, where nothing has a place."""
         return torch.zeros(len(state), dtype=torch.bool, device=state.device)
 

@@ -20,11 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import ceil, isfinite
-from typing import Any, Literal, SupportsFloat, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
 
 import gymnasium
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenizer.action_space import ActionSpace
@@ -104,7 +105,7 @@ class Field:
         """Ids per occurrence: one a component, or one for eight bits."""
         return ceil(self.size / 8) if self.kind == "bits" else self.size
 
-    def difference(self, values: Tensor, previous: Tensor) -> Tensor:
+    def difference(self, values: Float[Tensor, "*batch"], previous: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """``values - previous``, the short way round where the field is periodic."""
         change = values - previous
         if self.periodic:
@@ -133,7 +134,7 @@ class Field:
             raise ValueError(f"{name} = {number:g} is no number: give a finite one")
         return number
 
-    def legal(self, values: Tensor) -> Tensor:
+    def legal(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Wraps a periodic value into its range and clamps any other continuous one."""
         if self.kind != "continuous":
             return values
@@ -179,6 +180,12 @@ class _Actions:
         schema.__dict__["actions"] = ActionSpace.of(given)
 
 
+if TYPE_CHECKING:
+    Actions = _Actions
+else:  # checked at run time is what is given, not the descriptor
+    Actions = ActionSpace | Sequence | gymnasium.Space | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class StateSchema:
     """Everything a state is made of, and the actions that change it.
@@ -194,7 +201,7 @@ class StateSchema:
     view: View | None = None
     fps: int = 60
     frames_per_step: int = FRAMES_PER_STEP
-    actions: _Actions = _Actions()
+    actions: Actions = _Actions()
 
     def __post_init__(self) -> None:
         for what, count in (("fps", self.fps), ("frames_per_step", self.frames_per_step)):
@@ -354,7 +361,9 @@ class StateSchema:
                 out[entity.name][f.name] = here[0] if f.size == 1 else tuple(here)
         return out
 
-    def write(self, values: Tensor, edit: Mapping[str, Mapping[str, Any]]) -> Tensor:
+    def write(
+        self, values: Float[Tensor, "*batch F"], edit: Mapping[str, Mapping[str, Any]]
+    ) -> Float[Tensor, "*batch F"]:
         """A copy of ``values`` ``(..., num_values)`` with the named fields replaced.
 
         Raises ValueError for an unknown entity, field or category, a wrong number of components, or a

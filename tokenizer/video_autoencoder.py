@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
@@ -87,7 +88,7 @@ class Encoder(nn.Module):
         self.coarse = nn.ModuleList(ResidualBlock(2 * width, spatial=1) for _ in range(config.encoder_blocks))
         self.head = nn.Sequential(ChannelNorm(2 * width), nn.Conv2d(2 * width, latent_dim, 1))
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Float[Tensor, "N r 3 H W"]) -> Float[Tensor, "N C h w"]:
         p = self.patch
         x = rearrange(frames, "n r c (h p) (w q) -> n (r c p q) h w", p=p, q=p)
         x = self.embed(x.contiguous(memory_format=torch.channels_last))[:, None]
@@ -106,12 +107,12 @@ class FrameStates:
     ``known`` bool (B, T) says where they hold; None means everywhere.
     """
 
-    state: Tensor
-    previous: Tensor
-    known: Tensor | None = None
+    state: Float[Tensor, "B T F"]
+    previous: Float[Tensor, "B T F"]
+    known: Bool[Tensor, "B T"] | None = None
 
     @classmethod
-    def of(cls, states: Tensor, known: Tensor | None = None) -> FrameStates:
+    def of(cls, states: Float[Tensor, "B T F"], known: Bool[Tensor, "B T"] | None = None) -> FrameStates:
         """Consecutive latent frames' states; nothing moves in the first."""
         return cls(states, torch.cat([states[:, :1], states[:, :-1]], 1), known)
 
@@ -146,7 +147,7 @@ class Decoder(nn.Module):
         self.norm = ChannelNorm(detail)
         self.head = nn.Conv2d(detail, config.patch_values, 1)
 
-    def draw(self, shown: FrameStates) -> Tensor | None:
+    def draw(self, shown: FrameStates) -> Float[Tensor, "B T r 4 H W"] | None:
         """What is drawn of states over the picture's frames, (B, T, r, 4, H, W); None for a decoder without states."""
         if self.layer is None or self.motion is None:
             return None
@@ -156,11 +157,11 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        codes: Tensor,
+        codes: Float[Tensor, "B T C h w"],
         cache: StreamingCache | None = None,
         shown: FrameStates | None = None,
-        drawn: Tensor | None = None,
-    ) -> Tensor:
+        drawn: Float[Tensor, "B T r 4 H W"] | None = None,
+    ) -> Float[Tensor, "B T r 3 H W"]:
         """``drawn`` is what :meth:`draw` made of ``shown``, if that is at hand."""
         steps = codes.shape[1]
         x = codes.flatten(0, 1).contiguous(memory_format=torch.channels_last)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
@@ -32,10 +33,10 @@ class Reconstruction:
     drawn: shaped like video, what is drawn of the states alone, over grey; None where there are none.
     """
 
-    video: Tensor
-    indices: Tensor
-    loss: Tensor
-    drawn: Tensor | None = None
+    video: Float[Tensor, "B frames 3 H W"]
+    indices: Int[Tensor, "B T h w"]
+    loss: Float[Tensor, ""]
+    drawn: Float[Tensor, "B frames 3 H W"] | None = None
 
 
 class VideoTokenizer(nn.Module):
@@ -111,7 +112,7 @@ class VideoTokenizer(nn.Module):
     # -- ids ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor) -> Int[Tensor, "B T h w"]:
         """uint8 (B, 1 + r * n, H, W, 3) to local ids int64 (B, 1 + n, h, w). Raises ValueError for any other shape."""
         if frames.dim() != 5:
             raise ValueError(f"clips are (rows, frames, height, width, 3), got shape {tuple(frames.shape)}")
@@ -119,7 +120,9 @@ class VideoTokenizer(nn.Module):
         return self._quantize(video).indices.unflatten(0, (len(frames), -1))
 
     @torch.no_grad()
-    def decode(self, ids: Tensor, states: Tensor | None = None) -> Tensor:
+    def decode(
+        self, ids: Int[Tensor, "B T h w"], states: Float[Tensor, "B T F"] | None = None
+    ) -> UInt8[Tensor, "B frames H W 3"]:
         """Local ids (B, 1 + n, h, w) to uint8 frames (B, 1 + r * n, H, W, 3).
 
         ``states`` (B, 1 + n, num_values) are what the latent frames show, if that is known.
@@ -134,7 +137,7 @@ class VideoTokenizer(nn.Module):
         return StreamingCache(batch)
 
     @torch.no_grad()
-    def encode_step(self, frames: Tensor) -> Tensor:
+    def encode_step(self, frames: UInt8[Tensor, "B r H W 3"]) -> Int[Tensor, "B h w"]:
         """uint8 (B, r, H, W, 3), or (B, 1, H, W, 3) for a stream's first frame, to ids (B, h, w).
 
         The encoder keeps no past, so there is no cache to pass.
@@ -146,8 +149,12 @@ class VideoTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode_step(
-        self, ids: Tensor, cache: StreamingCache, state: Tensor | None = None, previous: Tensor | None = None
-    ) -> Tensor:
+        self,
+        ids: Int[Tensor, "B h w"],
+        cache: StreamingCache,
+        state: Float[Tensor, "B F"] | None = None,
+        previous: Float[Tensor, "B F"] | None = None,
+    ) -> UInt8[Tensor, "B r H W 3"]:
         """Ids of one latent frame (B, h, w) to uint8 (B, r, H, W, 3); of a stream's first, keep the last frame.
 
         ``state`` (B, num_values) is what it shows at its end, if that is known, and ``previous`` what it began from

@@ -13,6 +13,7 @@ from math import ceil
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ResidualBlock, RMSNorm
@@ -107,17 +108,17 @@ class StateEstimator(nn.Module):
 
     # -- a state and its ids ------------------------------------------------------------------------
 
-    def encode(self, states: Tensor) -> Tensor:
+    def encode(self, states: Float[Tensor, "*batch F"]) -> Int[Tensor, "*batch n"]:
         """States (..., num_values) to the local ids that say them, (..., n): static slots, then the state's."""
         return torch.cat([self.codec.encode(states, "static"), self.codec.encode(states, "absolute")], -1)
 
-    def absent(self, ids: Tensor) -> Tensor:
+    def absent(self, ids: Int[Tensor, "*batch n"]) -> Bool[Tensor, "*batch n"]:
         """Which of the ids (..., n) belong to an entity of which an earlier id says that it is not present."""
         return F.pad(ids == self.legal[:, 0], (0, 1))[..., self.owner]
 
     # -- the network --------------------------------------------------------------------------------
 
-    def see(self, frames: Tensor) -> Tensor:
+    def see(self, frames: UInt8[Tensor, "B r H W 3"]) -> Float[Tensor, "B cells width"]:
         """Frames uint8 (B, 1 + r, H, W, 3) to cells (B, h * w, width)."""
         video = frames.movedim(-1, 2).float() / 255 - 0.5
         down, across = (torch.linspace(-1, 1, side, device=frames.device) for side in self.config.size)
@@ -129,13 +130,15 @@ class StateEstimator(nn.Module):
             x = block(x)
         return self.merge(x[:, 0]).flatten(2).transpose(1, 2) + self.cell
 
-    def told(self, ids: Tensor) -> Tensor:
+    def told(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n width"]:
         """Inputs (B, n, width) of the slots: each is given the id before it."""
         none = self.embed.num_embeddings - 1
         before = F.pad(torch.where(self.absent(ids), none, ids)[:, :-1], (1, 0), value=none)
         return self.embed(before) + self.slot
 
-    def forward(self, frames: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, frames: UInt8[Tensor, "B r H W 3"], ids: Int[Tensor, "B n"]
+    ) -> tuple[Float[Tensor, "B n ids"], Float[Tensor, "B cells width"]]:
         """Teacher forcing: frames uint8 (B, 1 + r, H, W, 3) and ids (B, n) to logits (B, n, local state ids), and what
         the cells hold at the end (B, h * w, width)."""
         x = torch.cat([self.see(frames), self.told(ids)], 1)
@@ -168,7 +171,7 @@ class StateEstimator(nn.Module):
     # -- reading ------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def estimate(self, frames: Tensor) -> Tensor:
+    def estimate(self, frames: Tensor) -> Float[Tensor, "B F"]:
         """The state that frames show at their end: float32 (B, num_values) in the schema's units, the likeliest.
 
         Args:
@@ -187,7 +190,7 @@ class StateEstimator(nn.Module):
             state[absent, slot.columns] = 0
         return state
 
-    def checked(self, frames: Tensor) -> Tensor:
+    def checked(self, frames: Tensor) -> UInt8[Tensor, "B r H W 3"]:
         """The frames (B, 1 + r, H, W, 3) that count. Raises ValueError for another type or shape."""
         height, width = self.config.size
         if frames.dtype != torch.uint8:
@@ -201,7 +204,7 @@ class StateEstimator(nn.Module):
         missing = self.num_frames - frames.shape[1]
         return torch.cat([frames[:, :1].expand(-1, missing, -1, -1, -1), frames], 1)
 
-    def say(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def say(self, frames: UInt8[Tensor, "B r H W 3"]) -> tuple[Int[Tensor, "B n"], Float[Tensor, "B n ids"]]:
         """Frames (B, 1 + r, H, W, 3) to the likeliest ids, one after another (B, n), and their logits (B, n, ids)."""
         cells = self.see(frames)
         count = cells.shape[1]

@@ -27,6 +27,7 @@ from math import log
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import StreamingCache
@@ -139,9 +140,9 @@ class Conditions:
     network sees them, (B, T, h, w, width); scene: light, camera and the rest that stands nowhere, (B, T, condition).
     """
 
-    drawn: Tensor
-    cells: Tensor
-    scene: Tensor
+    drawn: Float[Tensor, "B T 3 H W"]
+    cells: Float[Tensor, "B T h w width"]
+    scene: Float[Tensor, "B T condition"]
 
 
 class Norm(nn.RMSNorm):
@@ -296,7 +297,9 @@ class Upsampler(nn.Module):
 
     # -- the network ----------------------------------------------------------------------------------
 
-    def conditions(self, frames: Tensor, states: Tensor | None = None) -> Conditions:
+    def conditions(
+        self, frames: UInt8[Tensor, "B T h w 3"], states: Float[Tensor, "B T F"] | None = None
+    ) -> Conditions:
         """Computes once what every denoising step is told.
 
         Args:
@@ -358,7 +361,7 @@ class Upsampler(nn.Module):
         cache.advance()
         return guess + doubt * correction
 
-    def residual(self, frames: Tensor, given: Conditions) -> Tensor:
+    def residual(self, frames: UInt8[Tensor, "B T H W 3"], given: Conditions) -> Float[Tensor, "B T h w patch"]:
         """What uint8 frames (B, T, H, W, 3) have beyond what is drawn, as patches in units of the noise."""
         target = frames.permute(0, 1, 4, 2, 3).to(given.drawn.dtype) / 127.5 - 1
         return _to_patches((target - given.drawn) / self.config.noise, self.config.patch)
@@ -527,7 +530,7 @@ class Upsampler(nn.Module):
         return self.to_pixels(self.generate(frames, moved, cache, seed, num_steps))
 
     @staticmethod
-    def to_pixels(video: Tensor) -> Tensor:
+    def to_pixels(video: Float[Tensor, "B T 3 H W"]) -> UInt8[Tensor, "B T H W 3"]:
         """(B, T, 3, H, W) about [-1, 1] to uint8 (B, T, H, W, 3)."""
         return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(2, -1)
 

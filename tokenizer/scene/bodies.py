@@ -15,6 +15,7 @@ from math import tan
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.branchless import must_be_branchless
@@ -148,7 +149,7 @@ class BodyLayers(nn.Module):
 
     # -- the picture --------------------------------------------------------------------------------
 
-    def forward(self, state: Tensor, seen: SceneReading | None = None) -> Tensor:
+    def forward(self, state: Float[Tensor, "n F"], seen: SceneReading | None = None) -> Float[Tensor, "n 4 h w"]:
         """States (n, num_values) to (n, 4, height, width): three premultiplied colours, and what shines
         through to what lies behind. ``seen`` is what is read of the states, if that is at hand."""
         if seen is None:

@@ -6,12 +6,15 @@ from functools import cache
 from math import cos, sin, tan
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenizer.view import Orbit, Plane, View
 
 
-def project(view: View, points: Tensor, azimuth: Tensor | None, aspect: float = 1.0) -> tuple[Tensor, Tensor]:
+def project(
+    view: View, points: Float[Tensor, "*batch 3"], azimuth: Float[Tensor, ...] | None, aspect: float = 1.0
+) -> tuple[Float[Tensor, "*batch 2"], Float[Tensor, "*batch"]]:
     """Points (..., 3) to picture coordinates in [0, 1] (x right, y down) and how large a unit length looks there.
 
     ``azimuth`` (broadcastable to ``points[..., 0]``) turns an orbiting camera, whose picture is ``aspect`` times as
@@ -30,8 +33,12 @@ def project(view: View, points: Tensor, azimuth: Tensor | None, aspect: float = 
 
 
 def unproject(
-    view: View, picture: Tensor, azimuth: Tensor | None, height: Tensor | float = 0.0, aspect: float = 1.0
-) -> Tensor:
+    view: View,
+    picture: Float[Tensor, "... 2"],
+    azimuth: Float[Tensor, ...] | None,
+    height: Tensor | float = 0.0,
+    aspect: float = 1.0,
+) -> Float[Tensor, "... 2"]:
     """The point (..., 2) seen at picture coordinates (..., 2) on the floor, or on the plane at ``height`` (..., 1)."""
     if isinstance(view, Plane):
         low, high = _corners(view, picture.device, picture.dtype)
@@ -45,14 +52,16 @@ def unproject(
     return eye[..., :2] + reach * ray[..., :2]
 
 
-def cell_centres(grid: tuple[int, int]) -> Tensor:
+def cell_centres(grid: tuple[int, int]) -> Float[Tensor, "cells 2"]:
     """Picture coordinates (x, y) of the middles of a grid's cells, (rows * columns, 2)."""
     rows, columns = grid
     y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
 
 
-def camera(view: Orbit, azimuth: Tensor) -> tuple[Tensor, Tensor]:
+def camera(
+    view: Orbit, azimuth: Float[Tensor, "*batch"]
+) -> tuple[Float[Tensor, "*batch 3 3"], Float[Tensor, "*batch 3"]]:
     """An orbiting camera's unit vectors right, up and forward, (..., 3, 3), and its eye, (..., 3)."""
     turn = torch.stack([azimuth.cos(), azimuth.sin(), torch.ones_like(azimuth)], -1)
     # No matrix product: autocast would round it.

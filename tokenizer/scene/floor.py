@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.branchless import must_be_branchless
@@ -61,7 +62,9 @@ class FloorShader(nn.Module):
         across = across * (self.size[1] / self.size[0])
         return torch.stack([across, -down, torch.ones_like(across)])
 
-    def forward(self, state: Tensor, scene: Tensor | None = None) -> Tensor:
+    def forward(
+        self, state: Float[Tensor, "n F"], scene: Float[Tensor, "n scene"] | None = None
+    ) -> Float[Tensor, "n 4 h w"]:
         """States (n, num_values) to a layer each; ``scene`` (n, num_scene) is what is read of them, if at hand."""
         azimuth, scene = self.read.azimuth(state), self.read.scene(state) if scene is None else scene
         if must_be_branchless(state):

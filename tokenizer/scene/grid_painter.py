@@ -10,6 +10,7 @@ from math import pi
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.scene.camera import cell_centres, unproject
@@ -140,7 +141,7 @@ class GridPainter(nn.Module):
         waves = torch.cat([pi * 2**octave * at for octave in range(self.OCTAVES)], -1)
         return torch.cat([at, waves.sin(), waves.cos()], -1)
 
-    def forward(self, state: Tensor, previous: Tensor) -> Tensor:
+    def forward(self, state: Float[Tensor, "N F"], previous: Float[Tensor, "N F"]) -> Float[Tensor, "N cells width"]:
         """State and the state a step before, (N, num_values) each, to (N, h * w, width)."""
         dtype, count = self.out.weight.dtype, len(state)
         seen, before = self.read(state), self.read(previous)

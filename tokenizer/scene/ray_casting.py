@@ -10,12 +10,13 @@ windows of pixels costs more to start than to do.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 SOLIDS = ("ball", "box", "cylinder")
 
 
-def coverage(signed: Tensor, edge: float = 1.0) -> Tensor:
+def coverage(signed: Float[Tensor, "*batch"], edge: float = 1.0) -> Float[Tensor, "*batch"]:
     """Share of each pixel inside a shape, (..., rows, columns), from a measure that is positive inside.
 
     ``edge`` is the width of its edge in pixels, across the edge: 1 for pixels that are means, whose spread is the same
@@ -29,7 +30,9 @@ def coverage(signed: Tensor, edge: float = 1.0) -> Tensor:
     return (signed / (slope * edge) + 0.5).clamp(0, 1)
 
 
-def cast_solids(origin: Tensor, ray: Tensor, pixel: Tensor, edge: float = 1.0) -> Tensor:
+def cast_solids(
+    origin: Float[Tensor, "... 3 _ _"], ray: Float[Tensor, "... 3 _ _"], pixel: Float[Tensor, ...], edge: float = 1.0
+) -> Float[Tensor, "... 3 7 h w"]:
     """What rays meet first of each of :data:`SOLIDS`: (..., 3, 7, rows, columns).
 
     The seven are the share of the pixel that is covered, the point that is hit and the unit normal there; the last two

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.scene.bodies import BodyLayers
@@ -20,14 +21,14 @@ class SceneRenderer(nn.Module):
         self.floor = FloorShader(schema, size, hidden, edge)
         self.bodies = BodyLayers(schema, size, hidden=hidden, edge=edge, mark=mark)
 
-    def forward(self, state: Tensor) -> Tensor:
+    def forward(self, state: Float[Tensor, "n F"]) -> Float[Tensor, "n 4 h w"]:
         """States (n, num_values) to (n, 4, height, width)."""
         seen = self.bodies.read(state)
         floor, bodies = self.floor(state, seen.scene), self.bodies(state, seen)
         return torch.cat([composite(floor[:, :3], bodies), floor[:, 3:] * bodies[:, 3:]], 1)
 
 
-def composite(picture: Tensor, layer: Tensor) -> Tensor:
+def composite(picture: Float[Tensor, "n 3 h w"], layer: Float[Tensor, "n 4 h w"]) -> Float[Tensor, "n 3 h w"]:
     """Pictures (n, 3, height, width) with a layer (n, 4, height, width) over them."""
     return torch.addcmul(layer[:, :3], picture.to(layer), layer[:, 3:])
 

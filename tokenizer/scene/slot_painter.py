@@ -7,6 +7,7 @@ from math import pi
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tokenizer.scene.state_reader import SceneReading, StateReader
@@ -52,7 +53,9 @@ class SlotPainter(StateEmbedding):
         turns = torch.tensor([2 * pi / periods[0] if periods else 0.0 for periods in angles])
         self.register_buffer("turns", turns, persistent=False)
 
-    def forward(self, state: Tensor, told: Tensor | None = None) -> Tensor:
+    def forward(
+        self, state: Float[Tensor, "N F"], told: Float[Tensor, "N width"] | None = None
+    ) -> Float[Tensor, "N S width"]:
         seen, dtype = self.read(state), self.out.weight.dtype
         slots = self.own_slots(seen.inputs, told)
         met = self._around(seen, dtype) + self._bounds(seen, dtype)
@@ -61,7 +64,7 @@ class SlotPainter(StateEmbedding):
             met, slots = met + hit, slots + hitting
         return slots + F.pad(met, (0, 0, 0, 1))[:, self.slot_body].to(slots)
 
-    def overlapping(self, state: Tensor) -> Tensor:
+    def overlapping(self, state: Float[Tensor, "N F"]) -> Bool[Tensor, " N"]:
         return self.read(state).overlapping
 
     def _layers(self) -> list[nn.Module]:  # in the order that optimizers' kept states have

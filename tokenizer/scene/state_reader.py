@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tokenizer.scene.camera import project
@@ -25,19 +26,19 @@ class SceneReading:
     kind: (N, B, num_kind). scene: (N, num_scene). inputs: (N, size + 1), every value as ``StateInputs`` gives it.
     """
 
-    position: Tensor
-    velocity: Tensor
-    centre: Tensor
-    size: Tensor
-    present: Tensor
-    yaw: Tensor
-    orientation: Tensor
-    kind: Tensor
-    scene: Tensor
-    inputs: Tensor
+    position: Float[Tensor, "N B d"]
+    velocity: Float[Tensor, "N B d"]
+    centre: Float[Tensor, "N B 3"]
+    size: Float[Tensor, "N B"]
+    present: Float[Tensor, "N B"]
+    yaw: Float[Tensor, "N B"]
+    orientation: Float[Tensor, "N B 2"]
+    kind: Float[Tensor, "N B kind"]
+    scene: Float[Tensor, "N scene"]
+    inputs: Float[Tensor, "N inputs"]
 
     @property
-    def overlapping(self) -> Tensor:
+    def overlapping(self) -> Bool[Tensor, " N"]:
         """In which states bodies stand in one another, bool (N,)."""
         solid = (self.present > 0.5) & (self.size > 0)
         near = torch.cdist(self.position, self.position) < 0.9 * (self.size[:, None] + self.size[:, :, None])
@@ -142,11 +143,11 @@ class StateReader(nn.Module):
                     names.update(dict.fromkeys(f.names))
         return tuple(names)
 
-    def scene(self, state: Tensor) -> Tensor:
+    def scene(self, state: Float[Tensor, "N F"]) -> Float[Tensor, "N scene"]:
         """(N, num_values) to (N, num_scene)."""
         return self.inputs(state)[:, self.rest]
 
-    def forward(self, state: Tensor) -> SceneReading:
+    def forward(self, state: Float[Tensor, "N F"]) -> SceneReading:
         inputs = self.inputs(state)
         padded = F.pad(F.pad(state, (0, 1)), (0, 1), value=1.0)
         position, size = padded[:, self.position], padded[:, self.size]
@@ -172,17 +173,17 @@ class StateReader(nn.Module):
         """Positions and velocities in the plane, (N, B, 2), and sizes, (N, B), in units of their own ranges."""
         return seen.position[..., :2] / self.unit, seen.velocity[..., :2] / self.pace, seen.size / self.unit
 
-    def azimuth(self, state: Tensor) -> Tensor | None:
+    def azimuth(self, state: Float[Tensor, "N F"]) -> Float[Tensor, " N"] | None:
         """(N,) or None when the view does not turn."""
         return None if self.turning is None else state[:, self.turning]
 
-    def motion(self, state: Tensor) -> Tensor:
+    def motion(self, state: Float[Tensor, "N F"]) -> Float[Tensor, " N"]:
         """Mean speed of the bodies that are there and have a velocity but the first (the player): (N,), in its unit."""
         seen, moves = self.forward(state), (self.velocity != self.schema.num_values).any(-1)
         there = (seen.present * moves)[:, 1:]
         return (seen.velocity.norm(dim=-1)[:, 1:] * there).sum(-1) / there.sum(-1).clamp_min(1)
 
-    def begun(self, states: Tensor) -> Tensor:
+    def begun(self, states: Float[Tensor, "T F"]) -> Float[Tensor, "T F"]:
         """A stream of states (T, num_values) that begins with the first: a copy, with that one's motion intensity."""
         states = states.clone()
         for entity in self.schema.entities:
@@ -233,7 +234,9 @@ class StateMotion(nn.Module):
         for name, values in (("moves", moves), ("wraps", wraps), ("low", low), ("period", period), ("cut", cut)):
             self.register_buffer(name, values, persistent=False)
 
-    def forward(self, previous: Tensor, state: Tensor, frames: int) -> Tensor:
+    def forward(
+        self, previous: Float[Tensor, "*batch F"], state: Float[Tensor, "*batch F"], frames: int
+    ) -> Float[Tensor, "*batch {frames} F"]:
         """``(..., num_values)`` twice to ``(..., frames, num_values)``; the last of them is ``state``."""
         fraction = torch.arange(1, frames + 1, device=state.device, dtype=state.dtype)[:, None] / frames
         change, span = state - previous, self.period

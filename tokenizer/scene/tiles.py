@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenizer.scene.camera import cell_centres
@@ -12,13 +13,13 @@ from tokenizer.state_schema import StateSchema
 from tokenizer.view import Plane, Tiles
 
 
-def tile_middles(tiles: Tiles) -> Tensor:
+def tile_middles(tiles: Tiles) -> Float[Tensor, "tiles 2"]:
     """Where the tiles of a plane lie, (rows * columns, 2), in the positions' units."""
     low, high = torch.tensor(tiles.low), torch.tensor(tiles.high)
     return low + cell_centres(tiles.grid) * (high - low)
 
 
-def tile_at(tiles: Tiles, places: Tensor) -> Tensor:
+def tile_at(tiles: Tiles, places: Float[Tensor, "*batch 2"]) -> Int[Tensor, "*batch"]:
     """Which tile places (..., 2) lie in, int64 (...), row by row; as many as there are for none."""
     rows, columns = tiles.grid
     low, high = torch.tensor(tiles.low), torch.tensor(tiles.high)
@@ -71,7 +72,9 @@ class TilePainter(nn.Module):
         self.hitting = nn.Linear(hidden, told, bias=False)
         self.slots = nn.Linear(8 * told, width)
 
-    def forward(self, state: Tensor, seen: SceneReading) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, state: Float[Tensor, "N F"], seen: SceneReading
+    ) -> tuple[Float[Tensor, "N bodies width"], Float[Tensor, "N S width"]]:
         """States (N, num_values) to what bodies, (N, bodies, width), and the state's slots, (N, slots, width), meet."""
         dtype, stands = self.mix.weight.dtype, state[:, self.read.tiles]
         position, way = seen.position[..., :2], seen.velocity[..., :2] * self.step
