@@ -1,4 +1,8 @@
-"""The shapes in the packages' signatures are checked while tests run, and only then."""
+"""The shapes in the packages' signatures are checked while tests run, and only then.
+
+Signatures say them as jaxtyping does, ``Float[Tensor, "B T F"]``. Functions that answer a wrong shape with a sentence
+of their own take a plain ``Tensor``.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, get_args
 
+import jaxtyping
 from beartype import beartype
-from jaxtyping import AbstractArray, install_import_hook
 
 
 def speaks_of_shapes(hint: Any) -> bool:
-    return (isinstance(hint, type) and issubclass(hint, AbstractArray)) or any(map(speaks_of_shapes, get_args(hint)))
+    array = isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+    return array or any(map(speaks_of_shapes, get_args(hint)))
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,8 +27,19 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return beartype(function) if hints else function
 
 
+def jaxtyped(*, typechecker: Any, with_shapes: Callable[..., Any] = jaxtyping.jaxtyped) -> Callable[[Any], Any]:
+    """jaxtyping's decorator, for what speaks of shapes alone: the rest stays as fast as it is."""
+
+    def decorate(thing: Any) -> Any:
+        hints = getattr(thing, "__annotations__", {}).values()  # as they are written
+        return with_shapes(thing, typechecker=typechecker) if any("[Tensor, " in str(hint) for hint in hints) else thing
+
+    return decorate
+
+
+jaxtyping.jaxtyped = jaxtyped
 # The hook asks for the checker by its dotted name.
 checker = ModuleType("shape_checks")
 checker.checked = checked  # type: ignore[attr-defined]
 sys.modules[checker.__name__] = checker
-install_import_hook(["tokenizer", "worldmodel"], "shape_checks.checked")
+jaxtyping.install_import_hook(["tokenizer", "worldmodel"], "shape_checks.checked")
