@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 
+from demo.app import build_app
+from demo.server import listen, served
 from train import check_world, evaluate, export, record, tokenize
 from train.running import cli
 from worldmodel.world import World
+
+from .demo.test_play_socket import player
 
 OUTSIDE = Path(__file__).parent / "outside_world"
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
@@ -160,3 +166,21 @@ def test_frames_alone_go_the_whole_way_at_one_frame_a_step(name: str, tmp_path: 
     frames = torch.randint(0, 256, (17, 16, 24, 3), dtype=torch.uint8)
     step = played.start(frames=frames, seed=1).step(played.actions.idle())
     assert step.frames.shape == (1, 1, 16, 24, 3)
+
+    env = gymnasium.make("worldmodel:WorldModel-v0", world=world, render_mode="rgb_array")
+    assert env.action_space == (played.actions.space or gymnasium.spaces.Discrete(1))
+    env.reset(seed=0, options={"frames": frames})
+    for _ in range(3):
+        observation, reward, terminated, _, _ = env.step(env.action_space.sample())
+        assert np.array_equal(observation, env.render())
+    assert reward in (0.0, 0.5)  # as it was recorded
+    assert not terminated
+    with served(build_app(played), listen("127.0.0.1", 0)) as url:
+        asyncio.run(play_on_the_page(url))
+
+
+async def play_on_the_page(url: str) -> None:
+    async with player(url.replace("http", "ws") + "play") as me:
+        await me.start()
+        header, pixels = await me.hear_of("picture", time=3)
+        assert (header["height"], header["width"], len(pixels)) == (16, 24, 16 * 24 * 3)

@@ -34,11 +34,12 @@ def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def fitting(config: dict[str, Any], store: TokenStore) -> dict[str, Any]:
-    """A configuration with what tokens decide: no places for words that are not there, which rewards there are."""
-    config = dict(config)
-    if store.text is None:
-        config |= {"max_text": 0, "max_event": 0}
-    return {"rewards": list(store.rewards), "predict_end": store.ends} | config
+    """A configuration with what tokens decide, where it is not said: no places for words that are not there, a frame at
+    once or row by row, which rewards there are."""
+    rows, columns = store.grid
+    derived = {"tokens_per_pass": [rows * columns, columns], "rewards": list(store.rewards), "predict_end": store.ends}
+    silent = {"max_text": 0, "max_event": 0} if store.text is None else {}
+    return derived | config | silent
 
 
 class DynamicsModule(ScheduledModule):
