@@ -156,3 +156,14 @@ def test_no_world_is_named_outside_its_folder(package: str) -> None:
             if any(name in line.lower() for name in NAMES):
                 named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
     assert named == []
+
+
+def test_the_readme_names_the_rooms_that_there_are() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.split("## What lies where")[1].split("```")[1]
+    named = {word for word in tree.split() if word.endswith(".py")}
+    there = {path.name for path in SOURCES.values()}
+    assert named <= there, named - there
+    for package in ("tokenizer", "worldmodel"):
+        files = {path.name for path in (ROOT / package).rglob("*.py")} - {"__init__.py"}
+        assert files <= named, files - named
