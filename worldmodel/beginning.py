@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
@@ -47,9 +48,9 @@ class Prompt:
     """What is known of a row before its first step: latent frames' ids (m, V), -1 for those to be drawn, the states
     that they show (m, F), and the actions (m, A) that led to them, -1 for none."""
 
-    video_ids: Tensor
-    states: Tensor
-    actions: Tensor
+    video_ids: Int[Tensor, "m V"]
+    states: Float[Tensor, "m F"]
+    actions: Int[Tensor, "m A"]
 
     def __len__(self) -> int:
         return len(self.video_ids)

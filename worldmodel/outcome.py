@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenizer.scene import SceneReading, StateReader
@@ -156,7 +157,9 @@ class FrameOutcome(nn.Module):
         self.reward = nn.Linear(2 * hidden, len(rewards)) if rewards else None
         self.end = nn.Linear(2 * hidden, 1) if ends else None
 
-    def forward(self, hidden: Tensor, ids: Tensor, previous: Tensor) -> OutcomeLogits:
+    def forward(
+        self, hidden: Float[Tensor, "*b V width"], ids: Int[Tensor, "*b V"], previous: Int[Tensor, "*b V"]
+    ) -> OutcomeLogits:
         """Video slots' hidden (..., V, width), their ids (..., V) and the last picture's, -1 for none."""
         before = self.before(previous.clamp_min(0)) * (previous >= 0)[..., None].to(hidden.dtype)
         cells = self.known(hidden) + self.new(ids.clamp_min(0)) + before
@@ -167,7 +170,7 @@ class FrameOutcome(nn.Module):
         reward = None if self.reward is None else self.reward(pooled).float()
         return OutcomeLogits(reward, None if self.end is None else self.end(pooled)[..., 0].float())
 
-    def likeliest(self, logits: OutcomeLogits) -> tuple[Tensor, Tensor]:
+    def likeliest(self, logits: OutcomeLogits) -> tuple[Float[Tensor, "*b"], Bool[Tensor, "*b"]]:
         """Reward, float32, and whether the episode ends, bool: (...,) each."""
         some = logits.end if logits.reward is None else logits.reward[..., 0]
         assert some is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from tokenizer.action_space import ActionSpace
@@ -111,7 +112,7 @@ class WorldParts:
 
     # -- what people give -----------------------------------------------------------------------------
 
-    def encode_captions(self, captions: Sequence[str]) -> Tensor:
+    def encode_captions(self, captions: Sequence[str]) -> Int[Tensor, "B max_text"]:
         """Local text ids (B, max_text), padded with -1.
 
         Raises ValueError for a caption that is too long, and for any in a world without words.
@@ -120,7 +121,7 @@ class WorldParts:
             raise ValueError("this world was learned without captions and reads none: start it without one")
         return self._encode("caption", captions, self.dynamics.layout.max_text)
 
-    def encode_events(self, events: Sequence[str]) -> Tensor:
+    def encode_events(self, events: Sequence[str]) -> Int[Tensor, "B max_event"]:
         """Local text ids (B, max_event), padded with -1. Raises ValueError for what is too long, or told to a world
         that reads captions only."""
         if any(events) and not self.dynamics.layout.max_event:
@@ -139,7 +140,7 @@ class WorldParts:
             out[row, : len(ids)] = torch.tensor(ids, dtype=torch.long, device=self.device)
         return out
 
-    def checked_state(self, state: Tensor) -> Tensor:
+    def checked_state(self, state: Tensor) -> Float[Tensor, F]:
         """One state, float32 (num_values,), on the world's device. Raises ValueError for another size."""
         if state.shape != (self.schema.num_values,):
             raise ValueError(
@@ -147,13 +148,13 @@ class WorldParts:
             )
         return state.to(self.device, torch.float32)
 
-    def checked_frames(self, frames: Tensor) -> Tensor:
+    def checked_frames(self, frames: Tensor) -> UInt8[Tensor, ...]:
         """Frames uint8, on the world's device. Raises ValueError for another type."""
         if frames.dtype != torch.uint8:
             raise ValueError(f"frames are uint8, got {frames.dtype}: multiply by 255 and convert")
         return frames.to(self.device)
 
-    def estimate(self, frames: Tensor) -> Tensor:
+    def estimate(self, frames: Tensor) -> Float[Tensor, "B F"]:
         """See ``World.estimate``; frames uint8 (B, T, H, W, 3)."""
         if self.estimator is None:
             raise ValueError("this world has no state estimator: train one (state_estimator/small.yaml) and export it")

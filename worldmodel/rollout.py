@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
@@ -36,11 +37,11 @@ class Step:
     terminated: bool (B,); upsampled: uint8 (B, r, 2H, 2W, 3), or None when the upsampler is off.
     """
 
-    frames: Tensor
-    state: Tensor
-    reward: Tensor
-    terminated: Tensor
-    upsampled: Tensor | None = None
+    frames: UInt8[Tensor, "B r H W 3"]
+    state: Float[Tensor, "B F"]
+    reward: Float[Tensor, B]
+    terminated: Bool[Tensor, B]
+    upsampled: UInt8[Tensor, "B r large_H large_W 3"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +54,12 @@ class RolloutState:
     told the latter. time: steps since the start.
     """
 
-    state: Tensor
-    shown: Tensor
-    state_ids: Tensor
-    video_ids: Tensor
-    frames: Tensor
-    seeds: Tensor
+    state: Float[Tensor, "B F"]
+    shown: Float[Tensor, "B F"]
+    state_ids: Int[Tensor, "B S"]
+    video_ids: Int[Tensor, "B V"]
+    frames: UInt8[Tensor, "B n H W 3"]
+    seeds: Int[Tensor, B]
     steering: Steering
     captions: tuple[str, ...]
     events: tuple[str, ...]

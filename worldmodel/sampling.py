@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -26,12 +27,14 @@ class Sampling:
     state_tokens_per_pass: int | None = None
 
 
-def uniforms(generators: list[torch.Generator], count: int, device: torch.device) -> Tensor:
+def uniforms(generators: list[torch.Generator], count: int, device: torch.device) -> Float[Tensor, "B count"]:
     """One row of ``count`` uniform numbers from each generator: (B, count). A row's numbers are its own affair."""
     return torch.stack([torch.rand(count, generator=g) for g in generators]).to(device)
 
 
-def sample(logits: Tensor, temperature: float, uniform: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Float[Tensor, "B n ids"], temperature: float, uniform: Float[Tensor, "B n"], top_p: float = 1.0
+) -> tuple[Int[Tensor, "B n"], Float[Tensor, "B n ids"]]:
     """Draws ids (B, n) from logits (B, n, ids) by inverting the cumulative distribution at ``uniform`` (B, n).
 
     Temperature 0 takes the likeliest. Returns the ids and the probabilities at temperature 1.

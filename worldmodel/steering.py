@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from tokenizer.state_codec import StateCodec
@@ -118,7 +119,7 @@ class StateLimiter(nn.Module):
 
     # -- the step's side ----------------------------------------------------------------------------
 
-    def keep(self, values: Tensor, limits: Tensor) -> Tensor:
+    def keep(self, values: Float[Tensor, "B F"], limits: Float[Tensor, "B F 2"]) -> Float[Tensor, "B F"]:
         """States (B, F) with what lies outside of limits (B, F, 2) brought to their nearer end."""
         low, high = limits[..., 0], limits[..., 1]
         clamped = torch.minimum(torch.maximum(values, low), high)
@@ -127,7 +128,13 @@ class StateLimiter(nn.Module):
         nearer = torch.where(above - width < self.period - above, high, low)
         return torch.where(self.periodic, torch.where(above > width, nearer, values), clamped)
 
-    def keep_step(self, ids: Tensor, state: Tensor, previous: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    def keep_step(
+        self,
+        ids: Int[Tensor, "B S"],
+        state: Float[Tensor, "B F"],
+        previous: Float[Tensor, "B F"],
+        limits: Float[Tensor, "B F 2"],
+    ) -> tuple[Int[Tensor, "B S"], Float[Tensor, "B F"]]:
         """A state (B, F) within limits (B, F, 2), and the ids (B, S) that say so after ``previous`` (B, F), or, where
         none reaches so far, the nearest."""
         kept = self.keep(state, limits)
@@ -142,8 +149,8 @@ class Steering:
     limits: (B, F, 2), as :class:`StateLimiter` takes them. locked: bool (B, V), cells whose ids stay.
     """
 
-    limits: Tensor
-    locked: Tensor
+    limits: Float[Tensor, "B F 2"]
+    locked: Bool[Tensor, "B V"]
 
     @cached_property
     def active(self) -> bool:
@@ -162,7 +169,9 @@ class Steering:
         out[rows] = locked
         return Steering(self.limits, out)
 
-    def keep_pixels(self, frames: Tensor, before: Tensor, grid: tuple[int, int]) -> Tensor:
+    def keep_pixels(
+        self, frames: UInt8[Tensor, "B n H W 3"], before: UInt8[Tensor, "B H W 3"], grid: tuple[int, int]
+    ) -> UInt8[Tensor, "B n H W 3"]:
         """Frames (B, n, H, W, 3) that in locked cells are as the picture (B, H, W, 3) before them."""
         if not self.active:
             return frames

@@ -22,6 +22,7 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import RMSNorm, rms_norm
@@ -149,16 +150,16 @@ class DynamicsBatch:
     ids as fed back, possibly corrupted. ``event``: what block ``event_block`` alone is told, if anything is.
     """
 
-    text: Tensor  # (B, max_text), -1 pads
-    static: Tensor  # (B, S0)
-    actions: Tensor  # (B, T, A), -1 in block 0 and where nobody steers
-    state_ids: Tensor  # (B, T, S)
-    states: Tensor  # (B, T, F)
-    input_states: Tensor  # (B, T, F)
-    video: Tensor  # (B, T, V)
-    input_video: Tensor  # (B, T, V)
-    event: Tensor | None = None  # (B, max_event), -1 pads
-    event_block: Tensor | None = None  # (B,)
+    text: Int[Tensor, "B max_text"]  # -1 pads
+    static: Int[Tensor, "B S0"]
+    actions: Int[Tensor, "B T A"]  # -1 in block 0 and where nobody steers
+    state_ids: Int[Tensor, "B T S"]
+    states: Float[Tensor, "B T F"]
+    input_states: Float[Tensor, "B T F"]
+    video: Int[Tensor, "B T V"]
+    input_video: Int[Tensor, "B T V"]
+    event: Int[Tensor, "B max_event"] | None = None  # -1 pads
+    event_block: Int[Tensor, B] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ class Dynamics(nn.Module):
 
     # -- embeddings ---------------------------------------------------------------------------------
 
-    def embed_header(self, ids: Tensor) -> Tensor:
+    def embed_header(self, ids: Int[Tensor, "B header"]) -> Float[Tensor, "B header width"]:
         """Global header ids (B, A) to inputs (B, A, width): each slot is given the id before it."""
         layout = self.layout
         before = F.pad(ids[:, :-1], (1, 0), value=layout.vocabulary.special("pad"))
@@ -264,13 +265,18 @@ class Dynamics(nn.Module):
         slots[:, layout.header_static] = self.static_slot.weight[: layout.num_static].to(x.dtype)
         return x + slots
 
-    def embed_action(self, actions: Tensor) -> Tensor:
+    def embed_action(self, actions: Int[Tensor, "*b A"]) -> Float[Tensor, "*b A width"]:
         """Local actions (..., A), -1 for none, to inputs (..., A, width)."""
         return self.embed(self.layout.action_ids(actions))
 
     def condition_state(
-        self, actions: Tensor, state: Tensor, known: Tensor, event: Tensor | None = None, k: int | None = None
-    ) -> Tensor:
+        self,
+        actions: Int[Tensor, "N A"],
+        state: Float[Tensor, "N F"],
+        known: Bool[Tensor, N],
+        event: Float[Tensor, "N width"] | None = None,
+        k: int | None = None,
+    ) -> Float[Tensor, "N slots width"]:
         """What a step's action and state slots know before any of its ids is known, (N, A + S, width).
 
         ``actions`` (N, A); ``state`` (N, F) the state the step starts from, read only where ``known`` (N,) (a first
@@ -288,7 +294,9 @@ class Dynamics(nn.Module):
         x = act.sum(1, keepdim=True) + self.state_slot.weight + painted * known[:, None, None].to(act.dtype)
         return torch.cat([act, x], 1) + kinds
 
-    def feed_state(self, conditioning: Tensor, input_ids: Tensor) -> Tensor:
+    def feed_state(
+        self, conditioning: Float[Tensor, "N slots width"], input_ids: Int[Tensor, "N n"]
+    ) -> Float[Tensor, "N slots width"]:
         """Adds the ids (N, n) that lie k places earlier, -1 for none, to the last n of these slots' conditioning."""
         fed = self.embed(self.layout.state_ids(input_ids))
         return conditioning + F.pad(fed, (0, 0, conditioning.shape[1] - fed.shape[1], 0))
@@ -302,7 +310,14 @@ class Dynamics(nn.Module):
         """Action and state slots of one step, (N, A + S, width), in one pass; see :meth:`condition_state`."""
         return self.feed_state(self.condition_state(actions, state, known), input_ids)
 
-    def condition_frame(self, actions: Tensor, previous_ids: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
+    def condition_frame(
+        self,
+        actions: Int[Tensor, "N A"],
+        previous_ids: Int[Tensor, "N V"],
+        state: Float[Tensor, "N F"],
+        shown: Float[Tensor, "N F"],
+        k: int,
+    ) -> Float[Tensor, "N V width"]:
         """What each video slot of one step knows before any of its ids is known, (N, V, width).
 
         ``previous_ids`` (N, V) are the last frame's, -1 for none; ``state`` (N, F) is the state to draw and
@@ -316,7 +331,9 @@ class Dynamics(nn.Module):
         x = x + self.pass_size.weight[self.config.tokens_per_pass.index(k)]
         return x if self.scene_painter is None else x + self.scene_painter(state, shown)
 
-    def feed_frame(self, conditioning: Tensor, input_ids: Tensor) -> Tensor:
+    def feed_frame(
+        self, conditioning: Float[Tensor, "N n width"], input_ids: Int[Tensor, "N n"]
+    ) -> Float[Tensor, "N n width"]:
         """Adds the ids (N, n) that lie k places earlier, -1 for none, to these slots' conditioning (N, n, width)."""
         return conditioning + self._embed_codes(input_ids)
 
@@ -327,17 +344,21 @@ class Dynamics(nn.Module):
 
     # -- heads --------------------------------------------------------------------------------------
 
-    def state_logits(self, hidden: Tensor, legal: Tensor) -> Tensor:
+    def state_logits(self, hidden: Float[Tensor, "*b S width"], legal: Int[Tensor, "S 2"]) -> Float[Tensor, "*b S ids"]:
         """(..., S, width) to logits over local state ids, in which only each slot's ``legal`` ones (S, 2) count."""
         return only_legal(self.state_head(hidden), legal)
 
-    def outcome_logits(self, state: Tensor, previous: Tensor) -> Tensor:
+    def outcome_logits(
+        self, state: Float[Tensor, "*b F"], previous: Float[Tensor, "*b F"]
+    ) -> Float[Tensor, "*b O ids"]:
         """States (..., F) at a step's end and beginning to logits (..., O, local state ids) of its outcome's slots."""
         assert self.outcome is not None
         logits = self.outcome(state.flatten(0, -2), previous.flatten(0, -2)).unflatten(0, state.shape[:-1])
         return only_legal(logits, self.absolute_range[self.outcome.places])
 
-    def video_logits(self, hidden: Tensor, previous_ids: Tensor) -> Tensor:
+    def video_logits(
+        self, hidden: Float[Tensor, "*b n width"], previous_ids: Int[Tensor, "*b n"]
+    ) -> Float[Tensor, "*b n codes"]:
         """(..., V, width) to logits over codes; a learned gate favours the previous id at the same place."""
         logits = self.video_head(hidden)
         if self.digits is not None:

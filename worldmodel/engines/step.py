@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from worldmodel.kv_cache import Past
@@ -24,10 +25,10 @@ class StepStart:
 
     past: Past
     far: tuple[Tensor, Tensor] | None
-    state_ids: Tensor
-    state: Tensor
-    shown: Tensor
-    video_ids: Tensor
+    state_ids: Int[Tensor, "B S"]
+    state: Float[Tensor, "B F"]
+    shown: Float[Tensor, "B F"]
+    video_ids: Int[Tensor, "B V"]
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,21 @@ class StepQuery:
     as they are; ``fixed_state`` is the whole outcome of the state's passes, ids (B, S) and values (B, F).
     """
 
-    actions: Tensor
-    cos: Tensor
-    sin: Tensor
-    uniforms: Tensor
-    limits: Tensor | None = None
-    fixed_video: Tensor | None = None
-    fixed_state: tuple[Tensor, Tensor] | None = None
+    actions: Int[Tensor, "B A"]
+    cos: Float[Tensor, "Q head_dim"]
+    sin: Float[Tensor, "Q head_dim"]
+    uniforms: Float[Tensor, "B chances"]
+    limits: Float[Tensor, "B F 2"] | None = None
+    fixed_video: Int[Tensor, "B V"] | None = None
+    fixed_state: tuple[Int[Tensor, "B S"], Float[Tensor, "B F"]] | None = None
 
 
 @dataclass(frozen=True)
 class Simulated:
     """The state that a step leads to, (B, F), its ids (B, S), and keys and values of action and state slots."""
 
-    state_ids: Tensor
-    state: Tensor
+    state_ids: Int[Tensor, "B S"]
+    state: Float[Tensor, "B F"]
     kept: KeysValues
 
 
@@ -62,9 +63,9 @@ class Drawn:
     """A frame's ids (B, V), keys and values of all slots of its step, and what its slots held, (B, V, width), where
     reward and end are read from it."""
 
-    video_ids: Tensor
+    video_ids: Int[Tensor, "B V"]
     kept: KeysValues
-    hidden: Tensor | None = None
+    hidden: Float[Tensor, "B V width"] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class StepResult:
     reward and terminated (B,) are those read from the picture; None where the state holds them, or nothing does.
     """
 
-    state_ids: Tensor
-    state: Tensor
-    video_ids: Tensor
+    state_ids: Int[Tensor, "B S"]
+    state: Float[Tensor, "B F"]
+    video_ids: Int[Tensor, "B V"]
     kept: KeysValues
-    reward: Tensor | None = None
-    terminated: Tensor | None = None
+    reward: Float[Tensor, B] | None = None
+    terminated: Bool[Tensor, B] | None = None
