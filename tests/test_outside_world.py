@@ -172,7 +172,9 @@ def test_frames_alone_go_the_whole_way_at_one_frame_a_step(name: str, tmp_path: 
     env.reset(seed=0, options={"frames": frames})
     for _ in range(3):
         observation, reward, terminated, _, _ = env.step(env.action_space.sample())
-        assert np.array_equal(observation, env.render())
+        shown = env.render()
+        assert isinstance(shown, np.ndarray)
+        assert np.array_equal(observation, shown)
     assert reward in (0.0, 0.5)  # as it was recorded
     assert not terminated
     with served(build_app(played), listen("127.0.0.1", 0)) as url:

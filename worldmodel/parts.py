@@ -140,7 +140,7 @@ class WorldParts:
             out[row, : len(ids)] = torch.tensor(ids, dtype=torch.long, device=self.device)
         return out
 
-    def checked_state(self, state: Tensor) -> Float[Tensor, F]:
+    def checked_state(self, state: Tensor) -> Float[Tensor, " F"]:
         """One state, float32 (num_values,), on the world's device. Raises ValueError for another size."""
         if state.shape != (self.schema.num_values,):
             raise ValueError(

@@ -39,8 +39,8 @@ class Step:
 
     frames: UInt8[Tensor, "B r H W 3"]
     state: Float[Tensor, "B F"]
-    reward: Float[Tensor, B]
-    terminated: Bool[Tensor, B]
+    reward: Float[Tensor, " B"]
+    terminated: Bool[Tensor, " B"]
     upsampled: UInt8[Tensor, "B r large_H large_W 3"] | None = None
 
 
@@ -59,7 +59,7 @@ class RolloutState:
     state_ids: Int[Tensor, "B S"]
     video_ids: Int[Tensor, "B V"]
     frames: UInt8[Tensor, "B n H W 3"]
-    seeds: Int[Tensor, B]
+    seeds: Int[Tensor, " B"]
     steering: Steering
     captions: tuple[str, ...]
     events: tuple[str, ...]

@@ -159,7 +159,7 @@ class DynamicsBatch:
     video: Int[Tensor, "B T V"]
     input_video: Int[Tensor, "B T V"]
     event: Int[Tensor, "B max_event"] | None = None  # -1 pads
-    event_block: Int[Tensor, B] | None = None
+    event_block: Int[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class Dynamics(nn.Module):
         self,
         actions: Int[Tensor, "N A"],
         state: Float[Tensor, "N F"],
-        known: Bool[Tensor, N],
+        known: Bool[Tensor, " N"],
         event: Float[Tensor, "N width"] | None = None,
         k: int | None = None,
     ) -> Float[Tensor, "N slots width"]:

@@ -79,5 +79,5 @@ class StepResult:
     state: Float[Tensor, "B F"]
     video_ids: Int[Tensor, "B V"]
     kept: KeysValues
-    reward: Float[Tensor, B] | None = None
-    terminated: Bool[Tensor, B] | None = None
+    reward: Float[Tensor, " B"] | None = None
+    terminated: Bool[Tensor, " B"] | None = None
