@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
@@ -128,10 +129,6 @@ def _plain(start: StepStart) -> StepStart:
     return replace(start, past=replace(start.past, whole=False))
 
 
-class _Place:
-    """Where a tensor stands in a tree that is kept without its tensors."""
-
-
 def leaves(tree: Any) -> Iterator[Tensor]:
     """The tensors of a tree of dataclasses, tuples and lists, in order. Empty ones are left out: graphs take none."""
     if isinstance(tree, Tensor):
@@ -147,7 +144,7 @@ def leaves(tree: Any) -> Iterator[Tensor]:
 
 def rebuilt(tree: Any, tensors: Iterator[Tensor]) -> Any:
     """The same tree with other tensors at its leaves."""
-    if isinstance(tree, _Place) or (isinstance(tree, Tensor) and tree.numel()):
+    if isinstance(tree, Tensor) and tree.numel():
         return next(tensors)
     if is_dataclass(tree) and not isinstance(tree, type):
         return replace(tree, **{part.name: rebuilt(getattr(tree, part.name), tensors) for part in fields(tree)})
@@ -157,13 +154,8 @@ def rebuilt(tree: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def _skeleton(tree: Any) -> Any:
-    """A tree without its tensors, but for empty ones."""
-
-    def places() -> Iterator[Any]:
-        while True:
-            yield _Place()
-
-    return rebuilt(tree, places())
+    """A tree whose tensors have shapes and types, but no numbers."""
+    return rebuilt(tree, (torch.empty(tuple(x.shape), dtype=x.dtype, device="meta") for x in leaves(tree)))
 
 
 def _owned(result: Any, lent: tuple[str | int, ...]) -> Any:
