@@ -78,11 +78,11 @@ class TinyModule(L.LightningModule):
         if str(self.trainer.fit_loop.epoch_loop.total_batch_idx) == os.environ.get("KILL_AT"):
             os.kill(os.getpid(), signal.SIGKILL)
         loss = self._loss(batch)
-        self.log("loss", loss.detach())
+        self.log("loss", loss.detach(), batch_size=len(batch["frames"]))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        self.log("val/loss", self._loss(batch))
+        self.log("val/loss", self._loss(batch), batch_size=len(batch["frames"]))
 
     def sample_video(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["frames"][0]

@@ -109,6 +109,7 @@ def main(args: list[str] | None = None) -> TrainingCLI:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*(LeafSpec|set_vital).*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=r"\s*(By default only one Jsonargparse|.* was deprecated in v4\.)")
     logging.getLogger("lightning.pytorch").addFilter(lambda record: "litlogger" not in record.getMessage())
     return TrainingCLI(
         L.LightningModule,

@@ -12,14 +12,16 @@ CONFIGS = TRAIN / "configs"
 OVERLAYS = sorted((CONFIGS / "trainer").glob("*.yaml"))
 WORLDS = sorted((TRAIN / "worlds").glob("*/configs/*.yaml"))
 OTHERS = [*sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "trainer"), *WORLDS]
-STAGES = [path for path in OTHERS if path.name.startswith("stage_")]
+STAGES = [path for path in OTHERS if "class_path" not in yaml.safe_load(path.read_text(encoding="utf-8"))["model"]]
 MODELS = [path for path in OTHERS if path not in STAGES]
 
 
 def sizes(stage: Path) -> list[Path]:
     """What a stage can be stacked on: the sizes beside it; a general one also on every world's."""
-    beside = [path for path in MODELS if path.parent == stage.parent and path.name.startswith(("size_", "dynamics"))]
-    return beside if stage in WORLDS else [*beside, *(path for path in WORLDS if path.name == "dynamics.yaml")]
+    names = ("dynamics",) if stage in WORLDS else ("",)
+    beside = [path for path in MODELS if path.parent == stage.parent and path.name.startswith(names)]
+    general = stage not in WORLDS and stage.parent.name == "dynamics"
+    return [*beside, *(path for path in WORLDS if path.name == "dynamics.yaml")] if general else beside
 
 
 STACKS = [(size, stage) for stage in STAGES for size in sizes(stage)]
