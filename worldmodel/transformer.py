@@ -269,6 +269,10 @@ class Dynamics(nn.Module):
         """Local actions (..., A), -1 for none, to inputs (..., A, width)."""
         return self.embed(self.layout.action_ids(actions))
 
+    def whole_action(self, parts: Float[Tensor, "N A width"]) -> Float[Tensor, "N 1 width"]:
+        """What slots are told of an action: all of its parts."""
+        return parts if self.layout.num_action == 1 else parts.sum(1, keepdim=True)
+
     def condition_state(
         self,
         actions: Int[Tensor, "N A"],
@@ -291,7 +295,7 @@ class Dynamics(nn.Module):
         painted = self.state_painter(state, event)
         if self.state_pass_size is not None:
             painted = painted + self.state_pass_size.weight[self.state_modes.index(k or self.state_modes[0])]
-        x = act.sum(1, keepdim=True) + self.state_slot.weight + painted * known[:, None, None].to(act.dtype)
+        x = self.whole_action(act) + self.state_slot.weight + painted * known[:, None, None].to(act.dtype)
         return torch.cat([act, x], 1) + kinds
 
     def feed_state(
@@ -323,7 +327,7 @@ class Dynamics(nn.Module):
         ``previous_ids`` (N, V) are the last frame's, -1 for none; ``state`` (N, F) is the state to draw and
         ``shown`` (N, F) the one that the previous picture shows.
         """
-        x = self.cell.weight + self.embed_action(actions).sum(1, keepdim=True)
+        x = self.cell.weight + self.whole_action(self.embed_action(actions))
         x = x + self.previous(previous_ids.clamp_min(0)) * (previous_ids >= 0)[..., None].to(x.dtype)
         if self.digits is not None:
             x = x + self.digits.embed(previous_ids, self.digits.previous)

@@ -176,7 +176,10 @@ def test_as_many_rows_begin_as_there_are_captions_states_frames_or_seeds():
         ({"state": {"ball": {"mass": 1}}}, "'ball' has no field 'mass'; it has colour, size, position, yaw"),
         ({"state": {"ball": {"position": 1}}}, r"ball.position has 2 component\(s\), got 1"),
         ({"frames": torch.zeros(1, 3, 16, 16, 3)}, "frames are uint8, got torch.float32"),
-        ({"frames": torch.zeros(1, 3, 8, 8, 3, dtype=torch.uint8)}, "takes clips of 16x16 RGB frames \\(height x width\\), got shape"),
+        (
+            {"frames": torch.zeros(1, 3, 8, 8, 3, dtype=torch.uint8)},
+            "takes clips of 16x16 RGB frames \\(height x width\\), got shape",
+        ),
         (
             {"frames": torch.zeros(4, 16, 16, 3, dtype=torch.uint8)},
             r"a clip has 1 \+ 2n frames, got 4: drop the last 1",

@@ -105,9 +105,10 @@ class GraphEngine(Engine, ABC):
 
         Parts of the result that are ``lent``, by name or place, hold only until it is called again.
         """
-        inputs, shape = list(leaves(given)), _skeleton(given)
+        inputs = list(leaves(given))
         key = (name, *self.setting, *(tuple(tensor.shape) for tensor in inputs))
         if key not in self.graphs:
+            shape = _skeleton(given)
             made: list[Any] = []  # the result without its tensors, as the trace leaves it
 
             def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
