@@ -53,8 +53,9 @@ def ids_of(rollout: Rollout) -> Tensor:
 
 
 def play(world: World, *, everything: bool) -> dict[str, Tensor]:
-    """Four rows through what can be done to a rollout: ids (T, B, V), states (T, B, F), frames. ``everything`` would take
-    a compiling engine a graph for each."""
+    """Four rows through what can be done to a rollout: ids (T, B, V), states (T, B, F), frames.
+
+    ``everything`` would take an engine that compiles a graph for each."""
     captions = [CAPTION, "", "four toys on a table", CAPTION]
     rollout = world.start(captions, seed=SEEDS)
     ids, states, frames = [ids_of(rollout)], [rollout.state], [rollout.frames.expand(-1, 4, -1, -1, -1)]
