@@ -41,10 +41,15 @@ def imported(name: str, tree: ast.AST) -> Iterator[str]:
                     yield inner if inner in SOURCES else base
 
 
-@pytest.fixture(scope="module")
+# Parsed as tests are collected: CPython 3.11 cannot parse while what others left open is being collected.
+GRAPH = {
+    name: set(imported(name, ast.parse(path.read_text(encoding="utf-8")))) - {name} for name, path in SOURCES.items()
+}
+
+
+@pytest.fixture
 def graph() -> dict[str, set[str]]:
-    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
-    return {name: set(imported(name, tree)) - {name} for name, tree in trees.items()}
+    return GRAPH
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
