@@ -9,17 +9,20 @@ import logging
 import os
 import sys
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from socket import socket
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from demo.server import listen, serve, served, url_of
 
 if TYPE_CHECKING:
     from worldmodel.world import World
+
+    Load: TypeAlias = Callable[[str | None, str | None, str], World]
 
 
 def load_world(name: str | None, device: str | None, engine: str) -> World:
@@ -39,31 +42,35 @@ def settle_threads(world: World) -> None:
         torch.set_num_threads(choose_threads().count)
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[str | None, str | None, str], World] = load_world) -> int:
+def main(argv: Sequence[str] | None = None, load: Load = load_world) -> int:
     """Returns the exit status. ``load`` makes a world of its name, device and engine."""
     begun = perf_counter()
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        listener = listen(options.host, 0 if options.smoke and options.port is None else options.port)
-        url = url_of(listener)
-        if not options.smoke:
-            print(f"Loading {options.world or 'the bundled world'}; soon at {url}", flush=True)
-        # The world loads while Gradio is imported; each takes seconds.
-        with ThreadPoolExecutor(1) as beside:
-            loading = beside.submit(load, options.world, options.device, options.engine)
-            from demo.app import build_app
-
-            world = loading.result()
-        settle_threads(world)
-        if options.engine != "torch":  # which compiles: now, not when the first player waits for a picture
-            world.start().step(world.actions.idle())
-        app = build_app(world, seats=options.seats)
-        if options.smoke:
-            return _smoke(app, listener, begun, options.json)
+        with closing(listen(options.host, 0 if options.smoke and options.port is None else options.port)) as listener:
+            return _play(listener, options, load, begun)
     except (ValueError, OSError) as mistake:
         print(f"python -m demo: {mistake}", file=sys.stderr)
         return 1
+
+
+def _play(listener: socket, options: argparse.Namespace, load: Load, begun: float) -> int:
+    url = url_of(listener)
+    if not options.smoke:
+        print(f"Loading {options.world or 'the bundled world'}; soon at {url}", flush=True)
+    # The world loads while Gradio is imported; each takes seconds.
+    with ThreadPoolExecutor(1) as beside:
+        loading = beside.submit(load, options.world, options.device, options.engine)
+        from demo.app import build_app
+
+        world = loading.result()
+    settle_threads(world)
+    if options.engine != "torch":  # which compiles: now, not when the first player waits for a picture
+        world.start().step(world.actions.idle())
+    app = build_app(world, seats=options.seats)
+    if options.smoke:
+        return _smoke(app, listener, begun, options.json)
     print(f"Play at {url} (stop with Ctrl+C); ready after {perf_counter() - begun:.1f} s", flush=True)
     if not options.no_browser and _has_screen():
         webbrowser.open(url)

@@ -1,9 +1,9 @@
-"""Worlds of which any part may be missing go the whole way: packed, trained, exported, started and stepped."""
+"""Worlds that lack any part, of any size, go the whole way: packed, trained, exported, started and stepped."""
 
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import lightning as L
@@ -15,15 +15,17 @@ from gymnasium import spaces
 from tokenizer.action_space import ActionSpace
 from tokenizer.clip import Episode
 from tokenizer.state_schema import Entity, Field, StateSchema
-from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizer, VideoTokenizerConfig
+from train.data.clips import ClipDataModule
 from train.data.episode_writer import EpisodeWriter, RecordingConfig
 from train.data.tokens import TokenDataModule
-from train.export import export_world
+from train.export import export_world, read_tokenizer
 from train.modules.dynamics import DynamicsModule
+from train.modules.tokenizer import TokenizerModule
 from train.tokenize import write_recording
 from worldmodel.world import World
 
-R, STEPS, SIZE = 2, 7, (16, 24)
+R, STEPS = 2, 7
+SIZES = ((96, 64), (64, 112), (128, 72))  # height, width
 ARM = Entity(
     name="arm",
     fields=(
@@ -32,11 +34,11 @@ ARM = Entity(
     ),
 )
 STICK = spaces.Dict(turn=spaces.Box(-1, 1, (2,), np.float32), jump=spaces.Discrete(2))
-TOKENIZER = VideoTokenizerConfig(
-    resolution=SIZE, frames_per_step=R, patch=2, encoder_width=8, encoder_blocks=1, decoder_width=8, decoder_blocks=2,
-    detail_width=8, detail_blocks=1, quantizer=QuantizerConfig(levels=(4, 4)),
-)  # fmt: skip
-DYNAMICS = {"width": 24, "depth": 1, "heads": 2, "window": 2, "tokens_per_pass": [24, 6], "read_outcome": True}
+TOKENIZER = {
+    "frames_per_step": R, "encoder_width": 8, "encoder_blocks": 1, "decoder_width": 8, "decoder_blocks": 2,
+    "detail_width": 8, "detail_blocks": 1, "quantizer": {"levels": [4, 4]},
+}  # fmt: skip
+DYNAMICS = {"width": 24, "depth": 1, "heads": 2, "window": 2, "read_outcome": True}
 
 
 def schema_of(*, state: bool, actions: bool) -> StateSchema:
@@ -48,13 +50,13 @@ def schema_of(*, state: bool, actions: bool) -> StateSchema:
     )
 
 
-def record(folder: Path, schema: StateSchema, *, caption: bool) -> Path:
+def record(folder: Path, schema: StateSchema, size: tuple[int, int], *, caption: bool) -> Path:
     """A bright bar that moves to the right, and brings a reward when it has arrived."""
-    writer = EpisodeWriter(folder, RecordingConfig(schema=schema, size=SIZE, settings={}))
+    writer = EpisodeWriter(folder, RecordingConfig(schema=schema, size=size, settings={}))
     with writer.shard(0) as shard:
         for index in range(5):
             rng = np.random.default_rng(index)
-            frames = rng.integers(0, 60, (1 + R * STEPS, *SIZE, 3), dtype=np.uint8)
+            frames = rng.integers(0, 60, (1 + R * STEPS, *size, 3), dtype=np.uint8)
             for t, frame in enumerate(frames):
                 frame[:, t : t + 4] = 220
             turns, jumps = rng.uniform(-1, 1, (STEPS, 2)), rng.integers(0, 2, (STEPS, 1))
@@ -75,11 +77,27 @@ def record(folder: Path, schema: StateSchema, *, caption: bool) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    torch.manual_seed(0)
-    VideoTokenizer(TOKENIZER).save(folder)
-    return folder
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Path]:
+    """A tokenizer for each size, trained for two steps on pictures alone."""
+    folders = {}
+    for size in SIZES:
+        folders[size] = folder = tmp_path_factory.mktemp("tokenizer")
+        recording = record(folder / "recording", schema_of(state=False, actions=False), size, caption=False)
+        torch.manual_seed(0)
+        module = TokenizerModule({**TOKENIZER, "resolution": list(size)})
+        data = ClipDataModule(str(recording), num_steps=2, resolution=list(size), batch_size=2, validation_windows=2)
+        trainer = trainer_of(folder, 2)
+        trainer.fit(module, data)
+        trainer.save_checkpoint(folder / "tokenizer.ckpt")
+        read_tokenizer(folder / "tokenizer.ckpt").save(folder)
+    return folders
+
+
+def trainer_of(folder: Path, steps: int, *callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, callbacks=list(callbacks), enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, default_root_dir=folder,
+    )  # fmt: skip
 
 
 class Logged(L.Callback):
@@ -96,22 +114,30 @@ class Logged(L.Callback):
         self.validation |= {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-@pytest.mark.parametrize(("state", "actions", "caption"), list(product([True, False], repeat=3)))
+LACKS = list(product([True, False], repeat=3))
+
+
+@pytest.mark.parametrize(
+    ("state", "actions", "caption", "size"), [(*has, size) for has, size in zip(LACKS, cycle(SIZES))]
+)
 def test_a_world_without_any_of_its_parts_trains_and_runs(
-    state: bool, actions: bool, caption: bool, tmp_path: Path, tokenizer: Path
+    state: bool,
+    actions: bool,
+    caption: bool,
+    size: tuple[int, int],
+    tmp_path: Path,
+    tokenizers: dict[tuple[int, int], Path],
 ) -> None:
+    tokenizer = tokenizers[size]
     schema = schema_of(state=state, actions=actions)
-    write_recording(record(tmp_path / "recording", schema, caption=caption), tokenizer, tmp_path / "tokens")
+    write_recording(record(tmp_path / "recording", schema, size, caption=caption), tokenizer, tmp_path / "tokens")
     torch.manual_seed(0)
     module = DynamicsModule(str(tmp_path / "tokens"), DYNAMICS | ({"max_text": 16} if caption else {}))
     data = TokenDataModule(
         str(tmp_path / "tokens"), num_blocks=4, max_text=16 if caption else 0, batch_size=2, skip_share=0.0
     )
     logged = Logged()
-    trainer = L.Trainer(
-        max_steps=3, accelerator="cpu", logger=False, callbacks=[logged], enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = trainer_of(tmp_path, 3, logged)
     trainer.fit(module, data)
 
     wanted = {"loss", "video", "reward", "end"}
@@ -128,13 +154,13 @@ def test_a_world_without_any_of_its_parts_trains_and_runs(
     world = World.from_pretrained(tmp_path / "world", device="cpu")
     assert (world.text is not None) == caption
     assert (tmp_path / "world" / "text.model").exists() == caption
-    frames = torch.randint(0, 256, (1 + 3 * R, *SIZE, 3), dtype=torch.uint8)
+    frames = torch.randint(0, 256, (1 + 3 * R, *size, 3), dtype=torch.uint8)
     begun = torch.zeros(schema.num_values) if state else None
     for rollout in (world.start(frames=frames, state=begun), world.start(seed=3, batch=2)):
         action = {"turn": np.array([0.3, -1], np.float32), "jump": 1} if actions else None
         for _ in range(4):
             step = rollout.step(action)
-        assert step.frames.shape == (len(rollout), R, *SIZE, 3)
+        assert step.frames.shape == (len(rollout), R, *size, 3)
         assert step.state.shape == (len(rollout), schema.num_values)
         assert step.reward.shape == step.terminated.shape == (len(rollout),)
         assert set(step.reward.tolist()) <= {0.0, 1.0}
