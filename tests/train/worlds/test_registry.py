@@ -33,13 +33,13 @@ def test_to_ask_for_a_recipe_imports_no_simulator() -> None:
         "[recipe(name) for name in names()]\n"
         "print({'mujoco', 'vizdoom', 'ale_py', 'lightning'} & set(sys.modules))\n"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8")
     assert out.stdout.strip() == "set()"
 
 
 def test_a_renderer_is_chosen_before_mujoco_is_imported() -> None:
     code = "import os\nos.environ.pop('MUJOCO_GL', 0)\nimport train.worlds\nprint(os.environ['MUJOCO_GL'])\n"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8")
     assert out.stdout.strip() in ("egl", "osmesa", "disable")
 
 
