@@ -338,7 +338,7 @@ def table(numbers: Numbers, bars: Sequence[Bar] = ()) -> str:
     for name, part in numbers.items():
         told = {key: value for key, value in part.items() if "error" not in key or not isinstance(value, list)}
         lines += [name, *(f"  {key:<32} {readable(value)}" for key, value in told.items()), ""]
-    said = {True: "met", False: "MISSED", None: "not measured"}
+    said = {True: "met", False: "MISSED", None: "nothing to count"}
     lines.append("bars")
     lines += [f"  {v.key:<38} {v.value:>8}  {v.bar:<7} {said[v.met]}" for v in verdicts(numbers, bars)]
     return "\n".join(lines)

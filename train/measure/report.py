@@ -140,7 +140,11 @@ def write(
 
 
 def _page(numbers: Numbers, bars: Sequence[Verdict], figures: list[tuple[str, str]]) -> str:
-    verdict = {True: '<td class="met">met</td>', False: '<td class="missed">missed</td>', None: "<td>not measured</td>"}
+    verdict = {
+        True: '<td class="met">met</td>',
+        False: '<td class="missed">missed</td>',
+        None: "<td>nothing to count</td>",
+    }
     held = "".join(
         f"<tr><td><code>{html.escape(bar.key)}</code></td><td>{bar.value}</td><td>{html.escape(bar.bar)}</td>"
         f"{verdict[bar.met]}</tr>"

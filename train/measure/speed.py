@@ -15,5 +15,5 @@ def measure_speed(world: World, *, steps: int, sampling: Sampling) -> Measuremen
     made = time_steps(world, steps=steps, sampling=sampling, upsample=world.upsampler is not None)
     r, parts = world.tokenizer.frames_per_step, made["parts_ms"]
     about = {"threads": torch.get_num_threads(), "device": str(world.device), "batch": 1, "steps": steps}
-    per_frame = {f"{name}_ms_per_frame": parts[name] / r if name in parts else None for name in ("decode", "upsample")}
+    per_frame = {f"{name}_ms_per_frame": parts[name] / r for name in ("decode", "upsample") if name in parts}
     return Measurement({**about, **made, **per_frame, "steps_per_s": made["frames_per_s"] / r})
