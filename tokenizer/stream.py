@@ -25,6 +25,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor
 
 from tokenizer.state_schema import StateSchema
@@ -138,7 +139,9 @@ class Layout:
         place[self.step_video] = cells
         return place
 
-    def pack_header(self, text: Tensor, static: Tensor, event: Tensor | None = None) -> Tensor:
+    def pack_header(
+        self, text: Int[Tensor, "B text"], static: Int[Tensor, "B S0"], event: Int[Tensor, "B event"] | None = None
+    ) -> Int[Tensor, "B header"]:
         """Local text (B, max_text; -1 pads) and static ids (B, S0) to global ids (B, header_length).
 
         ``event`` (B, max_event; -1 pads) is what is told to a step. Rows of padding alone are told nothing, as by None.
@@ -159,18 +162,18 @@ class Layout:
         ids = F.pad(F.pad(words, (1, 0), value=v.special("text")), (0, 1), value=v.special("pad"))
         return ids.scatter(1, (text >= 0).sum(1, keepdim=True) + 1, v.special("end_text"))
 
-    def action_ids(self, actions: Tensor) -> Tensor:
+    def action_ids(self, actions: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
         """Local actions (..., num_action), -1 for none, to global ids."""
         v = self.vocabulary
         acted = v.to_global("action", actions, validate=False)
         return torch.where(actions >= 0, acted, v.special("step"))
 
-    def state_ids(self, ids: Tensor) -> Tensor:
+    def state_ids(self, ids: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
         """Local state ids, -1 for one that is not known yet, to global ids."""
         v = self.vocabulary
         return torch.where(ids >= 0, v.to_global("state", ids, validate=False), v.special("mask"))
 
-    def video_ids(self, ids: Tensor) -> Tensor:
+    def video_ids(self, ids: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
         """Local video ids, -1 for one that is not known yet, to global ids."""
         v = self.vocabulary
         return torch.where(ids >= 0, v.to_global("video", ids, validate=False), v.special("mask"))

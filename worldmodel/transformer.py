@@ -166,8 +166,8 @@ class DynamicsBatch:
 class KeysValues:
     """Keys and values of all layers, (depth, B, heads, n, head_dim) each."""
 
-    keys: Tensor
-    values: Tensor
+    keys: Float[Tensor, "depth B heads n head_dim"]
+    values: Float[Tensor, "depth B heads n head_dim"]
 
     def last(self, count: int) -> KeysValues:
         return KeysValues(self.keys[..., -count:, :], self.values[..., -count:, :])
