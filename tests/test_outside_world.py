@@ -16,6 +16,7 @@ import torch
 from demo.app import build_app
 from demo.server import listen, served
 from train import check_world, evaluate, export, record, tokenize
+from train.export import read_checkpoint
 from train.running import cli
 from worldmodel.world import World
 
@@ -132,24 +133,13 @@ def test_frames_alone_go_the_whole_way_at_one_frame_a_step(name: str, tmp_path: 
     recording, tokens, tokenizer, world = (tmp_path / part for part in ("recording", "tokens", "tokenizer", "world"))
     few = given("--episodes", 40, "--steps", 8, "--workers", 1)
     assert record.main([*given("--world", name, "--out", recording), *few]) == 0
-    checkpoint = fit(
-        tmp_path,
-        "tokenizer",
-        "tokenizer/small",
-        model__config={**TOKENIZER, "resolution": [16, 24], "frames_per_step": 1},
-        model__schema="null",
-        data__recording=recording,
-        data__resolution="[16, 24]",
-        data__segmentation="false",
-        data__batch_size=4,
-    )
+    checkpoint = fit(tmp_path, "tokenizer", "tokenizer/pixels_tiny", data__recording=recording)
     assert export.main(given("--tokenizer", checkpoint, "--out", tokenizer)) == 0
     assert tokenize.main(given("--recording", recording, "--tokenizer", tokenizer, "--out", tokens)) == 0
     assert not (tokens / "text.model").exists()
-
-    config = {**DYNAMICS, "max_text": 0, "tokens_per_pass": [24], "read_outcome": True}
-    size = {"model__config": config, "data__batch_size": 4, "data__num_blocks": 4, "model__mode_shares": "null"}
-    dynamics = fit(tmp_path, "video", "dynamics/size_small", "dynamics/stage_video", model__tokens=tokens, **size)
+    dynamics = fit(tmp_path, "video", "dynamics/pixels_tiny", model__tokens=tokens)
+    derived = read_checkpoint(dynamics)["hyper_parameters"]["config"]
+    assert (derived["tokens_per_pass"], derived["code_levels"], derived["max_text"]) == ([6, 3], [5, 5, 4], 0)
     parts = given("--tokenizer", tokenizer, "--tokens", tokens, "--dynamics", dynamics, "--world-recipe", name)
     assert export.main([*parts, *given("--out", world)]) == 0
 

@@ -47,6 +47,11 @@ class QuantizerConfig:
         return KINDS[self.kind].size(self)
 
     @property
+    def code_levels(self) -> tuple[int, ...]:
+        """Of the digits that a code's index is made of, lowest first; none where it has no such digits."""
+        return self.levels if self.kind == "fsq" else ()
+
+    @property
     def channels(self) -> int:
         """Of a latent."""
         return KINDS[self.kind].channels(self)

@@ -148,6 +148,7 @@ def write_recording(
         text=text,
         num_codes=tokenizer.num_codes,
         grid=tokenizer.grid,
+        code_levels=tokenizer.config.quantizer.code_levels,
     )
     with tqdm(total=len(splits), unit=" episodes") as bar:
         for indices in _shards(sorted(splits)):
@@ -182,8 +183,14 @@ def write_simulated(
             bar.update(len(shard))
     known = [e for shard in shards for e in shard if e.split == "train"]
     text = text or TextTokenizer.train([words for e in known for words in (e.caption, *e.events.values())])
-    codes = tokenizer.quantizer.size
-    writer = TokenWriter(out, schema=recipe(name).schema, text=text, num_codes=codes, grid=tokenizer.grid)
+    writer = TokenWriter(
+        out,
+        schema=recipe(name).schema,
+        text=text,
+        num_codes=tokenizer.quantizer.size,
+        grid=tokenizer.grid,
+        code_levels=tokenizer.quantizer.code_levels,
+    )
     for shard in shards:
         writer.write_shard(shard)
     writer.close()

@@ -30,6 +30,7 @@ class Store(Protocol):
     """What is asked of a store of episodes."""
 
     schema: StateSchema
+    size: tuple[int, int]  # height, width of its pictures
 
     def split(self, name: str) -> list[int]: ...
 
@@ -59,7 +60,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     Args:
         store: an ``EpisodeStore``, or the folder of one.
-        resolution: of a window's frames, one number for a square or (height, width).
+        resolution: of a window's frames, one number for a square or (height, width), None for the store's own.
         fit, resample: how pictures of another size are brought to it, as in ``EpisodeStore.read``.
         windows_per_episode: how often an epoch visits each episode.
         cache_in_memory: keep what was read, up to ``cache_gigabytes``.
@@ -73,7 +74,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         store: Store | str | Path,
         split: str = "train",
         num_steps: int = 8,
-        resolution: int | Sequence[int] = 64,
+        resolution: int | Sequence[int] | None = None,
         seed: int = 0,
         cache_in_memory: bool = True,
         *,
@@ -89,7 +90,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 f"num_steps ({num_steps}) and windows_per_episode ({windows_per_episode}) must be positive"
             )
         self.store: Store = EpisodeStore(store) if isinstance(store, str | Path) else store
-        self.split, self.num_steps, self.size, self.seed = split, num_steps, picture_size(resolution), seed
+        self.split, self.num_steps, self.seed = split, num_steps, seed
+        self.size = self.store.size if resolution is None else picture_size(resolution)
         self.fit: Fit | None = fit
         self.resample: Resample = resample
         self.segmentation, self.windows_per_episode = segmentation, windows_per_episode
@@ -234,7 +236,8 @@ class ClipDataModule(L.LightningDataModule):
     Args:
         recording: folder that ``python -m train.record`` wrote.
         num_steps: steps in a window; it shows ``1 + frames_per_step * num_steps`` pixel frames.
-        resolution: one number for a square, or [height, width]; the upsampler's target is larger.
+        resolution: one number for a square, or [height, width], None for the recording's own; the upsampler's target
+            is larger.
         segmentation: also give which entity each pixel shows.
         windows_per_episode: how often an epoch visits each episode.
         validation_windows: how many windows validation looks at, always the same ones.
@@ -249,7 +252,7 @@ class ClipDataModule(L.LightningDataModule):
         self,
         recording: str,
         num_steps: int = 8,
-        resolution: int | list[int] = 64,
+        resolution: int | list[int] | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,

@@ -10,7 +10,7 @@ tokenizer where there is text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class TokenWriter:
         text: TextTokenizer | None,
         num_codes: int,
         grid: tuple[int, int],
+        code_levels: Sequence[int] = (),
     ) -> None:
         self.folder, self.schema = Path(folder), schema
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +104,7 @@ class TokenWriter:
             "schema": schema.to_json(),
             "vocabulary": asdict(vocabulary),
             "grid": list(grid),
+            "code_levels": list(code_levels),
         }
         self._rewards: list[np.ndarray] = []
         self.rows: list[dict[str, Any]] = []
@@ -193,6 +195,7 @@ class TokenStore:
         text: the text tokenizer, or None in a world without text.
         rewards: the values that recorded rewards take; none where the schema tells the reward, or there is none.
         ends: whether it was recorded which steps end an episode.
+        code_levels: FSQ's, if it made the codes.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -207,6 +210,7 @@ class TokenStore:
             self.grid: tuple[int, int] = tuple(about["grid"])
             self.rewards: list[float] = about.get("rewards", [])
             self.ends: bool = about.get("ends", False)
+            self.code_levels: list[int] = about.get("code_levels", [])
             path = self.folder / "index.parquet"
             self.index: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, pa.ArrowException) as error:

@@ -35,9 +35,14 @@ def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def fitting(config: dict[str, Any], store: TokenStore) -> dict[str, Any]:
     """A configuration with what tokens decide, where it is not said: no places for words that are not there, a frame at
-    once or row by row, which rewards there are."""
+    once or row by row, the levels of their codes, which rewards there are."""
     rows, columns = store.grid
-    derived = {"tokens_per_pass": [rows * columns, columns], "rewards": list(store.rewards), "predict_end": store.ends}
+    derived = {
+        "tokens_per_pass": [rows * columns, columns],
+        "code_levels": list(store.code_levels),
+        "rewards": list(store.rewards),
+        "predict_end": store.ends,
+    }
     silent = {"max_text": 0, "max_event": 0} if store.text is None else {}
     return derived | config | silent
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import FrameStates, VideoTokenizer, VideoTokenizerConfig
-from train.data.episode_store import schema_json
+from train.data.episode_store import EpisodeStore, schema_json
 from train.modules.picture_losses import (
     PatchDiscriminator,
     adaptive,
@@ -34,11 +34,20 @@ def cut_in(values: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen.view(*chosen.shape, *[1] * (values.dim() - 2)), values.roll(1, 0), values)
 
 
+def fitting(config: dict[str, Any], recording: str | None) -> dict[str, Any]:
+    """A configuration with what a recording decides, where it is not said: size of pictures, frames a step."""
+    if recording is None or {"resolution", "frames_per_step"} <= config.keys():
+        return config
+    store = EpisodeStore(recording)
+    return {"resolution": list(store.size), "frames_per_step": store.schema.frames_per_step} | config
+
+
 class TokenizerModule(ScheduledModule):
     """Lightning module around :class:`VideoTokenizer`.
 
     Args:
         config: fields of ``VideoTokenizerConfig``.
+        recording: folder that says size of pictures and frames a step where ``config`` does not.
         lr, warmup_steps, total_steps: AdamW with a cosine that ends at ``total_steps``.
         body_weight: how much more a body's pixel counts than a background pixel.
         l1_weight, temporal_weight, laplacian_weight, worst_weight: of absolute error, of squared change of the error
@@ -62,6 +71,7 @@ class TokenizerModule(ScheduledModule):
     def __init__(
         self,
         config: dict[str, Any] | None = None,
+        recording: str | None = None,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_steps: int = 200,
@@ -87,9 +97,10 @@ class TokenizerModule(ScheduledModule):
         super().__init__()
         schema = schema_json(schema)
         self.save_hyperparameters()
-        self.hparams["schema"] = schema  # kept whole, so a checkpoint needs no recording
+        config = fitting(config or {}, recording)
+        self.hparams.update(schema=schema, config=config)  # kept whole, so a checkpoint needs no recording
         known = StateSchema.from_json(schema) if schema else None
-        self.tokenizer = VideoTokenizer(VideoTokenizerConfig(**(config or {})), known)
+        self.tokenizer = VideoTokenizer(VideoTokenizerConfig(**config), known)
         self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if start_from:
             load_trained(self, start_from, "tokenizer.")

@@ -50,8 +50,9 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_every_n_steps", type=int, default=500, help="How often last.ckpt is replaced."
         )
-        # Said once, of the model; links to arguments that a data module does not have are passed over.
+        # Said once; links to arguments that a module does not have are passed over.
         parser.link_arguments("model.init_args.tokens", "data.init_args.tokens")
+        parser.link_arguments("data.init_args.recording", "model.init_args.recording")
         for name in ("max_text", "max_event"):
             parser.link_arguments("model.init_args.config", f"data.init_args.{name}", partial(_places, name))
 
