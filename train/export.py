@@ -9,8 +9,9 @@ are taken where training kept them.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,12 @@ def export_world(
     *,
     recipe: str | None = None,
     guidance: float | None = None,
+    page: Mapping[str, Any] | None = None,
 ) -> World:
     """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'.
 
     ``recipe`` names the world that it was learned from, by default the one of this schema: its page and its guidance
-    come with the weights, unless another ``guidance`` is given.
+    come with the weights, unless another ``guidance`` or ``page`` is given.
     """
     store, saved = TokenStore(tokens), read_checkpoint(dynamics)
     config = DynamicsConfig(**(saved["hyper_parameters"].get("config") or {}))
@@ -112,7 +114,7 @@ def export_world(
         upsampler=None if upsampler is None else read_upsampler(upsampler),
         estimator=None if estimator is None else read_estimator(estimator),
         sampling=Sampling(guidance=guidance),
-        page={} if origin is None else origin.page,
+        page=page or ({} if origin is None else origin.page),
         recipe=name or "",
     )
     world.save_pretrained(out, half=half)
@@ -128,6 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--estimator", type=Path, help="the state estimator's checkpoint")
     parser.add_argument("--world-recipe", help="the world it was learned from: a name, or my_world:RECIPE")
     parser.add_argument("--guidance", type=float, help="how much scenes keep to captions: the recipe's, or 1")
+    parser.add_argument("--page", type=Path, help="JSON of what the player shows of it: name, intro, examples, keys")
     parser.add_argument("--half", action="store_true", help="store a world's weights as float16, in half the room")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(arguments)
@@ -145,6 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
                 chosen.estimator,
                 recipe=chosen.world_recipe,
                 guidance=chosen.guidance,
+                page=None if chosen.page is None else json.loads(chosen.page.read_text(encoding="utf-8")),
             )
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from train.making.card import model_card
+from train.making.runner import StageError, alone_in, run
 from train.worlds.contract import Recipe, Stage
 from train.worlds.registry import names, recipe
 
@@ -26,49 +24,6 @@ def stages(world: Recipe, size: str, work: Path, seed: int) -> list[Stage]:
         sizes = ", ".join(world.release) or "none at all"
         raise ValueError(f"this world is released in other sizes than {size!r}: {sizes}")
     return world.release[size](work, seed)
-
-
-def hours(work: Path, name: str) -> float:
-    """Training hours that a run's metrics tell of."""
-    path = work / "runs" / name / "metrics.jsonl"
-    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["hours"] if path.is_file() else 0.0
-
-
-def model_card(world: Recipe, plan: Sequence[Stage], command: str, work: Path) -> str:
-    """The card that travels with the weights: what they are, how they came about, how good they are."""
-    figures = json.loads((work / "evaluation.json").read_text(encoding="utf-8"))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    made = [
-        f"* {stage.name}: {stage.about}" + (f", {spent:.2f} h" if (spent := hours(work, stage.name)) else "")
-        for stage in plan
-        if stage.about
-    ]
-    rows = [
-        f"| {part}.{key} | {value:.4g} |"
-        for part, values in figures.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    lines = [
-        world.card.rstrip() or f"# {world.schema.name}",
-        "",
-        "## How it was made",
-        "",
-        f"`{command}` on {device}, that is:",
-        "",
-        *made,
-        "",
-        "## Held-out figures",
-        "",
-        f"`python -m {' '.join(plan[-1].command)}`",
-        "",
-        "| key | value |",
-        "|---|---|",
-        *rows,
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def released() -> str:
@@ -90,22 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    for stage in plan:
-        if stage.proof.exists():
-            print(f"== {stage.name}: done already")
-            continue
-        print(f"== {stage.name}: python -m {' '.join(stage.command)}", flush=True)
-        code = subprocess.run([sys.executable, "-m", *stage.command]).returncode
-        if code:
-            print(
-                f"error: {stage.name} stopped with exit code {code}; the same command goes on from here",
-                file=sys.stderr,
-            )
-            return code
-        stage.proof.touch()
+    try:
+        with alone_in(chosen.out):
+            run(plan)
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    except (RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     command = f"python -m train.release --world {name} --size {chosen.size} --seed {chosen.seed}"
-    card = model_card(world, plan, command, chosen.out)
+    figures = json.loads((chosen.out / "evaluation.json").read_text(encoding="utf-8"))
+    about = world.card.rstrip() or f"# {world.schema.name}"
+    card = model_card(about, plan, command, figures, chosen.out)
     (chosen.out / "world" / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     print(f"== finished: {chosen.out / 'world'} is a world folder; python -m demo --world {chosen.out / 'world'}")
     return 0

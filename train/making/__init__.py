@@ -1,0 +1,1 @@
+"""How a world is made from a source, stage by stage: what ``train.make`` and ``train.release`` run on."""

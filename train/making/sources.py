@@ -1,0 +1,163 @@
+"""What a world is made from: an environment, a folder of videos, somebody's dataset, or a recording that is there.
+
+Each becomes a recording (``recording_layout.py``), and from there on they are all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizer.frames import said_size
+from train.data.episode_store import EpisodeStore
+from train.data.lerobot_folder import lerobot_source
+from train.import_video import look as look_at_videos
+from train.record import parse_size
+from train.worlds.contract import Recipe, Size
+from train.worlds.gym_world import GymWorld
+from train.worlds.registry import recipe
+
+SHORTER_SIDE = {"tiny": 32, "small": 64, "base": 128}  # pixels, of what is not asked for otherwise
+CELL = 8
+_TINY_STEPS = 16  # most of an episode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What was found, and how it becomes a recording.
+
+    Attributes:
+        name: what the world is called.
+        said: what was found, a sentence each.
+        recording: the folder that it becomes, or is.
+        command: the command that records so many episodes of it (None: all that there is), if one is needed.
+        counted: whether it can be asked for more episodes.
+        latent: actions are learned from the pictures, for it has none or they are hidden.
+        hidden: it has actions, which are to be hidden.
+        state: it has a described state.
+        recipe: the name by which its simulator is found, if it has one.
+        page: what the player shows of a world without a recipe.
+    """
+
+    name: str
+    said: tuple[str, ...]
+    recording: Path
+    command: Callable[[int | None], list[str]] | None = None
+    counted: bool = False
+    latent: bool = False
+    hidden: bool = False
+    state: bool = False
+    recipe: str = ""
+    page: Mapping[str, Any] = field(default_factory=dict)
+
+    def exported(self, work: Path) -> list[str]:
+        """What ``train.export`` is told of where the world comes from."""
+        if self.recipe:
+            return ["--world-recipe", self.recipe]
+        path = work / "page.json"
+        path.write_text(json.dumps(dict(self.page), indent=1), encoding="utf-8")
+        return ["--page", str(path)]
+
+
+def find(chosen: argparse.Namespace, work: Path, size: str) -> Source:
+    """Looks at what ``train.make`` was given. Raises ValueError and ImportError for what cannot become a world."""
+    hide, shorter = chosen.actions == "latent", SHORTER_SIDE[size]
+    steps = min(chosen.steps, _TINY_STEPS) if size == "tiny" else chosen.steps
+    seed = chosen.seed
+    if chosen.world:
+        asked = [] if chosen.resolution is None else ["--resolution", chosen.resolution]
+        return _recorded(chosen.world, recipe(chosen.world), (), work, steps, seed, hide, asked)
+    if chosen.env:
+        path = work / "world.yaml"
+        world = GymWorld.load(path) if path.is_file() else _look_at(chosen, path, shorter)
+        said = (*world.said(), f"{path} says all this: what is wrong there can be set right before anything is recorded")
+        return _recorded(str(path), world.recipe(), said, work, steps, seed, hide, [])
+    if chosen.recording:
+        return _of_store(EpisodeStore(chosen.recording), chosen.recording, hide)
+    if chosen.lerobot:
+        return _of_lerobot(chosen, work, shorter, hide)
+    if chosen.minari:
+        return _of_minari(chosen, work, shorter, hide)
+    return _of_videos(chosen, work, shorter)
+
+
+def fitting_size(height: int, width: int, shorter: int) -> Size:
+    """(height, width) of about the same aspect, in whole cells, whose shorter side is at most about ``shorter``."""
+    scale = min(1.0, shorter / min(height, width))
+    rows, columns = (max(1, round(side * scale / CELL)) for side in (height, width))
+    return rows * CELL, columns * CELL
+
+
+def _look_at(chosen: argparse.Namespace, path: Path, shorter: int) -> GymWorld:
+    try:
+        env_args = json.loads(chosen.env_args)
+    except ValueError as error:
+        raise ValueError(f"--env-args is no JSON ({error}): write it as '{{\"name\": 1}}'") from None
+    asked = {name: getattr(chosen, name) for name in ("frame_skip", "pixels", "policy", "state")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if chosen.resolution is not None:
+        given["size"] = parse_size(chosen.resolution)
+    world = GymWorld.look(chosen.env, env_args=env_args, shorter=shorter, **given)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    world.save(path)
+    return world
+
+
+def _recorded(
+    name: str, world: Recipe, said: tuple[str, ...], work: Path, steps: int, seed: int, hide: bool, asked: list[str]
+) -> Source:
+    """A world that has a recipe."""
+    recording, acts = work / "recording", bool(world.schema.actions)
+    fixed = ["train.record", "--world", name, "--steps", str(steps), "--seed", str(seed), "--out", str(recording)]
+    shown = {key: value for key, value in world.page.items() if key in ("name", "intro")}
+    latent = hide or not acts
+    return Source(
+        name=world.schema.name,
+        said=said or (f"{name}: {_said(world.schema, world.sizes[0])}",),
+        recording=recording,
+        command=lambda episodes: [*fixed, "--episodes", str(episodes), *asked],
+        counted=True,
+        latent=latent,
+        hidden=hide and acts,
+        state=bool(world.schema.num_values),
+        recipe="" if latent else name,
+        page=shown,
+    )
+
+
+def _said(schema: Any, size: Size) -> str:
+    acts = f"actions: {', '.join(part.name for part in schema.actions.parts)}" if schema.actions else "no actions"
+    state = f"a state of {schema.num_values} values" if schema.num_values else "no state"
+    each = f"{schema.frames_per_step} frames a step, {schema.fps} frames a second"
+    return f"pictures {said_size(size)}, {each}, {acts}, {state}"
+
+
+def _of_store(store: EpisodeStore, recording: str | Path, hide: bool) -> Source:
+    """A recording that is there."""
+    acts, schema = bool(store.schema.actions), store.schema
+    return Source(
+        name=schema.name,
+        said=(f"{recording}: {len(store)} episodes, {_said(schema, store.size)}",),
+        recording=Path(recording),
+        latent=hide or not acts,
+        hidden=hide and acts,
+        state=bool(schema.num_values),
+        page={"name": schema.name},
+    )
+
+
+def _of_lerobot(chosen: argparse.Namespace, work: Path, shorter: int, hide: bool) -> Source:
+    folder = lerobot_source(chosen.lerobot)
+    store = EpisodeStore(folder, camera=chosen.camera, frames_per_step=chosen.frames_per_step)
+    size = parse_size(chosen.resolution) if chosen.resolution else fitting_size(*store.size, shorter)
+    command = ["train.import_lerobot", "--lerobot", chosen.lerobot, "--out", str(work / "recording")]
+    command += ["--resolution", f"{size[0]}x{size[1]}", "--fit", chosen.fit]
+    command += ["--frames-per-step", str(store.schema.frames_per_step)]
+    command += [] if chosen.camera is None else ["--camera", chosen.camera]
+    found = _of_store(store, chosen.lerobot, hide)
+    said = (*found.said, f"its pictures are recorded at {said_size(size)}")
+    return replace(found, said=said, recording=work / "recording", command=lambda _: command)

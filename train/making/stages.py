@@ -1,0 +1,127 @@
+"""From a recording to a world that can be played: which commands, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from train.data.episode_store import EpisodeStore
+from train.making.sources import Source
+from train.worlds.contract import Stage
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LONGEST = 6  # latent frames of a training window
+SIZES = ("tiny", "small", "base")
+AMOUNTS = {  # most episodes, and updates where no time is given
+    "tiny": {"record": 24, "latent actions": 20, "tokenizer": 40, "dynamics": 40},
+    "small": {"record": 600, "latent actions": 2000, "tokenizer": 6000, "dynamics": 6000},
+    "base": {"record": 10000, "latent actions": 10000, "tokenizer": 40000, "dynamics": 40000},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """A world in the making.
+
+    work: where recording, tokens and runs lie. out: the world's own folder. trainer: overlay of ``configs/trainer``.
+    blocks: most latent frames of a training window, where episodes are short.
+    """
+
+    source: Source
+    size: str
+    work: Path
+    out: Path
+    seed: int = 0
+    trainer: str = "cpu"
+    blocks: int | None = None
+
+    @property
+    def recording(self) -> Path:
+        """What is trained on: with latent actions where the source has none."""
+        return self.work / "labelled" if self.source.latent else self.source.recording
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.work / "tokenizer"
+
+    @property
+    def tokens(self) -> Path:
+        return self.work / "tokens"
+
+    def fitted(self) -> Making:
+        """With windows no longer than the recorded episodes are. Raises ValueError where they have no next step."""
+        store = EpisodeStore(self.source.recording)
+        lengths = sorted(len(store.span(i, split)) for split in ("train", "validation") for i in store.split(split))
+        usual = lengths[len(lengths) // 2]
+        if usual < 2:
+            raise ValueError(f"most episodes of {store.path} end within a step: no next step can be learned from them")
+        return replace(self, blocks=usual) if usual < LONGEST else self
+
+    def run(self, name: str) -> Path:
+        return self.work / "runs" / name.replace(" ", "_")
+
+    def stages(self, amounts: Mapping[str, int]) -> list[Stage]:
+        """All of them. Each can be given again and then goes on where it was stopped."""
+        source, plain = self.source, self.source.recording
+        stages = []
+        if source.command is not None:
+            about = f"{amounts['record']} episodes" if source.counted else "all of it"
+            stages.append(self._stage("record", source.command(amounts["record"] if source.counted else None), about))
+        if self.source.latent:
+            last = str(self.run("latent actions") / "last.ckpt")
+            label = ["train.label_actions", "--recording", str(plain), "--checkpoint", last, "--out", str(self.recording)]
+            label += ["--hide-actions"] if self.source.hidden else []
+            stages += [
+                self._fit("latent actions", "latent_actions", amounts, data__recording=plain),
+                self._stage("label actions", label, "which of them each step took"),
+            ]
+        schema = {"model__schema": self.recording} if self.source.state else {}
+        stages += [
+            self._fit("tokenizer", "tokenizer", amounts, data__recording=self.recording, **schema),
+            self._stage(
+                "export tokenizer",
+                ["train.export", "--tokenizer", str(self.run("tokenizer") / "last.ckpt"), "--out", str(self.tokenizer)],
+            ),
+            self._stage(
+                "tokenize",
+                ["train.tokenize", "--recording", str(self.recording), "--tokenizer", str(self.tokenizer)]
+                + ["--out", str(self.tokens)],
+            ),
+            self._fit(
+                "dynamics", "dynamics", amounts, model__tokens=self.tokens, model__tokenizer_path=self.tokenizer
+            ),
+            self._stage(
+                "export world",
+                ["train.export", "--tokenizer", str(self.tokenizer), "--tokens", str(self.tokens)]
+                + ["--dynamics", str(self.run("dynamics") / "last.ckpt"), "--out", str(self.out)]
+                + self.source.exported(self.work),
+            ),
+        ]
+        return [*stages, self.evaluation]
+
+    @property
+    def evaluation(self) -> Stage:
+        return self._stage(
+            "evaluate",
+            ["train.evaluate", "--world", str(self.out), "--recording", str(self.recording), "--quick"]
+            + ["--episodes", "8", "--seed", str(self.seed), "--json", str(self.work / "evaluation.json")]
+            + ["--report", str(self.out / "report")],
+        )
+
+    def _stage(self, name: str, command: list[str], about: str = "") -> Stage:
+        return Stage(name=name, proof=self.work / "done" / name.replace(" ", "_"), command=tuple(command), about=about)
+
+    def _fit(self, name: str, kind: str, amounts: Mapping[str, int], **given: object) -> Stage:
+        steps = amounts[name]
+        config = CONFIGS / kind / f"pixels_{self.size}.yaml"
+        command = ["train", "fit", "--config", str(config), "--config", str(CONFIGS / f"trainer/{self.trainer}.yaml")]
+        command += ["--seed_everything", str(self.seed), "--model.init_args.total_steps", str(steps)]
+        command += ["--trainer.default_root_dir", str(self.run(name)), "--resume", "auto"]
+        command += ["--checkpoint_every_n_steps", "10"] if self.size == "tiny" else []
+        if self.blocks is not None:
+            of_tokens = kind == "dynamics"
+            given["data__num_blocks" if of_tokens else "data__num_steps"] = self.blocks if of_tokens else 1
+        for key, value in given.items():
+            command += [f"--{key.replace('__', '.init_args.')}", str(value)]
+        return self._stage(name, command, f"{steps} updates (`{config.parent.name}/{config.name}`)")

@@ -1,0 +1,91 @@
+"""Measures how fast each stage goes on this machine, in about half a minute.
+
+Every stage is run as it will be, but for a few updates and in one process, and what comes out is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from train.making.plan import Speeds
+from train.making.stages import Making
+from train.worlds.contract import Stage
+
+UPDATES = 16
+_WARM = 6  # updates that are slower than the others
+_ROLLED = 300  # steps of eight rows that an evaluation takes, about
+_PICTURED = 12.0  # seconds that its pictures and page take
+
+
+def measure(making: Making) -> Speeds:
+    """Speeds of a source that is recorded at least in part. Raises RuntimeError for a stage that fails."""
+    start = _start_seconds()
+    from train.data.tokens import TokenStore
+
+    trial = replace(making, work=making.work / "trial", out=making.work / "trial/world")
+    amounts = dict.fromkeys(("latent actions", "tokenizer", "dynamics"), UPDATES)
+    stages = {stage.name: stage for stage in trial.stages(amounts | {"record": 0})}
+    speeds: dict[str, float] = {}
+    labelled = 0.0
+    if "latent actions" in stages:
+        speeds["latent"] = _updates(trial, stages["latent actions"])
+        labelled = _once(stages["label actions"])
+    speeds["tokenizer"] = _updates(trial, stages["tokenizer"])
+    _once(stages["export tokenizer"])
+    seconds = _once(stages["tokenize"])
+    lengths = [row["length"] for row in TokenStore(trial.tokens).index]
+    speeds |= {"frames": sum(lengths) / len(lengths), "tokenize": seconds / sum(lengths)}
+    speeds["label"] = labelled / sum(lengths)
+    speeds["dynamics"] = _updates(trial, stages["dynamics"])
+    _once(stages["export world"])
+    speeds["evaluate"] = start + _PICTURED + _ROLLED * _step_seconds(trial.out)
+    return Speeds(start=start, **speeds)
+
+
+def _start_seconds() -> float:
+    """Seconds that a stage takes before its first piece of work: most of them to import what it needs."""
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import train.modules.dynamics, train.running.cli"], check=True)
+    return 1.3 * (time.monotonic() - begun)
+
+
+def _updates(trial: Making, stage: Stage) -> float:
+    """Seconds of an update, by a run of a few."""
+    from train.running.cli import main
+
+    given = ["--trainer.log_every_n_steps", "2", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
+    main([*stage.command[1:], *given])
+    lines = (trial.run(stage.name) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["step"] >= _WARM]
+    return 3600 * (rows[-1]["hours"] - rows[0]["hours"]) / (rows[-1]["step"] - rows[0]["step"])
+
+
+def _once(stage: Stage) -> float:
+    """Seconds of a command that is run here."""
+    from importlib import import_module
+
+    begun = time.monotonic()
+    run: Callable[[list[str]], int] = import_module(stage.command[0]).main
+    if run(list(stage.command[1:])):
+        raise RuntimeError(f"{stage.name} cannot be done")
+    return time.monotonic() - begun
+
+
+def _step_seconds(world: Path) -> float:
+    """Seconds of a step of eight rows."""
+    from worldmodel.world import World
+
+    made = World.from_pretrained(world)
+    rollout, action = made.start(seed=0, batch=8), made.actions.idle()
+    times = []
+    for _ in range(5):
+        begun = time.monotonic()
+        rollout.step(action)
+        times.append(time.monotonic() - begun)
+    return sorted(times)[2]
