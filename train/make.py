@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--actions", choices=("own", "latent"), default="own", help="latent: learn them from pictures")
     parser.add_argument("--look", action="store_true", help="say what is found, and stop")
     played = parser.add_argument_group("of an environment")
-    played.add_argument("--env-args", default="{}", help='for gymnasium.make, as JSON: \'{"difficulty": 2}\'')
+    played.add_argument("--env-args", default="{}", help="for gymnasium.make, as JSON: '{\"difficulty\": 2}'")
     played.add_argument("--frame-skip", type=int, help="environment steps a step")
     played.add_argument("--pixels", help="observation, render, or a key of a Dict observation")
     played.add_argument("--policy", help="sticky, random, or my_module:act")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from train.release import hours, main, model_card, stages
+from train.making.card import hours, model_card
+from train.release import main, stages
 from train.worlds.registry import names, recipe
 
 RELEASES = [(name, size) for name in names() for size in recipe(name).release]
@@ -52,9 +52,9 @@ def test_the_model_card_tells_the_world_the_command_hours_and_figures(tmp_path: 
     run.mkdir(parents=True)
     (run / "metrics.jsonl").write_text('{"step": 1, "hours": 0.5}\n{"step": 2, "hours": 1.25}\n', encoding="utf-8")
     figures = {"tokenizer": {"psnr_db": 31.5, "psnr_by_frame_db": [1, 2]}}
-    (tmp_path / "evaluation.json").write_text(json.dumps(figures), encoding="utf-8")
     world = recipe("tabletop")
-    card = model_card(world, stages(world, "cpu", tmp_path, seed=7), "python -m train.release --seed 7", tmp_path)
+    plan = stages(world, "cpu", tmp_path, seed=7)
+    card = model_card(world.card, plan, "python -m train.release --seed 7", figures, tmp_path)
     assert hours(tmp_path, "tokenizer") == 1.25
     for expected in ("# Tabletop", "## Limits", "--seed 7", "1.25 h", "| tokenizer.psnr_db | 31.5 |"):
         assert expected in card

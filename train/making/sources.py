@@ -74,7 +74,10 @@ def find(chosen: argparse.Namespace, work: Path, size: str) -> Source:
     if chosen.env:
         path = work / "world.yaml"
         world = GymWorld.load(path) if path.is_file() else _look_at(chosen, path, shorter)
-        said = (*world.said(), f"{path} says all this: what is wrong there can be set right before anything is recorded")
+        said = (
+            *world.said(),
+            f"{path} says all this: what is wrong there can be set right before anything is recorded",
+        )
         return _recorded(str(path), world.recipe(), said, work, steps, seed, hide, [])
     if chosen.recording:
         return _of_store(EpisodeStore(chosen.recording), chosen.recording, hide)

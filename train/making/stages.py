@@ -70,7 +70,15 @@ class Making:
             stages.append(self._stage("record", source.command(amounts["record"] if source.counted else None), about))
         if self.source.latent:
             last = str(self.run("latent actions") / "last.ckpt")
-            label = ["train.label_actions", "--recording", str(plain), "--checkpoint", last, "--out", str(self.recording)]
+            label = [
+                "train.label_actions",
+                "--recording",
+                str(plain),
+                "--checkpoint",
+                last,
+                "--out",
+                str(self.recording),
+            ]
             label += ["--hide-actions"] if self.source.hidden else []
             stages += [
                 self._fit("latent actions", "latent_actions", amounts, data__recording=plain),
@@ -88,9 +96,7 @@ class Making:
                 ["train.tokenize", "--recording", str(self.recording), "--tokenizer", str(self.tokenizer)]
                 + ["--out", str(self.tokens)],
             ),
-            self._fit(
-                "dynamics", "dynamics", amounts, model__tokens=self.tokens, model__tokenizer_path=self.tokenizer
-            ),
+            self._fit("dynamics", "dynamics", amounts, model__tokens=self.tokens, model__tokenizer_path=self.tokenizer),
             self._stage(
                 "export world",
                 ["train.export", "--tokenizer", str(self.tokenizer), "--tokens", str(self.tokens)]
@@ -118,7 +124,8 @@ class Making:
         command = ["train", "fit", "--config", str(config), "--config", str(CONFIGS / f"trainer/{self.trainer}.yaml")]
         command += ["--seed_everything", str(self.seed), "--model.init_args.total_steps", str(steps)]
         command += ["--trainer.default_root_dir", str(self.run(name)), "--resume", "auto"]
-        command += ["--checkpoint_every_n_steps", "10"] if self.size == "tiny" else []
+        often = ["--checkpoint_every_n_steps", "10", "--trainer.log_every_n_steps", "10"]
+        command += often if self.size == "tiny" else []
         if self.blocks is not None:
             of_tokens = kind == "dynamics"
             given["data__num_blocks" if of_tokens else "data__num_steps"] = self.blocks if of_tokens else 1
