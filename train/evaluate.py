@@ -38,11 +38,13 @@ from train.measure.measurement import Numbers
 from train.measure.modes import measure_modes, measure_state_modes
 from train.measure.reading import measure_read
 from train.measure.rollout import measure_outcomes, measure_rollout
+from train.measure.sensitivity import action_sensitivity
 from train.measure.shots import measure_shots
 from train.measure.speed import measure_speed
 from train.measure.text import measure_captions, measure_motion, measure_text
 from train.measure.tokenizer import measure_tokenizer
 from train.measure.upsampler import measure_upsampler
+from train.measure.verdict import verdict
 from train.worlds import registry
 from train.worlds.contract import Recipe, Size
 from train.worlds.held_out import held_out, held_out_states
@@ -68,6 +70,7 @@ class Effort:
     timed_steps: int = 80
     mode_episodes: int = 6
     endless_episodes: int = 4
+    held_episodes: int = 8
     endless_steps: int = 1024
     motion_scenes: int = 64
 
@@ -83,6 +86,7 @@ QUICK = Effort(
     timed_steps=40,
     mode_episodes=0,
     endless_episodes=2,
+    held_episodes=4,
     endless_steps=64,
     motion_scenes=16,
 )
@@ -278,7 +282,9 @@ def evaluate(
     acted = [e for e in episodes if num_steps(e, r) and (e.actions is not None or not steered)]
     rollout = measure_rollout(world, acted, horizon=effort.horizon, seed=seed, sampling=sampling) if acted else None
     if rollout is not None:
-        run.done("rollout", rollout.numbers)
+        held = acted[: effort.held_episodes] if steered else []
+        by_action = {"action_sensitivity": action_sensitivity(world, held, **run.drawn)} if held else {}
+        run.done("rollout", rollout.numbers | by_action)
     run.measure_states(acted)
     edits = run.measure_edits(acted)
     run.done("speed", measure_speed(world, steps=effort.timed_steps, sampling=sampling).numbers)
@@ -296,6 +302,7 @@ def evaluate(
             upsampled = measure_upsampler(world, chosen, num_steps=steps, seed=seed, regressor=regressor)
             run.done("upsampler", upsampled.numbers)
     run.numbers["about"]["seconds"] = round(run.seconds, 1)
+    run.numbers["verdict"] = verdict(run.numbers)
     if report is not None:
         from train.measure.report import write
 
@@ -331,17 +338,22 @@ def at_size(episodes: Sequence[Episode], size: Size) -> list[Episode]:
 
 
 def table(numbers: Numbers, bars: Sequence[Bar] = ()) -> str:
-    """The figures, and the bars beside them, for a terminal."""
-    from train.measure.report import readable
+    """The figures, the bars beside them, what an empty and a still picture get, and the verdict, for a terminal."""
+    from train.measure.report import compared, decibels, readable
 
     lines = []
     for name, part in numbers.items():
+        if name == "verdict":
+            continue
         told = {key: value for key, value in part.items() if "error" not in key or not isinstance(value, list)}
         lines += [name, *(f"  {key:<32} {readable(value)}" for key, value in told.items()), ""]
     said = {True: "met", False: "MISSED", None: "nothing to count"}
     lines.append("bars")
     lines += [f"  {v.key:<38} {v.value:>8}  {v.bar:<7} {said[v.met]}" for v in verdicts(numbers, bars)]
-    return "\n".join(lines)
+    for title, (head, rows) in compared(numbers).items():
+        lines += ["", f"{title:<36}{''.join(f'{name:>12}' for name in head)}"]
+        lines += [f"  {name:<34}{''.join(f'{decibels(value):>12}' for value in values)}" for name, values in rows]
+    return "\n".join([*lines, "", *numbers.get("verdict", ())])
 
 
 def read_split(store: EpisodeStore, index: int, split: str) -> Episode:

@@ -38,11 +38,16 @@ from ..worldmodel.tiny_world import STATELESS, tiny_world
 CONTRACT = {
     "tokenizer": (
         "psnr_db psnr_by_frame_db ssim bits_per_frame ids_per_frame codebook_used perplexity body_psnr_db "
-        "colour_recall static_id_change temporal_variance ceiling_psnr_db ceiling_body_psnr_db"
+        "colour_recall static_id_change temporal_variance ceiling_psnr_db ceiling_body_psnr_db foreground_psnr_db "
+        "foreground_psnr_db_median foreground_psnr_db_copy_last moving_psnr_db psnr_db_median psnr_db_copy_last"
     ),
     "rollout": (
         "psnr_by_step_db psnr_copy_last_by_step_db player_error_16 player_error_16_copy_last player_error_by_step "
-        "others_error_by_step delta_psnr_8_db reward_f1 terminated_f1"
+        "others_error_by_step delta_psnr_8_db reward_f1 terminated_f1 psnr_median_by_step_db "
+        "foreground_psnr_db_1 foreground_psnr_db_8 foreground_psnr_db_8_median foreground_psnr_db_8_copy_last "
+        "moving_psnr_db_16 moving_psnr_db_16_median moving_psnr_db_16_copy_last foreground_psnr_ceiling_by_step_db "
+        "delta_foreground_psnr_8_db delta_moving_psnr_8_db action_sensitivity foreground_amount things things_real "
+        "freezes loops"
     ),
     "read": (
         "position_error velocity_error found count_accuracy colour_accuracy shape_accuracy material_accuracy "

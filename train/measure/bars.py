@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from train.measure.verdict import GAIN
+
 
 @dataclass(frozen=True)
 class Bar:
-    """``key`` is a path into the numbers of an evaluation, ``part.name``."""
+    """``key`` is a path into the numbers of an evaluation, ``part.name``. ``above`` names two more numbers of the part,
+    of which the first must be larger by ``GAIN``, or nothing is met."""
 
     key: str
     sign: str
     value: float
+    above: tuple[str, str] | None = None
 
     def verdict(self, numbers: Mapping[str, Any]) -> Verdict | None:
         """None where this was not measured at all."""
@@ -23,7 +27,11 @@ class Bar:
             return None
         found = numbers[part][name]
         met = None if found is None else {"≥": operator.ge, "≤": operator.le}[self.sign](found, self.value)
-        return Verdict(self.key, "–" if found is None else f"{found:.4g}", f"{self.sign} {self.value:g}", met)
+        more, less = (numbers[part].get(other) for other in self.above or ("", ""))
+        if met and more is not None and less is not None and more < less + GAIN:
+            met = False
+        said = f"{self.sign} {self.value:g}" + (", above an empty picture" if self.above else "")
+        return Verdict(self.key, "–" if found is None else f"{found:.4g}", said, met)
 
 
 @dataclass(frozen=True)
@@ -37,10 +45,11 @@ class Verdict:
 
 
 BARS = (
-    Bar("tokenizer.psnr_db", "≥", 32),
+    Bar("tokenizer.psnr_db", "≥", 32, above=("foreground_psnr_db", "foreground_psnr_db_median")),
     Bar("tokenizer.codebook_used", "≥", 0.95),
     Bar("tokenizer.static_id_change", "≤", 0.01),
     Bar("rollout.delta_psnr_8_db", "≥", 1),
+    Bar("rollout.delta_foreground_psnr_8_db", "≥", 1),
     Bar("rollout.reward_f1", "≥", 0.9),
     Bar("rollout.terminated_f1", "≥", 0.9),
     Bar("outcome.reward_f1", "≥", 0.9),

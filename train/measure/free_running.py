@@ -45,6 +45,14 @@ def num_steps(episode: Clip, r: int) -> int:
     return (len(episode.frames) - 1) // r
 
 
+def prompt_steps(world: World, episodes: Sequence[Clip]) -> int:
+    """Steps that rollouts are shown before they begin. A state tells how things move; where there is none, one picture
+    does not, so up to 4 steps do, of which as many must be left."""
+    if world.schema.num_values:
+        return 0
+    return min([CONTEXT, *(num_steps(e, world.tokenizer.frames_per_step) // 2 for e in episodes)])
+
+
 def recorded_actions(world: World, clips: Sequence[Clip], steps: int) -> Tensor | list[None]:
     """(B, steps, A), filled up by the idle action where a clip ends earlier; None a step where nobody steers."""
     if not world.actions:

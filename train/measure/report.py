@@ -15,6 +15,7 @@ from torch import Tensor
 
 from train.measure.bars import Verdict
 from train.measure.edits import STEPS, EditResult
+from train.measure.foreground import MARKS
 from train.measure.measurement import Numbers, Pictures
 
 SHOWN_STEPS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -22,6 +23,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .15rem .8rem; text-align: left }
 tr:nth-child(even) { background: #f4f4f2 } img { max-width: 100%; display: block; margin: .5rem 0 }
+.verdict { margin: .3rem 0 } .verdict:first-of-type { font-size: 1.2em; font-weight: 600 }
 .met { color: #17722e } .missed { color: #b3261e } code { background: #f4f4f2; padding: 0 .3rem }
 """
 
@@ -92,6 +94,33 @@ def edit_strips(path: Path, result: EditResult, most: int = 8) -> None:
     grid(path, rows, ["before", "truth", *(f"imagined, step {t + 1}" for t in range(STEPS))], size=1.5)
 
 
+Table = tuple[list[str], list[tuple[str, list[float | None]]]]
+WHERE = {"": "whole picture", "foreground_": "foreground pixels", "moving_": "moving pixels"}
+MAKERS = {"": "imagined", "_median": "median picture", "_copy_last": "first frame held", "_ceiling": "tokenizer"}
+
+
+def compared(numbers: Numbers) -> dict[str, Table]:
+    """PSNR by title, head and rows: the world's beside what a picture without anything in it and one that stands still
+    get, and the tokenizer."""
+    tables: dict[str, Table] = {}
+    tokenizer, rollout = numbers.get("tokenizer", {}), numbers.get("rollout", {})
+    if "psnr_db_median" in tokenizer:
+        rows = [
+            (name, [tokenizer.get(f"{region}psnr_db{maker}") for region in WHERE])
+            for maker, name in (MAKERS | {"": "decoded", "_copy_last": "frame before held"}).items()
+            if maker != "_ceiling"
+        ]
+        tables["Tokenizer, dB"] = ["whole", "foreground", "moving"], rows
+    for region, where in WHERE.items():
+        series = {name: rollout.get(f"{region}psnr{maker}_by_step_db") for maker, name in MAKERS.items()}
+        known = {name: values for name, values in series.items() if values is not None}
+        marks = [mark for mark in MARKS if known and mark <= len(known["imagined"])]
+        if marks:
+            rows = [(name, [values[mark - 1] for mark in marks]) for name, values in known.items()]
+            tables[f"Rollout, {where}, dB"] = [f"step {mark}" for mark in marks], rows
+    return tables
+
+
 def write(
     folder: Path,
     numbers: Numbers,
@@ -109,13 +138,10 @@ def write(
         strips(folder / "rollouts.png", imagined, "imagined")
         figures.append(("rollouts.png", "Rollouts on the true actions: real above imagined"))
         rollout = numbers["rollout"]
-        psnr = {
-            "imagined": rollout["psnr_by_step_db"],
-            "first frame held": rollout["psnr_copy_last_by_step_db"],
-            "real frames through the tokenizer": rollout["psnr_ceiling_by_step_db"],
-        }
-        curves(folder / "psnr.png", psnr, "PSNR, dB")
-        figures.append(("psnr.png", "PSNR against the real frames over the horizon"))
+        for region, where in WHERE.items():
+            psnr = {name: rollout.get(f"{region}psnr{maker}_by_step_db") for maker, name in MAKERS.items()}
+            curves(folder / f"{region}psnr.png", psnr, "PSNR, dB")
+            figures.append((f"{region}psnr.png", f"PSNR against the real frames over the horizon, {where}"))
         if rollout.get("player_error_by_step"):
             error = {
                 f"{who}{held}": rollout[f"{who}_error_by_step{suffix}"]
@@ -156,11 +182,23 @@ def _page(numbers: Numbers, bars: Sequence[Verdict], figures: list[tuple[str, st
     parts = "".join(
         f"<h3>{name}</h3><table>{_rows(part)}</table>" for name, part in numbers.items() if isinstance(part, dict)
     )
+    said = "".join(f"<p class=verdict>{html.escape(sentence)}</p>" for sentence in numbers.get("verdict", ()))
+    tables = "".join(_table(title, *table) for title, table in compared(numbers).items())
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation</title><style>{_STYLE}</style>"
-        f"<h1>Evaluation of {html.escape(str(numbers['about']['world']))}</h1>"
+        f"<h1>Evaluation of {html.escape(str(numbers['about']['world']))}</h1>{said}{tables}"
         f"<table><tr><th>measure<th>value<th>bar<th></tr>{held}</table>{shown}<h2>All numbers</h2>{parts}</html>\n"
     )
+
+
+def _table(title: str, head: list[str], rows: list[tuple[str, list[float | None]]]) -> str:
+    above = "".join(f"<th>{html.escape(name)}" for name in (title, *head))
+    below = "".join(f"<tr><td>{name}{''.join(f'<td>{decibels(value)}' for value in values)}" for name, values in rows)
+    return f"<table><tr>{above}{below}</table>"
+
+
+def decibels(value: float | None) -> str:
+    return readable(None if value is None else round(value, 1))
 
 
 def _rows(part: dict[str, Any]) -> str:

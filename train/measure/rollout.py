@@ -1,11 +1,13 @@
 """How long a world stays with what truly happens: free running on recorded actions.
 
-Rollouts start from an episode's first frame and true first state and then run free.
+Rollouts start from an episode's first frame and true first state and then run free; without a state, from its first
+few steps (``prompt_steps``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,12 +16,15 @@ from tokenizer.clip import Episode
 from tokenizer.state_schema import StateSchema
 from train.data.tokens import TokenisedEpisode
 from train.measure.bodies import Bodies, angle_error
+from train.measure.content import Content
+from train.measure.foreground import PooledErrors, median_picture, regions
 from train.measure.free_running import (
     foreseen_states,
     imagine,
     in_batches,
     num_steps,
     padded,
+    prompt_steps,
     random_actions,
     recorded_actions,
     start,
@@ -31,8 +36,7 @@ from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 MARKS = (8, 16, 32, 64)  # steps whose errors get a key of their own
-
-
+PICTURES = ("psnr", "psnr_median", "psnr_copy_last", "psnr_ceiling")
 ROLES = ("reward", "terminated")
 
 
@@ -82,30 +86,45 @@ def measure_rollout(
     Genie's controllability (arXiv:2402.15391), PSNR with the true actions less PSNR with random ones, at step 8.
     ``reward_f1`` and ``terminated_f1`` ask whether a rollout's first event comes within two steps of the real one; an
     event is the end, or a reward from half of the largest recorded one on.
+
+    ``foreground_psnr_db_8`` and the like are errors over the pixels that matter (see ``foreground.py``), ``_median`` of
+    the episode's median picture, ``_ceiling`` of the tokenizer. ``delta_foreground_psnr_8_db`` is ``delta_psnr_8_db``
+    over foreground. ``foreground_amount``: how many pixels are drawn that differ from the median picture, as a multiple
+    of the true number; ``things``: how many connected parts they make. ``freezes``: share of steps without a changed
+    pixel among those in which the real one moves; ``loops``: share of rollouts that go round in circles where the real
+    one doesn't.
     """
     r = world.tokenizer.frames_per_step
+    prompt = prompt_steps(world, episodes)
+    prompts = [e.window(0, prompt) for e in episodes]
+    medians = [median_picture(torch.from_numpy(e.frames)) for e in episodes]
+    episodes = [replace(e, **vars(e.window(prompt, num_steps(e, r) - prompt))) for e in episodes]
     horizon = min(horizon, max(num_steps(e, r) for e in episodes))
     generator = torch.Generator().manual_seed(seed)
     scores: dict[str, list[Tensor]] = {}
     outcomes = [recorded_outcomes(world, e) for e in episodes]
     rewards = [float(o["reward"].abs().max()) for o in outcomes if len(o.get("reward", ()))]
     events, pictures = Outcomes(max(rewards, default=1.0)), Pictures([], [])
+    pooled, content = PooledErrors(horizon), Content()
 
     def note(name: str, values: Tensor) -> None:
         scores.setdefault(name, []).append(values)
 
-    for rows in in_batches(episodes):
+    for batch in in_batches(list(zip(episodes, prompts, medians, strict=True))):
+        rows, begin, median = [e for e, _, _ in batch], [p for _, p, _ in batch], torch.stack([m for _, _, m in batch])
         length = torch.tensor([num_steps(e, r) for e in rows])
         note("alive", torch.arange(horizon) < length[:, None])
         real = padded([e.frames for e in rows], 1 + r * horizon)
         later = real[:, 1:].unflatten(1, (horizon, r))
-        begun = start(world, [e.window(0, 0) for e in rows], seed=seed, sampling=sampling)
+        begun = start(world, begin, seed=seed, sampling=sampling)
+        astray = None
         if world.actions:
-            astray = imagine(begun.fork(), random_actions(world, len(rows), min(8, horizon), generator))
-            note("psnr_astray", psnr(astray.frames, later[:, : min(8, horizon)]).mean(2))
+            astray = imagine(begun.fork(), random_actions(world, len(rows), min(8, horizon), generator)).frames
+            note("psnr_astray", psnr(astray, later[:, : min(8, horizon)]).mean(2))
         ours = imagine(begun, recorded_actions(world, rows, horizon))
         note("psnr", psnr(ours.frames, later).mean(2))
         note("psnr_copy_last", psnr(real[:, :1, None].expand_as(later), later).mean(2))
+        note("psnr_median", psnr(median[:, None, None].expand_as(later), later).mean(2))
         known = [e.states for e in rows if e.states is not None]
         states = padded(known, 1 + horizon) if len(known) == len(rows) else None
         decoded = torch.cat(
@@ -114,8 +133,21 @@ def measure_rollout(
         note("psnr_ceiling", psnr(decoded[:, 1:].unflatten(1, (horizon, r)), later).mean(2))
         for row, episode in enumerate(rows):
             steps = min(horizon, num_steps(episode, r))
-            pictures.real.append(real[row, : 1 + r * steps : r])
+            whole = real[row, : 1 + r * steps]
+            where = {name: w.unflatten(0, (steps, r)) for name, w in regions(whole, median[row]).items()}
+            makers = {
+                "": ours.frames[row],
+                "median": median[row].expand_as(later[row]),
+                "copy_last": real[row, :1, None].expand_as(later[row]),
+                "ceiling": decoded[row, 1:].unflatten(0, (horizon, r)),
+                **({} if astray is None else {"astray": astray[row]}),
+            }
+            for maker, made in makers.items():
+                n = min(steps, len(made))
+                pooled.note(maker, made[:n], later[row, :n], {name: w[:n] for name, w in where.items()})
+            pictures.real.append(whole[::r])
             pictures.imagined.append(torch.cat([decoded[row, :1], ours.frames[row, :steps, -1]]))
+            content.note(median[row], whole[::r], pictures.imagined[-1], decoded[row, : len(whole) : r])
             for role, happened in recorded_outcomes(world, episode).items():
                 events.note(role, ours.rewards[row] if role == "reward" else ours.ends[row].float(), happened[:horizon])
         if world.schema.num_values and states is not None:
@@ -125,10 +157,22 @@ def measure_rollout(
     numbers: Numbers = {
         "rows": len(episodes),
         "horizon": horizon,
+        "prompt_steps": prompt,
         **_summary({k: torch.cat(v) for k, v in scores.items()}),
+        **_over_regions(pooled),
+        **content.numbers(),
         **events.numbers(),
     }
     return Measurement(numbers, pictures)
+
+
+def _over_regions(pooled: PooledErrors) -> Numbers:
+    numbers = {key: value for key, value in pooled.numbers().items() if "astray" not in key}
+    for region, maker in pooled.sums:
+        if maker == "astray":
+            gained = pooled.psnr(region, "") - pooled.psnr(region, maker)
+            numbers[f"delta_{region}_psnr_8_db"] = gained[7] if len(gained) >= 8 else None
+    return numbers
 
 
 def _state_errors(schema: StateSchema, ours: Tensor, true: Tensor) -> dict[str, Tensor]:
@@ -175,7 +219,7 @@ def _summary(scores: dict[str, Tensor]) -> Numbers:
     }
     numbers: Numbers = {
         "rows_by_step": alive.sum(0),
-        **{f"{name}_by_step_db": by_step[name] for name in ("psnr", "psnr_copy_last", "psnr_ceiling")},
+        **{f"{name}_by_step_db": by_step[name] for name in PICTURES},
     }
     if "psnr_astray" in scores:
         lasting = alive[:, 7] if alive.shape[1] >= 8 else torch.zeros(len(alive), dtype=torch.bool)

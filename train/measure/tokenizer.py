@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
@@ -13,6 +14,7 @@ from tokenizer.clip import Episode
 from tokenizer.video_autoencoder import FrameStates
 from tokenizer.video_tokenizer import VideoTokenizer
 from train.measure.bodies import Bodies, entity_map, rival_colours
+from train.measure.foreground import REGIONS, PooledErrors, median_picture, regions
 from train.measure.measurement import Measurement, Numbers, Pictures
 from train.measure.metrics import (
     SMALL_PIXELS,
@@ -100,14 +102,16 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
     ``recorded_small_body_precision`` is what the recording itself gets: bodies of a colour touch, some are glass.
     ``static_id_change``: of the ids of static cells (see ``static_cells``), the share that differ from the previous
     latent frame's. ``temporal_variance``: see ``flicker``. ``error_change``: see there. Keys with ``ceiling`` are of
-    another tokenizer, trained alike with a bottleneck that doesn't quantise.
+    another tokenizer, trained alike with a bottleneck that doesn't quantise. ``foreground_psnr_db`` and
+    ``moving_psnr_db`` are over the pixels that matter (see ``foreground.py``); ``_median`` is what the episode's median
+    picture gets there, ``_copy_last`` the last frame of the step before. ``foreground_share`` is of all pixels.
     """
     tokenizer, bodies, r = world.tokenizer, Bodies.of(world.schema), world.tokenizer.frames_per_step
     scores: dict[str, list[EpisodeScores]] = {name: [] for name in NAMES}
-    means: dict[str, list[Tensor]] = {"ssim": [], "temporal_variance": [], "error_change": []}
+    means: defaultdict[str, list[Tensor]] = defaultdict(list)
     all_ids: list[Tensor] = []
     looks: list[BodyLooks] = []
-    pictures = Pictures([], [])
+    pictures, pooled = Pictures([], []), PooledErrors(1)
     changed = static = 0
     for episode in episodes:
         frames = torch.from_numpy(episode.frames)
@@ -126,6 +130,15 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
         if ceiling is not None:
             best = _unquantised(ceiling, frames, None if known is None else known.cpu())
             scores["ceiling"].append(EpisodeScores.of(best, frames, covered))
+        median = median_picture(frames)
+        held = frames[:-1:r].repeat_interleave(r, 0)  # the last frame of the step before
+        still_pictures = {"median": median.expand_as(held), "copy_last": held}
+        where = {name: pixels[None] for name, pixels in regions(frames, median).items()}
+        for maker, made in {"": decoded[1:], **still_pictures}.items():
+            pooled.note(maker, made[None], frames[None, 1:], where)
+        for maker, made in still_pictures.items():
+            means[f"psnr_db_{maker}"].append(psnr(made, frames[1:]))
+        means["foreground_share"].append(where["foreground"].float().mean()[None])
         means["ssim"].append(ssim(decoded, frames))
         means["temporal_variance"].append(flicker(decoded, frames)[None])
         means["error_change"].append(error_change(decoded, frames))
@@ -145,6 +158,11 @@ def measure_tokenizer(world: World, episodes: Sequence[Episode], ceiling: VideoT
         "psnr_first_frame_db": first.mean(),
         "psnr_by_frame_db": later.mean(0),
         **{name: torch.cat(parts).nanmean() for name, parts in means.items()},
+        **{
+            f"{region}_psnr_db{maker and '_'}{maker}": pooled.psnr(region, maker)[0]
+            for region in REGIONS
+            for maker in ("", "median", "copy_last")
+        },
         "bits_per_frame": height * width / r * log2(tokenizer.num_codes),
         "ids_per_frame": height * width / r,
         "codes": tokenizer.num_codes,
