@@ -38,7 +38,6 @@ from train.data.shot_cuts import Shown, require_scenedetect, split_at_cuts
 from train.data.video_files import Footage, UnreadableError, find_footage
 from train.data.video_frames import Framing, Losses, on_even_times, timed_pictures, with_bars
 from train.data.video_look import VideoSource, default_frames_per_step, look, said_others, said_seconds
-from train.record import parse_size
 
 __all__ = ["ImportReport", "VideoSource", "import_videos", "look", "main"]
 
@@ -472,6 +471,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.workers < 1:
         parser.error("--workers must be at least 1")
+    from train.record import parse_size  # workers need none of it
+
     try:
         report = import_videos(
             chosen.videos,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 
 import av
 import av.error
-import av.logging
+from av.stream import Disposition
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 VIDEOS = frozenset((
@@ -172,34 +173,28 @@ def find_footage(source: str | Path) -> Found:
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and the stream of a file's pictures. Raises UnreadableError for a file without any."""
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)  # so that an error tells what it saw
-    logs: list[tuple[int, str, str]] = []
     try:
-        with av.logging.Capture() as logs:
-            container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise UnreadableError(_why_unreadable(path, error, logs)) from error
-    finally:
-        av.logging.set_level(level)
+        raise UnreadableError(_why_unreadable(path, error)) from error
     with container:
-        shown = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        shown = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         best = container.streams.best("video")
-        stream = best if best in shown else next(iter(shown), None)
+        stream: Any = best if best in shown else next(iter(shown), None)
         if stream is None:
             kinds = {"audio": "sound", "subtitle": "subtitles", "video": "a cover picture"}
             held = sorted({kinds.get(s.type, s.type) for s in container.streams})
             raise UnreadableError(f"it holds no video, only {' and '.join(held)}" if held else "it holds no video")
-        if stream.codec_context is None:
+        coded = stream.codec_context
+        if coded is None:
             raise UnreadableError("its video is coded in a way that is unknown here")
-        stream.codec_context.thread_count = 1  # damaged pictures come out the same every time
-        if stream.codec_context.width * stream.codec_context.height > _MOST_PIXELS:
-            size = f"{stream.codec_context.width}x{stream.codec_context.height}"
-            raise UnreadableError(f"its pictures of {size} pixels are too large")
+        coded.thread_count = 1  # damaged pictures come out the same every time
+        if coded.width * coded.height > _MOST_PIXELS:
+            raise UnreadableError(f"its pictures of {coded.width}x{coded.height} pixels are too large")
         yield container, stream
 
 
-def _why_unreadable(path: Path, error: Exception, logs: Iterable[tuple[int, str, str]] = ()) -> str:
+def _why_unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "it cannot be read (permission denied)"
     try:
@@ -209,11 +204,26 @@ def _why_unreadable(path: Path, error: Exception, logs: Iterable[tuple[int, str,
         return f"it cannot be read ({failure.strerror})"
     if not head:
         return "it is empty"
-    if any("moov atom not found" in message for _, _, message in logs):
+    if _lacks_index(path):
         return "its index (moov) is missing, for the recording was cut off before it was finished"
     if _is_text(head):
         return "it is text, not a video"
     return f"it holds no video that can be read ({getattr(error, 'strerror', None) or error})"
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether an mp4 or mov has no ``moov`` among its boxes, which says where the pictures lie."""
+    boxes = set()
+    with path.open("rb") as file:
+        while len(head := file.read(16)) >= 8:
+            length, kind = struct.unpack(">I4s", head[:8])
+            if length == 1 and len(head) == 16:
+                (length,) = struct.unpack(">Q", head[8:])
+            boxes.add(kind)
+            if length < 8:
+                break
+            file.seek(length - len(head), os.SEEK_CUR)
+    return bool(boxes & {b"ftyp", b"mdat"}) and b"moov" not in boxes
 
 
 def _is_text(head: bytes) -> bool:
