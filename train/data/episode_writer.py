@@ -132,6 +132,27 @@ class EpisodeWriter:
         for part in self.path.rglob("*.part"):
             part.unlink(missing_ok=True)
 
+    def adopt(self, part: Path, shard: int, number: int, first: int, splits: Sequence[str]) -> None:
+        """Moves a finished shard of the recording in ``part`` here, as shard ``number``. Its episodes are numbered from
+        ``first`` on and belong to ``splits``. What a killed run has moved stays."""
+        data = self.path / place(DATA, number)
+        if data.exists():
+            return
+        for key in self.config.videos:
+            video, target = part / place(VIDEO, shard, key), self.path / place(VIDEO, number, key)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if video.exists():
+                os.replace(video, target)
+        table = pq.read_table(part / place(DATA, shard))
+        episodes = json.loads(table.schema.metadata[b"episodes"])
+        for index, (episode, split) in enumerate(zip(episodes, splits, strict=True), first):
+            episode |= {"episode_index": index, "split": split}
+        numbers = np.repeat([e["episode_index"] for e in episodes], [e["length"] for e in episodes])
+        column = table.schema.get_field_index("episode_index")
+        table = table.set_column(column, "episode_index", pa.array(numbers, pa.int64()))
+        about = {**table.schema.metadata, b"episodes": json.dumps(episodes).encode()}
+        _write_table(data, table.replace_schema_metadata(about), max(e["length"] for e in episodes))
+
     def consolidate(self) -> int:
         """Writes the index over the finished shards from 0 up to the first gap. Returns how many episodes it has."""
         columns: dict[str, list[Any]] = {}
