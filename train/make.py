@@ -122,7 +122,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=SIZES, help="of the networks: small on a CPU, base on a GPU; tiny is a trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resolution", help="pixels, or HEIGHTxWIDTH, in multiples of 8")
-    parser.add_argument("--actions", choices=("own", "latent"), default="own", help="latent: learn them from pictures")
+    parser.add_argument(
+        "--actions", choices=("own", "latent", "none"), default="own",
+        help="own: the source's, or latent ones where it has none. latent: learned from its pictures. none: where it has none",
+    )  # fmt: skip
     parser.add_argument("--look", action="store_true", help="say what is found, and stop")
     played = parser.add_argument_group("of an environment")
     played.add_argument("--env-args", default="{}", help="for gymnasium.make, as JSON: '{\"difficulty\": 2}'")

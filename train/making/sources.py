@@ -15,7 +15,9 @@ from typing import Any
 from tokenizer.frames import said_size
 from train.data.episode_store import EpisodeStore
 from train.data.lerobot_folder import lerobot_source
-from train.import_video import look as look_at_videos
+from train.data.video_look import default_frames_per_step
+from train.data.video_look import look as look_at_videos
+from train.import_minari import look as look_at_minari
 from train.record import parse_size
 from train.worlds.contract import Recipe, Size
 from train.worlds.gym_world import GymWorld
@@ -65,12 +67,12 @@ class Source:
 
 def find(chosen: argparse.Namespace, work: Path, size: str) -> Source:
     """Looks at what ``train.make`` was given. Raises ValueError and ImportError for what cannot become a world."""
-    hide, shorter = chosen.actions == "latent", SHORTER_SIDE[size]
+    wanted, shorter = chosen.actions, SHORTER_SIDE[size]
     steps = min(chosen.steps, _TINY_STEPS) if size == "tiny" else chosen.steps
     seed = chosen.seed
     if chosen.world:
         asked = [] if chosen.resolution is None else ["--resolution", chosen.resolution]
-        return _recorded(chosen.world, recipe(chosen.world), (), work, steps, seed, hide, asked)
+        return _recorded(chosen.world, recipe(chosen.world), (), work, steps, seed, wanted, asked)
     if chosen.env:
         path = work / "world.yaml"
         world = GymWorld.load(path) if path.is_file() else _look_at(chosen, path, shorter)
@@ -78,14 +80,19 @@ def find(chosen: argparse.Namespace, work: Path, size: str) -> Source:
             *world.said(),
             f"{path} says all this: what is wrong there can be set right before anything is recorded",
         )
-        return _recorded(str(path), world.recipe(), said, work, steps, seed, hide, [])
+        return _recorded(str(path), world.recipe(), said, work, steps, seed, wanted, [])
     if chosen.recording:
-        return _of_store(EpisodeStore(chosen.recording), chosen.recording, hide)
+        return _of_store(EpisodeStore(chosen.recording), chosen.recording, wanted)
     if chosen.lerobot:
-        return _of_lerobot(chosen, work, shorter, hide)
+        return _of_lerobot(chosen, work, shorter)
     if chosen.minari:
-        return _of_minari(chosen, work, shorter, hide)
+        return _of_minari(chosen, work, shorter)
     return _of_videos(chosen, work, shorter)
+
+
+def _learned(wanted: str, acts: bool) -> dict[str, bool]:
+    """Whether actions are learned from the pictures: where they are wanted so, or where there are none."""
+    return {"latent": wanted == "latent" or (wanted == "own" and not acts), "hidden": wanted == "latent" and acts}
 
 
 def fitting_size(height: int, width: int, shorter: int) -> Size:
@@ -111,23 +118,22 @@ def _look_at(chosen: argparse.Namespace, path: Path, shorter: int) -> GymWorld:
 
 
 def _recorded(
-    name: str, world: Recipe, said: tuple[str, ...], work: Path, steps: int, seed: int, hide: bool, asked: list[str]
+    name: str, world: Recipe, said: tuple[str, ...], work: Path, steps: int, seed: int, wanted: str, asked: list[str]
 ) -> Source:
     """A world that has a recipe."""
     recording, acts = work / "recording", bool(world.schema.actions)
     fixed = ["train.record", "--world", name, "--steps", str(steps), "--seed", str(seed), "--out", str(recording)]
     shown = {key: value for key, value in world.page.items() if key in ("name", "intro")}
-    latent = hide or not acts
+    learned = _learned(wanted, acts)
     return Source(
         name=world.schema.name,
         said=said or (f"{name}: {_said(world.schema, world.sizes[0])}",),
         recording=recording,
         command=lambda episodes: [*fixed, "--episodes", str(episodes), *asked],
         counted=True,
-        latent=latent,
-        hidden=hide and acts,
+        **learned,
         state=bool(world.schema.num_values),
-        recipe="" if latent else name,
+        recipe="" if learned["latent"] else name,
         page=shown,
     )
 
@@ -139,21 +145,20 @@ def _said(schema: Any, size: Size) -> str:
     return f"pictures {said_size(size)}, {each}, {acts}, {state}"
 
 
-def _of_store(store: EpisodeStore, recording: str | Path, hide: bool) -> Source:
+def _of_store(store: EpisodeStore, recording: str | Path, wanted: str) -> Source:
     """A recording that is there."""
     acts, schema = bool(store.schema.actions), store.schema
     return Source(
         name=schema.name,
         said=(f"{recording}: {len(store)} episodes, {_said(schema, store.size)}",),
         recording=Path(recording),
-        latent=hide or not acts,
-        hidden=hide and acts,
+        **_learned(wanted, acts),
         state=bool(schema.num_values),
         page={"name": schema.name},
     )
 
 
-def _of_lerobot(chosen: argparse.Namespace, work: Path, shorter: int, hide: bool) -> Source:
+def _of_lerobot(chosen: argparse.Namespace, work: Path, shorter: int) -> Source:
     folder = lerobot_source(chosen.lerobot)
     store = EpisodeStore(folder, camera=chosen.camera, frames_per_step=chosen.frames_per_step)
     size = parse_size(chosen.resolution) if chosen.resolution else fitting_size(*store.size, shorter)
@@ -161,6 +166,47 @@ def _of_lerobot(chosen: argparse.Namespace, work: Path, shorter: int, hide: bool
     command += ["--resolution", f"{size[0]}x{size[1]}", "--fit", chosen.fit]
     command += ["--frames-per-step", str(store.schema.frames_per_step)]
     command += [] if chosen.camera is None else ["--camera", chosen.camera]
-    found = _of_store(store, chosen.lerobot, hide)
+    found = _of_store(store, chosen.lerobot, chosen.actions)
     said = (*found.said, f"its pictures are recorded at {said_size(size)}")
     return replace(found, said=said, recording=work / "recording", command=lambda _: command)
+
+
+def _of_minari(chosen: argparse.Namespace, work: Path, shorter: int) -> Source:
+    found = look_at_minari(chosen.minari)
+    size = parse_size(chosen.resolution) if chosen.resolution else fitting_size(*found.size, shorter)
+    command = ["train.import_minari", chosen.minari, "--out", str(work / "recording")]
+    command += ["--resolution", f"{size[0]}x{size[1]}"]
+    return Source(
+        name=found.name,
+        said=(*found.said(), f"its pictures are recorded at {said_size(size)}"),
+        recording=work / "recording",
+        command=lambda _: command,
+        **_learned(chosen.actions, True),
+        state=found.state,
+        page={"name": found.name},
+    )
+
+
+def _of_videos(chosen: argparse.Namespace, work: Path, shorter: int) -> Source:
+    """Clips have no actions, so they are learned."""
+    found = look_at_videos(chosen.videos)
+    if not found.num_readable:
+        raise ValueError("\n".join([*found.said(), f"nothing in {chosen.videos} can be read: give a folder of clips"]))
+    height, width = found.default_size
+    finer = 2 * shorter // min(height, width)  # a clip has pixels enough
+    size = parse_size(chosen.resolution) if chosen.resolution else fitting_size(finer * height, finer * width, shorter)
+    fps = chosen.fps or found.default_fps
+    r = chosen.frames_per_step or default_frames_per_step(fps)
+    command = ["train.import_video", "--videos", chosen.videos, "--out", str(work / "recording"), "--fit", chosen.fit]
+    command += ["--resolution", f"{size[0]}x{size[1]}", "--fps", str(fps), "--frames-per-step", str(r)]
+    command += [] if chosen.captions is None else ["--captions", chosen.captions]
+    name = Path(chosen.videos).resolve().stem
+    intro = f"Learned from {found.num_readable} clips."
+    return Source(
+        name=name,
+        said=(*found.said(), f"they are recorded at {said_size(size)}, {fps} frames a second, {r} frames a step"),
+        recording=work / "recording",
+        command=lambda _: command,
+        **_learned(chosen.actions, False),
+        page={"name": name, "intro": intro},
+    )
