@@ -17,12 +17,13 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,7 +33,7 @@ from tokenizer.clip import Episode
 from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
 from train.data.clip_captions import Captions, captions_beside, captions_of_table
-from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
+from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig, ShardWriter
 from train.data.resizing import Fit
 from train.data.shot_cuts import Shown, require_scenedetect, split_at_cuts
 from train.data.video_files import Footage, UnreadableError, find_footage
@@ -155,8 +156,8 @@ def _episodes(pictures: Iterable[Shown], settings: _Settings, outcome: _Outcome)
     yield from rest()
     if short:
         seconds = sum(short) / settings.fps
-        shots = f"{len(short)} shots are" if len(short) > 1 else "a shot is"
-        outcome.lost.append(f"{shots} shorter than a step of {r} frames ({seconds:.1f} s)")
+        shots = f"{len(short)} shots, {seconds:.1f} s, are" if len(short) > 1 else f"a shot of {seconds:.1f} s is"
+        outcome.lost.append(f"{shots} shorter than a step, which takes {1 + r} frames at {settings.fps} a second")
         outcome.seconds_lost += seconds
 
 
@@ -177,17 +178,17 @@ def _import_clip(footage: Footage, caption: str, settings: _Settings, shards: _S
         outcome.lost = losses.said + outcome.lost
         outcome.seconds_lost += losses.seconds
     else:
-        step = f"at {settings.fps} frames a second a step takes {1 + settings.frames_per_step} of them"
-        short = [f"{what}; {step}" for what in outcome.lost]
-        outcome.skipped, outcome.lost, outcome.seconds_lost = "; ".join(losses.said + short), [], 0.0
+        outcome.skipped, outcome.lost, outcome.seconds_lost = "; ".join(losses.said + outcome.lost), [], 0.0
     return outcome
 
 
 class _Shards:
     """Episodes one after another, in shards of ``SHARD``."""
 
-    def __init__(self, writer: EpisodeWriter) -> None:
-        self._writer, self._open, self._in_it, self._count, self._number = writer, None, 0, 0, 0
+    def __init__(self, writer: EpisodeWriter, tell: Callable[[int], None]) -> None:
+        self._writer, self._tell = writer, tell
+        self._open: ShardWriter | None = None
+        self._number = self._count = 0
 
     def __enter__(self) -> _Shards:
         return self
@@ -196,21 +197,27 @@ class _Shards:
         if self._open is None:
             self._open = self._writer.shard(self._number)
             self._open.__enter__()
-        self._open.add(self._count, episode, "train")
-        self._count, self._in_it = self._count + 1, self._in_it + 1
-        if self._in_it == SHARD:
+        self._open.add(self._count, episode, "train")  # its split is settled when all are there
+        self._count += 1
+        self._tell(len(episode.frames))
+        if self._count % SHARD == 0:
             self.__exit__(None, None, None)
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._open is not None:
-            shard, self._open, self._in_it, self._number = self._open, None, 0, self._number + 1
-            shard.__exit__(*error)
+            shard, self._open, self._number = self._open, None, self._number + 1
+            shard.__exit__(kind, error, trace)
 
 
 # -- a worker -------------------------------------------------------------------------------------------
 
 
-def _start_worker() -> None:
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(written: Any) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -219,14 +226,27 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=die_with_parent, daemon=True).start()
+    _worker["written"] = written
+
+
+def _count(frames: int) -> None:
+    """Tells the parent how far a worker is."""
+    with _worker["written"].get_lock():
+        _worker["written"].value += frames
 
 
 def _import_group(
-    part: Path, group: Sequence[Footage], captions: Sequence[str], config: RecordingConfig, settings: _Settings
+    part: Path,
+    group: Sequence[Footage],
+    captions: Sequence[str],
+    config: RecordingConfig,
+    settings: _Settings,
+    tell: Callable[[int], None] = _count,
 ) -> None:
-    """Writes the episodes of some clips into a folder of their own, and last of all what became of each."""
+    """Writes the episodes of some clips into a folder of their own, and last of all what became of each. ``tell`` hears
+    the length of each episode."""
     shutil.rmtree(part, ignore_errors=True)
-    with _Shards(EpisodeWriter(part, config)) as shards:
+    with _Shards(EpisodeWriter(part, config), tell) as shards:
         outcomes = [_import_clip(*one, settings, shards) for one in zip(group, captions, strict=True)]
     _write_json(part / "outcomes.json", [asdict(outcome) for outcome in outcomes])
 
@@ -289,8 +309,8 @@ def import_videos(
     if cuts == "scenedetect":
         require_scenedetect()
     seen = look(source)
-    if not seen.num_readable:
-        raise ValueError("\n".join([*seen.said()[1:], f"no clip in {source} can be read: see the reasons above"]))
+    if not seen.num_readable and seen.num_looked_at == seen.num_files:
+        raise ValueError(_nothing(source, seen.unreadable))
     found = find_footage(source)
     fps = fps or seen.default_fps
     r = frames_per_step or default_frames_per_step(fps)
@@ -311,6 +331,7 @@ def import_videos(
     )
     _refuse_other_files(out, found.footage)
     writer = EpisodeWriter(out, config)
+    writer.discard_unfinished()
     _write_json(out / "meta/clips.json", [[one.name, one.size] for one in found.footage])
     groups, aside, finished = _groups(found.footage), out / "importing", out / "meta/import.json"
     if not finished.exists():
@@ -320,9 +341,16 @@ def import_videos(
         _write_json(finished, [asdict(outcome) for outcome in outcomes])
     outcomes = [_Outcome(**outcome) for outcome in json.loads(finished.read_text(encoding="utf-8"))]
     shutil.rmtree(aside, ignore_errors=True)
-    if any(outcome.lengths for outcome in outcomes):
-        writer.consolidate()
-    return _report(outcomes, found.skipped, [*told.said, *said_others(found.others)], fps)
+    report = _report(outcomes, found.skipped, [*told.said, *said_others(found.others)], fps)
+    if not report.episodes:
+        raise ValueError(_nothing(source, report.skipped))
+    writer.consolidate()
+    return report
+
+
+def _nothing(source: str | Path, skipped: Sequence[tuple[str, str]]) -> str:
+    reasons = [f"\n  {name}: {reason}" for name, reason in skipped] or [" there are none"]
+    return f"no clip in {source} can be imported:{''.join(reasons)}"
 
 
 def _longest_episode(seconds: float, asked: float | None, fps: int, r: int) -> int:
@@ -372,21 +400,31 @@ def _import_missing(
     jobs = [
         (part, group, [told.of.get(one.name, "") for one in group], config, settings) for part, group in missing.items()
     ]
-    total = sum(map(len, parts.values()))
+    total, fps = sum(map(len, parts.values())), settings.fps
     with tqdm(total=total, initial=total - sum(map(len, missing.values())), unit=" clips") as bar:
         if workers == 1 or len(jobs) < 2:
+            frames = 0
+
+            def tell(length: int) -> None:
+                nonlocal frames
+                frames += length
+                bar.set_postfix_str(said_seconds(frames / fps))
+
             for job in jobs:
-                _import_group(*job)
+                _import_group(*job, tell)
                 bar.update(len(job[1]))
             return
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker) as pool:
-            sizes = {pool.submit(_import_group, *job): len(job[1]) for job in jobs}
+        written = context.Value("q", 0)
+        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (written,)) as pool:
+            pending = {pool.submit(_import_group, *job): len(job[1]) for job in jobs}
             try:
-                for future in as_completed(sizes):
-                    future.result()
-                    bar.update(sizes[future])
+                while pending:
+                    for future in wait(pending, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                        future.result()
+                        bar.update(pending.pop(future))
+                    bar.set_postfix_str(said_seconds(written.value / fps))
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
@@ -441,7 +479,7 @@ def _report(
     outcomes: Sequence[_Outcome], unread: Sequence[tuple[str, str]], notes: Sequence[str], fps: int
 ) -> ImportReport:
     given = [outcome for outcome in outcomes if outcome.lengths]
-    report = ImportReport(
+    return ImportReport(
         imported=len(given),
         episodes=sum(len(outcome.lengths) for outcome in given),
         seconds=sum(sum(outcome.lengths) for outcome in given) / fps,
@@ -450,9 +488,6 @@ def _report(
         seconds_lost=sum(outcome.seconds_lost for outcome in given),
         notes=tuple(notes),
     )
-    if not given:
-        raise ValueError("\n".join([*report.said()[:-1], "no clip could be imported: see the reasons above"]))
-    return report
 
 
 def main(arguments: list[str] | None = None) -> int:
