@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -26,11 +27,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
+import av.error
 import numpy as np
 from tqdm import tqdm
 
 from tokenizer.clip import Episode
-from tokenizer.frames import picture_size
+from tokenizer.frames import picture_size, said_size
 from tokenizer.state_schema import StateSchema
 from train.data.clip_captions import Captions, captions_beside, captions_of_table
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig, ShardWriter
@@ -115,7 +117,10 @@ def _shown(footage: Footage, settings: _Settings, losses: Losses) -> Iterator[Sh
     framing, last = Framing(settings.size, settings.fit), None
     for tick in on_even_times(timed_pictures(footage, losses, settings.stills_fps), settings.fps):
         if last is None or tick.number != last.number:
-            pixels = framing(tick.shown)
+            try:
+                pixels = framing(tick.shown)
+            except (av.error.FFmpegError, MemoryError) as error:
+                raise UnreadableError(f"its pictures cannot be brought to this size ({error})") from error
             reshaped = last is not None and last.pixels.shape != pixels.shape
             last = Shown(pixels, tick.number, tick.begins or reshaped)
         else:
@@ -140,7 +145,7 @@ def _episodes(pictures: Iterable[Shown], settings: _Settings, outcome: _Outcome)
 
     def rest() -> Iterator[np.ndarray]:
         if len(shot) > longest:
-            yield cut(1 + (len(shot) // 2 - 1) // r * r)
+            yield cut(1 + max(1, (len(shot) // 2 - 1) // r) * r)
         if len(shot) > r:
             yield cut(len(shot))
         elif shot:
@@ -323,6 +328,11 @@ def import_videos(
         longest=_longest_episode(seen.seconds, episode_seconds, fps, r),
         stills_fps=stills_fps or fps,
     )
+    seconds = settings.longest / fps
+    print(
+        f"{said_size(settings.size)} pixels (height x width, {fit}), {fps} frames a second, {r} frames a step, "
+        f"episodes of at most {seconds:.1f} s"
+    )
     told = _captions(captions, found.footage)
     config = RecordingConfig(
         schema=StateSchema(name=Path(source).resolve().name, fps=fps, frames_per_step=r),
@@ -403,12 +413,14 @@ def _import_missing(
     total, fps = sum(map(len, parts.values())), settings.fps
     with tqdm(total=total, initial=total - sum(map(len, missing.values())), unit=" clips") as bar:
         if workers == 1 or len(jobs) < 2:
-            frames = 0
+            frames, said_at = 0, time.monotonic()
 
             def tell(length: int) -> None:
-                nonlocal frames
+                nonlocal frames, said_at
                 frames += length
-                bar.set_postfix_str(said_seconds(frames / fps))
+                if time.monotonic() - said_at > 1:
+                    said_at = time.monotonic()
+                    bar.set_postfix_str(said_seconds(frames / fps))
 
             for job in jobs:
                 _import_group(*job, tell)

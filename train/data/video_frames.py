@@ -78,13 +78,16 @@ def timed_pictures(footage: Footage, losses: Losses, stills_fps: float) -> Itera
     else:
         pictures = _video(footage, losses)
     last: TimedPicture | None = None
-    for picture in pictures:
-        if last is not None and _apart(last, picture):
-            picture = replace(picture, begins=True)
-            if (gap := picture.time - last.time) > LONGEST_HOLD:
-                losses.add(f"there is no picture for {gap:.0f} s")
-        yield picture
-        last = picture
+    try:
+        for picture in pictures:
+            if last is not None and _apart(last, picture):
+                picture = replace(picture, begins=True)
+                if (gap := picture.time - last.time) > LONGEST_HOLD:
+                    losses.add(f"there is no picture for {gap:.0f} s")
+            yield picture
+            last = picture
+    except (av.error.FFmpegError, MemoryError) as error:
+        raise UnreadableError(f"its pictures cannot be decoded ({error})") from error
     if last is None:
         raise UnreadableError("none of its pictures can be decoded")
 
