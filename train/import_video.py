@@ -17,22 +17,25 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, get_args
 
+import av.error
 import numpy as np
 from tqdm import tqdm
 
 from tokenizer.clip import Episode
-from tokenizer.frames import picture_size
+from tokenizer.frames import picture_size, said_size
 from tokenizer.state_schema import StateSchema
 from train.data.clip_captions import Captions, captions_beside, captions_of_table
-from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
+from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig, ShardWriter
 from train.data.resizing import Fit
 from train.data.shot_cuts import Shown, require_scenedetect, split_at_cuts
 from train.data.video_files import Footage, UnreadableError, find_footage
@@ -114,7 +117,10 @@ def _shown(footage: Footage, settings: _Settings, losses: Losses) -> Iterator[Sh
     framing, last = Framing(settings.size, settings.fit), None
     for tick in on_even_times(timed_pictures(footage, losses, settings.stills_fps), settings.fps):
         if last is None or tick.number != last.number:
-            pixels = framing(tick.shown)
+            try:
+                pixels = framing(tick.shown)
+            except (av.error.FFmpegError, MemoryError) as error:
+                raise UnreadableError(f"its pictures cannot be brought to this size ({error})") from error
             reshaped = last is not None and last.pixels.shape != pixels.shape
             last = Shown(pixels, tick.number, tick.begins or reshaped)
         else:
@@ -139,7 +145,7 @@ def _episodes(pictures: Iterable[Shown], settings: _Settings, outcome: _Outcome)
 
     def rest() -> Iterator[np.ndarray]:
         if len(shot) > longest:
-            yield cut(1 + (len(shot) // 2 - 1) // r * r)
+            yield cut(1 + max(1, (len(shot) // 2 - 1) // r) * r)
         if len(shot) > r:
             yield cut(len(shot))
         elif shot:
@@ -155,8 +161,8 @@ def _episodes(pictures: Iterable[Shown], settings: _Settings, outcome: _Outcome)
     yield from rest()
     if short:
         seconds = sum(short) / settings.fps
-        shots = f"{len(short)} shots are" if len(short) > 1 else "a shot is"
-        outcome.lost.append(f"{shots} shorter than a step of {r} frames ({seconds:.1f} s)")
+        shots = f"{len(short)} shots, {seconds:.1f} s, are" if len(short) > 1 else f"a shot of {seconds:.1f} s is"
+        outcome.lost.append(f"{shots} shorter than a step, which takes {1 + r} frames at {settings.fps} a second")
         outcome.seconds_lost += seconds
 
 
@@ -177,17 +183,17 @@ def _import_clip(footage: Footage, caption: str, settings: _Settings, shards: _S
         outcome.lost = losses.said + outcome.lost
         outcome.seconds_lost += losses.seconds
     else:
-        step = f"at {settings.fps} frames a second a step takes {1 + settings.frames_per_step} of them"
-        short = [f"{what}; {step}" for what in outcome.lost]
-        outcome.skipped, outcome.lost, outcome.seconds_lost = "; ".join(losses.said + short), [], 0.0
+        outcome.skipped, outcome.lost, outcome.seconds_lost = "; ".join(losses.said + outcome.lost), [], 0.0
     return outcome
 
 
 class _Shards:
     """Episodes one after another, in shards of ``SHARD``."""
 
-    def __init__(self, writer: EpisodeWriter) -> None:
-        self._writer, self._open, self._in_it, self._count, self._number = writer, None, 0, 0, 0
+    def __init__(self, writer: EpisodeWriter, tell: Callable[[int], None]) -> None:
+        self._writer, self._tell = writer, tell
+        self._open: ShardWriter | None = None
+        self._number = self._count = 0
 
     def __enter__(self) -> _Shards:
         return self
@@ -196,21 +202,27 @@ class _Shards:
         if self._open is None:
             self._open = self._writer.shard(self._number)
             self._open.__enter__()
-        self._open.add(self._count, episode, "train")
-        self._count, self._in_it = self._count + 1, self._in_it + 1
-        if self._in_it == SHARD:
+        self._open.add(self._count, episode, "train")  # its split is settled when all are there
+        self._count += 1
+        self._tell(len(episode.frames))
+        if self._count % SHARD == 0:
             self.__exit__(None, None, None)
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._open is not None:
-            shard, self._open, self._in_it, self._number = self._open, None, 0, self._number + 1
-            shard.__exit__(*error)
+            shard, self._open, self._number = self._open, None, self._number + 1
+            shard.__exit__(kind, error, trace)
 
 
 # -- a worker -------------------------------------------------------------------------------------------
 
 
-def _start_worker() -> None:
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(written: Any) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -219,14 +231,27 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=die_with_parent, daemon=True).start()
+    _worker["written"] = written
+
+
+def _count(frames: int) -> None:
+    """Tells the parent how far a worker is."""
+    with _worker["written"].get_lock():
+        _worker["written"].value += frames
 
 
 def _import_group(
-    part: Path, group: Sequence[Footage], captions: Sequence[str], config: RecordingConfig, settings: _Settings
+    part: Path,
+    group: Sequence[Footage],
+    captions: Sequence[str],
+    config: RecordingConfig,
+    settings: _Settings,
+    tell: Callable[[int], None] = _count,
 ) -> None:
-    """Writes the episodes of some clips into a folder of their own, and last of all what became of each."""
+    """Writes the episodes of some clips into a folder of their own, and last of all what became of each. ``tell`` hears
+    the length of each episode."""
     shutil.rmtree(part, ignore_errors=True)
-    with _Shards(EpisodeWriter(part, config)) as shards:
+    with _Shards(EpisodeWriter(part, config), tell) as shards:
         outcomes = [_import_clip(*one, settings, shards) for one in zip(group, captions, strict=True)]
     _write_json(part / "outcomes.json", [asdict(outcome) for outcome in outcomes])
 
@@ -289,8 +314,8 @@ def import_videos(
     if cuts == "scenedetect":
         require_scenedetect()
     seen = look(source)
-    if not seen.num_readable:
-        raise ValueError("\n".join([*seen.said()[1:], f"no clip in {source} can be read: see the reasons above"]))
+    if not seen.num_readable and seen.num_looked_at == seen.num_files:
+        raise ValueError(_nothing(source, seen.unreadable))
     found = find_footage(source)
     fps = fps or seen.default_fps
     r = frames_per_step or default_frames_per_step(fps)
@@ -303,6 +328,11 @@ def import_videos(
         longest=_longest_episode(seen.seconds, episode_seconds, fps, r),
         stills_fps=stills_fps or fps,
     )
+    seconds = settings.longest / fps
+    print(
+        f"{said_size(settings.size)} pixels (height x width, {fit}), {fps} frames a second, {r} frames a step, "
+        f"episodes of at most {seconds:.1f} s"
+    )
     told = _captions(captions, found.footage)
     config = RecordingConfig(
         schema=StateSchema(name=Path(source).resolve().name, fps=fps, frames_per_step=r),
@@ -311,6 +341,7 @@ def import_videos(
     )
     _refuse_other_files(out, found.footage)
     writer = EpisodeWriter(out, config)
+    writer.discard_unfinished()
     _write_json(out / "meta/clips.json", [[one.name, one.size] for one in found.footage])
     groups, aside, finished = _groups(found.footage), out / "importing", out / "meta/import.json"
     if not finished.exists():
@@ -320,9 +351,16 @@ def import_videos(
         _write_json(finished, [asdict(outcome) for outcome in outcomes])
     outcomes = [_Outcome(**outcome) for outcome in json.loads(finished.read_text(encoding="utf-8"))]
     shutil.rmtree(aside, ignore_errors=True)
-    if any(outcome.lengths for outcome in outcomes):
-        writer.consolidate()
-    return _report(outcomes, found.skipped, [*told.said, *said_others(found.others)], fps)
+    report = _report(outcomes, found.skipped, [*told.said, *said_others(found.others)], fps)
+    if not report.episodes:
+        raise ValueError(_nothing(source, report.skipped))
+    writer.consolidate()
+    return report
+
+
+def _nothing(source: str | Path, skipped: Sequence[tuple[str, str]]) -> str:
+    reasons = [f"\n  {name}: {reason}" for name, reason in skipped] or [" there are none"]
+    return f"no clip in {source} can be imported:{''.join(reasons)}"
 
 
 def _longest_episode(seconds: float, asked: float | None, fps: int, r: int) -> int:
@@ -372,21 +410,33 @@ def _import_missing(
     jobs = [
         (part, group, [told.of.get(one.name, "") for one in group], config, settings) for part, group in missing.items()
     ]
-    total = sum(map(len, parts.values()))
+    total, fps = sum(map(len, parts.values())), settings.fps
     with tqdm(total=total, initial=total - sum(map(len, missing.values())), unit=" clips") as bar:
         if workers == 1 or len(jobs) < 2:
+            frames, said_at = 0, time.monotonic()
+
+            def tell(length: int) -> None:
+                nonlocal frames, said_at
+                frames += length
+                if time.monotonic() - said_at > 1:
+                    said_at = time.monotonic()
+                    bar.set_postfix_str(said_seconds(frames / fps))
+
             for job in jobs:
-                _import_group(*job)
+                _import_group(*job, tell)
                 bar.update(len(job[1]))
             return
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker) as pool:
-            sizes = {pool.submit(_import_group, *job): len(job[1]) for job in jobs}
+        written = context.Value("q", 0)
+        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (written,)) as pool:
+            pending = {pool.submit(_import_group, *job): len(job[1]) for job in jobs}
             try:
-                for future in as_completed(sizes):
-                    future.result()
-                    bar.update(sizes[future])
+                while pending:
+                    for future in wait(pending, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                        future.result()
+                        bar.update(pending.pop(future))
+                    bar.set_postfix_str(said_seconds(written.value / fps))
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
@@ -441,7 +491,7 @@ def _report(
     outcomes: Sequence[_Outcome], unread: Sequence[tuple[str, str]], notes: Sequence[str], fps: int
 ) -> ImportReport:
     given = [outcome for outcome in outcomes if outcome.lengths]
-    report = ImportReport(
+    return ImportReport(
         imported=len(given),
         episodes=sum(len(outcome.lengths) for outcome in given),
         seconds=sum(sum(outcome.lengths) for outcome in given) / fps,
@@ -450,9 +500,6 @@ def _report(
         seconds_lost=sum(outcome.seconds_lost for outcome in given),
         notes=tuple(notes),
     )
-    if not given:
-        raise ValueError("\n".join([*report.said()[:-1], "no clip could be imported: see the reasons above"]))
-    return report
 
 
 def main(arguments: list[str] | None = None) -> int:

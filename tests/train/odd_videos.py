@@ -310,6 +310,101 @@ def stills(path: Path) -> Odd:
     return shows(EVEN[:12])
 
 
+def see_through(path: Path) -> Odd:
+    """A gif with a hole where the red corner would be."""
+    images = [Image.fromarray(np.dstack([card(i), np.full(SIZE, 255, np.uint8)])) for i in range(8)]
+    for image in images:
+        image.paste((0, 0, 0, 0), (0, 0, SIZE[1] // 2, SIZE[0] * 2 // 5))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, disposal=2)
+    corners = CORNERS.copy()
+    corners[0, 0] = 255
+    return shows(EVEN[:8], corners=corners)
+
+
+def animated_webp(path: Path) -> Odd:
+    images = [Image.fromarray(card(i)) for i in range(8)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, lossless=True)
+    return shows(EVEN[:8])
+
+
+def without_times(path: Path) -> Odd:
+    """All of its packets have the same time stamp."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=FPS)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "yuv444p"
+        for i in range(COUNT):
+            frame = av.VideoFrame.from_ndarray(card(i), format="rgb24")
+            frame.pts = i
+            for packet in stream.encode(frame):
+                packet.pts = packet.dts = 0
+                container.mux(packet)
+    return shows()
+
+
+def twice_each_time(path: Path) -> Odd:
+    Film(codec="ffv1", options={}).write(path, cards(), [i // 2 / FPS for i in range(COUNT)])
+    return shows(EVEN[:10], range(0, COUNT, 2))
+
+
+def motion_jpeg(path: Path) -> Odd:
+    options = {"qmin": "1", "qmax": "2"}
+    Film(codec="mjpeg", pix_fmt="yuvj420p", options=options, full_range=True, matrix=5).write(path, cards())
+    return shows()
+
+
+def damaged(path: Path) -> Odd:
+    """Between two key pictures it holds noise; what is drawn upon that is left out."""
+    Film(options={**LOSSLESS, "g": "5"}).write(path, cards())
+    content = bytearray(path.read_bytes())
+    at = content.find(b"mdat") + 1400
+    content[at : at + 250] = np.random.default_rng(0).bytes(250)
+    path.write_bytes(content)
+    return shows([*EVEN[:5], *EVEN[10:]], [*range(5), *range(10, 20)], lost="damaged pictures are left out")
+
+
+def long_gap(path: Path) -> Odd:
+    """Nothing is shown for five minutes in its middle."""
+    Film().write(path, cards(), [*EVEN[:10], *(time + 300 for time in EVEN[10:])])
+    return shows(lost="there is no picture for 300 s")
+
+
+def turned_stills(path: Path) -> Odd:
+    """Photos that EXIF says to turn, in capitals as cameras write them."""
+    path.mkdir()
+    for i in range(8):
+        photo = Image.fromarray(np.rot90(card(i, (96, 128))))
+        exif = photo.getexif()
+        exif[0x112] = 6
+        photo.save(path / f"IMG_{i}.JPG", exif=exif, quality=95)
+    return shows(EVEN[:8])
+
+
+def sound_alone(path: Path) -> Odd:
+    with av.open(str(path), "w") as container:
+        sound: Any = container.add_stream("aac", rate=48000)
+        heard = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        heard.sample_rate = 48000
+        container.mux(sound.encode(heard))
+        container.mux(sound.encode())
+    return Odd(reason="it holds no video, only sound")
+
+
+def folder_like_a_video(path: Path) -> Odd:
+    path.mkdir()
+    return Odd(reason="it is an empty folder")
+
+
+def link_to_nothing(path: Path) -> Odd:
+    path.symlink_to("nowhere.mp4")
+    return Odd(reason="it is a link to nothing")
+
+
+def link_to_another(path: Path) -> Odd:
+    path.symlink_to("cut.mp4")
+    return Odd(reason="it is the same file as cut.mp4")
+
+
 FILES: dict[str, Callable[[Path], Odd]] = {
     "variable_rate.mp4": variable_rate,
     "jittered.mkv": jittered,
@@ -341,6 +436,20 @@ FILES: dict[str, Callable[[Path], Odd]] = {
     "two_sizes/small.mp4": plain,
     "cut.mp4": cut,
     "stills": stills,
+    "see_through.gif": see_through,
+    "animated.webp": animated_webp,
+    "without_times.mkv": without_times,
+    "twice_each_time.mkv": twice_each_time,
+    "motion_jpeg.avi": motion_jpeg,
+    "damaged.mp4": damaged,
+    "long_gap.mp4": long_gap,
+    "turned_stills": turned_stills,
+    "sub/folder/UPPER.MOV": plain,
+    "sub/100%d: *?.mp4": plain,
+    "sound_alone.mp4": sound_alone,
+    "folder.mp4": folder_like_a_video,
+    "z_link_to_nothing.mp4": link_to_nothing,
+    "z_link.mp4": link_to_another,
 }
 
 

@@ -60,19 +60,24 @@ def is_shown_at(odd: odd_videos.Odd, number: int, time: float) -> bool:
     return bool(held or abs(off[index]) <= half + 1e-6)
 
 
-READABLE = [name for name in odd_videos.FILES if name not in ("no_moov.mp4", "empty.mp4", "text.mp4", "one_frame.mp4")]
+UNREADABLE = {"no_moov.mp4", "empty.mp4", "text.mp4", "one_frame.mp4", "sound_alone.mp4", "folder.mp4"}
+READABLE = [name for name in odd_videos.FILES if name not in UNREADABLE and not name.startswith("z_")]
+APART = {"cut.mp4": [10, 10], "damaged.mp4": [5, 10], "long_gap.mp4": [10, 10]}
 
 
 @pytest.mark.parametrize("name", READABLE)
 def test_pictures_are_shown_at_their_times(imported: Imported, name: str) -> None:
     odd, frames = imported.odd[name], without_bars(np.concatenate(imported.episodes(name)))
     numbers = [odd_videos.read_number(picture) for picture in frames]
+    if name == "damaged.mp4":  # what was lost lies between its episodes
+        assert numbers == odd.numbers
+        return
     wrong = [
         (number, i / FPS) for i, number in enumerate(numbers) if not is_shown_at(odd, number, odd.times[0] + i / FPS)
     ]
     assert wrong == []
     expected = round((odd.end - odd.times[0]) * FPS)
-    assert expected - 2 * bool(odd.lost) <= len(numbers) <= expected
+    assert expected - 2 * ("missing" in odd.lost) <= len(numbers) <= expected
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -99,12 +104,12 @@ def test_what_is_lost_of_a_clip_is_said(imported: Imported) -> None:
     assert {name for name, _ in imported.report.lost} == lost
     for name in lost:
         assert any(imported.odd[name].lost in what for other, what in imported.report.lost if other == name)
-    assert imported.report.seconds_lost == pytest.approx(2.0, abs=0.3)
+    assert imported.report.seconds_lost == pytest.approx(2.0 + 0.5, abs=0.3)  # two are truncated, one damaged
 
 
 def test_a_cut_ends_an_episode_and_motion_does_not(imported: Imported) -> None:
-    assert [len(frames) for frames in imported.episodes("cut.mp4")] == [10, 10]
-    assert all(len(imported.episodes(name)) == 1 for name in READABLE if name != "cut.mp4")
+    lengths = {name: [len(frames) for frames in imported.episodes(name)] for name in READABLE}
+    assert {name: found for name, found in lengths.items() if len(found) > 1} == APART
 
 
 def test_each_clip_of_many_belongs_to_one_split(imported: Imported) -> None:
@@ -116,7 +121,7 @@ def test_each_clip_of_many_belongs_to_one_split(imported: Imported) -> None:
 
 def test_a_look_says_what_there_is(imported: Imported) -> None:
     source = look(imported.store.path.parent / "clips")
-    assert (source.num_files, source.num_readable) == (len(imported.odd), len(imported.odd) - 3)
+    assert (source.num_files, source.num_readable) == (len(imported.odd) - 3, len(imported.odd) - 7)
     assert source.fps == FPS
     assert source.sizes[(481, 853)] == 1
     assert source.sizes[(64, 48)] == 1  # the portrait, and no clip that lies on its side

@@ -145,6 +145,9 @@ def find_footage(source: str | Path) -> Found:
         if same != name:
             skipped.append((name, f"it is the same folder as {same}"))
             return 1
+        if (folder / "meta/info.json").is_file():
+            skipped.append((name, "it is a recording, not a folder of clips"))
+            return 1
         try:
             entries = sorted(folder.iterdir(), key=lambda path: _natural(path.name))
         except OSError as error:
@@ -174,7 +177,7 @@ def find_footage(source: str | Path) -> Found:
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and the stream of a file's pictures. Raises UnreadableError for a file without any."""
     try:
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UnreadableError(_why_unreadable(path, error)) from error
     with container:

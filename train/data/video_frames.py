@@ -32,6 +32,7 @@ from train.data.video_files import (
 
 LONGEST_HOLD = 60.0  # seconds that a picture may stand without another: a longer gap ends the shot
 _USUAL_RATE = 25.0
+_OUT_OF_ORDER = 1.0  # seconds by which a time stamp may fall back without being of another time
 _RESHAPED = 1.05  # pictures whose aspect changes by more are another shot
 _SAY_THEIR_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}  # others guess it from the file's size
 _HDR = (16, 18)  # PQ and HLG, of the transfer curves
@@ -77,11 +78,16 @@ def timed_pictures(footage: Footage, losses: Losses, stills_fps: float) -> Itera
     else:
         pictures = _video(footage, losses)
     last: TimedPicture | None = None
-    for picture in pictures:
-        if last is not None and _apart(last, picture):
-            picture = replace(picture, begins=True)
-        yield picture
-        last = picture
+    try:
+        for picture in pictures:
+            if last is not None and _apart(last, picture):
+                picture = replace(picture, begins=True)
+                if (gap := picture.time - last.time) > LONGEST_HOLD:
+                    losses.add(f"there is no picture for {gap:.0f} s")
+            yield picture
+            last = picture
+    except (av.error.FFmpegError, MemoryError) as error:
+        raise UnreadableError(f"its pictures cannot be decoded ({error})") from error
     if last is None:
         raise UnreadableError("none of its pictures can be decoded")
 
@@ -140,7 +146,8 @@ def _video(footage: Footage, losses: Losses) -> Iterator[TimedPicture]:
         rate, aspect = float(frame_rate(stream) or _USUAL_RATE), pixel_aspect(stream)
         stated, damage = stated_seconds(container, stream), _Damage()
         deinterlacer: _Deinterlacer | None = None
-        start = end = hidden = 0.0
+        start = last = end = hidden = 0.0
+        usual = 1 / rate
         count, one_piece = 0, True
         for picture in _decoded(container, stream, damage):
             time = end
@@ -150,13 +157,16 @@ def _video(footage: Footage, losses: Losses) -> Iterator[TimedPicture]:
                 time = count / rate
             duration = float(picture.duration * picture.time_base) if timed and picture.time_base else 0.0
             if not 0 < duration <= LONGEST_HOLD:
-                duration = 1 / rate
+                duration = usual
+            usual = duration
+            if count and 0 < last - time < _OUT_OF_ORDER:
+                time = last
             start = time if count == 0 else start
             gap = time - end if count else 0.0
             begins = damage.fresh and gap > 0.5 / rate and count > 0
             hidden += gap if begins else 0.0
-            one_piece = one_piece and gap >= -LONGEST_HOLD
-            damage.fresh, end, count = False, time + duration, count + 1
+            one_piece = one_piece and gap >= -_OUT_OF_ORDER - duration
+            damage.fresh, last, end, count = False, time, time + duration, count + 1
             shown = TimedPicture(picture=picture, time=time, duration=duration, aspect=aspect, begins=begins)
             if deinterlacer is None and picture.interlaced_frame and min(picture.width, picture.height) >= 16:
                 deinterlacer = _Deinterlacer()
@@ -164,7 +174,7 @@ def _video(footage: Footage, losses: Losses) -> Iterator[TimedPicture]:
         if deinterlacer is not None:
             yield from deinterlacer.flush()
         if damage.pieces:
-            losses.add(f"{damage.pieces} damaged pictures are left out", hidden)
+            losses.add(f"damaged pictures are left out ({damage.pieces})", hidden)
         if damage.stopped:
             losses.add(f"reading stopped after {end - start:.1f} s ({damage.stopped})")
         if not count or not stated or not one_piece or not _SAY_THEIR_LENGTH & set(container.format.name.split(",")):
@@ -196,7 +206,8 @@ def _decoded(container: Any, stream: Any, damage: _Damage) -> Iterator[av.VideoF
                 damage.pieces, damage.fresh = damage.pieces + 1, True
             pictures = []
         for picture in pictures:
-            if picture.is_corrupt:
+            # What follows damage is drawn upon it, up to a picture that stands by itself.
+            if picture.is_corrupt or (damage.fresh and not picture.key_frame):
                 damage.pieces, damage.fresh = damage.pieces + 1, True
             else:
                 yield picture
@@ -285,14 +296,15 @@ def on_even_times(pictures: Iterable[TimedPicture], fps: float) -> Iterator[Tick
         nonlocal begins
         assert nearest is not None
         assert latest is not None
-        for i in range(at, max(stop, at + 1)):
+        for i in range(at, stop):
             number, shown = nearest if i == at else latest
             yield Tick(shown=shown, number=number, begins=begins)
             begins = False
 
     def end() -> int:
         assert latest is not None
-        return int((latest[1].time + latest[1].duration - start) * fps + 0.5)
+        since = latest[1].time - start
+        return max(int(since * fps + 1e-6) + 1, int((since + latest[1].duration) * fps + 0.5))
 
     for number, shown in enumerate(pictures):
         if latest is None or shown.begins:
