@@ -208,6 +208,10 @@ def test_the_numbers_are_json_and_a_readable_table(figures: tuple[dict, Path]) -
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
     text = table(numbers, RECIPE.bars)
     assert "MISSED" in text
+    assert text.endswith("\n".join(numbers["verdict"]))
+    assert numbers["verdict"][0].endswith("found in this world.")
+    for row in ("median picture", "first frame held", "frame before held", "Rollout, foreground pixels, dB"):
+        assert row in text
     for bar in (*BARS, *RECIPE.bars):
         part, name = bar.key.split(".")
         assert (bar.key in text) == (name in numbers[part]), bar.key
@@ -218,10 +222,12 @@ def test_the_numbers_are_json_and_a_readable_table(figures: tuple[dict, Path]) -
 def test_the_report_shows_pictures_and_bars(figures: tuple[dict, Path]) -> None:
     _, report = figures
     page = (report / "index.html").read_text(encoding="utf-8")
-    for name in ("rollouts.png", "psnr.png", "position.png", "tokenizer.png", "upsampler.png"):
+    pictures = ["rollouts.png", "psnr.png", "foreground_psnr.png", "moving_psnr.png", "position.png"]
+    for name in (*pictures, "tokenizer.png", "upsampler.png"):
         assert name in page
         assert (report / name).stat().st_size > 1000
     assert "rollout.player_error_16" in page
+    assert page.index("found in this world.") < page.index("median picture") < page.index("rollouts.png")
 
 
 def test_an_evaluation_repeats_with_its_seed(figures: tuple[dict, Path], world: World) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tokenizer.clip import Episode
 from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
-from train.data.lerobot_folder import choose_camera, matrix, picture_size_of, schema_of
+from train.data.lerobot_folder import choose_camera, matrix, picture_size_of, pictures, schema_of
 from train.data.recording_layout import ACTION, DONE, REWARD, SEGMENTATION, SPLITS, STATE, TRUNCATED, VERSION, mend
 from train.data.resizing import Fit, Resample, Resizing
 from train.data.splits import divide
@@ -71,6 +71,7 @@ class EpisodeStore:
                     f"{frames_per_step}: leave frames_per_step out"
                 )
         self.size: tuple[int, int] = picture_size_of(features[self.camera])
+        self._stills = features[self.camera]["dtype"] == "image"
         self.has_segmentation = SEGMENTATION in features
         r = self.schema.frames_per_step
         self._parts = divide(
@@ -105,7 +106,7 @@ class EpisodeStore:
     def num_frames(self, index: int) -> int:
         """Pixel frames of an episode, without opening it."""
         row, length = self._rows[index], int(self._rows[index]["length"])
-        if self.foreign:
+        if self.foreign and not self._stills:
             seconds = row[f"videos/{self.camera}/to_timestamp"] - row[f"videos/{self.camera}/from_timestamp"]
             length = min(length, max(length - 1, round(seconds * self._info["fps"])))
         return length
@@ -142,7 +143,7 @@ class EpisodeStore:
         Resizing(stored=self.size, target=target, fit=fit, resample=resample)  # refuses before a video is opened
         row, r = self._rows[index], self.schema.frames_per_step
         columns = self._columns(row)
-        frames = self._video(row, self.camera, columns["timestamp"][:, 0])
+        frames = self._images(row) if self._stills else self._video(row, self.camera, columns["timestamp"][:, 0])
         steps = (len(frames) - 1) // r
         frames, rows = frames[: 1 + steps * r], slice(0, steps * r)
         sized = Resizing(stored=(frames.shape[1], frames.shape[2]), target=target, fit=fit, resample=resample)
@@ -182,17 +183,19 @@ class EpisodeStore:
         rows = rows.reshape(steps, -1) if self.foreign else rows[:: self.schema.frames_per_step]
         return rows.astype(self.schema.actions.dtype)
 
-    def _columns(self, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """What the rows of an episode hold, (length, numbers) by name."""
-        path = self.path / self._info["data_path"].format(
+    def _data(self, row: Mapping[str, Any]) -> Path:
+        return self.path / self._info["data_path"].format(
             chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
         )
+
+    def _rows_of(self, row: Mapping[str, Any], names: set[str]) -> pa.Table:
+        """The columns of an episode's rows, in order, and its clock if it has one."""
+        path = self._data(row)
         try:
             known = set(pq.read_schema(path).names)
-            wanted = {ACTION, STATE, REWARD, DONE, TRUNCATED} & self._info["features"].keys()
-            if wanted - known:
-                raise ValueError(mend(path, f"it has no column {', '.join(sorted(wanted - known))}"))
-            wanted = [*sorted(wanted), *({"timestamp", "frame_index"} & known)]
+            if names - known:
+                raise ValueError(mend(path, f"it has no column {', '.join(sorted(names - known))}"))
+            wanted = [*sorted(names), *({"timestamp", "frame_index"} & known)]
             table = pq.read_table(path, columns=wanted, filters=[("episode_index", "=", row["episode_index"])])
         except (OSError, pa.ArrowException) as error:
             raise ValueError(mend(path, error)) from error
@@ -200,6 +203,14 @@ class EpisodeStore:
             raise ValueError(mend(path, f"{len(table)} of {row['length']} rows of episode {row['episode_index']}"))
         if "frame_index" in known:
             table = table.sort_by("frame_index")
+        return table
+
+    def _images(self, row: Mapping[str, Any]) -> np.ndarray:
+        return pictures(self._rows_of(row, {self.camera})[self.camera], self._data(row))
+
+    def _columns(self, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What the rows of an episode hold, (length, numbers) by name."""
+        table = self._rows_of(row, {ACTION, STATE, REWARD, DONE, TRUNCATED} & self._info["features"].keys())
         columns = {name: matrix(table[name]) for name in table.column_names}
         for name in {ACTION, STATE, REWARD} & columns.keys():
             if not np.isfinite(columns[name]).all():

@@ -1,4 +1,4 @@
-"""What a LeRobotDataset v3 folder that others wrote says of its pictures, actions and state.
+"""Where a LeRobotDataset v3 that others wrote lies, and what it says of its pictures, actions and state.
 
 Such a folder has no schema, so one is made of its features: a state of plain values, one for each number of
 ``observation.state``, and an action space of the numbers of ``action``, within the bounds that its statistics tell.
@@ -6,6 +6,7 @@ Such a folder has no schema, so one is made of its features: a state of plain va
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +16,62 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from gymnasium import spaces
+from PIL import Image, UnidentifiedImageError
 
 from tokenizer.action_space import ActionSpace
 from tokenizer.state_schema import Entity, Field, StateSchema
 from train.data.recording_layout import ACTION, FRONT, SEGMENTATION, STATE, mend
 
+_INFO = "meta/info.json"
 _STATE_BINS = 64
 _MARGIN = 0.05  # of a state value's range, on either side
+
+
+def lerobot_source(text: str | Path, camera: str | None = None) -> Path:
+    """The folder of a dataset: a folder, or what the Hugging Face hub has under ``owner/name``.
+
+    Of several cameras only the one that is read is fetched. Raises ValueError where there is neither.
+    """
+    folder = Path(text).expanduser()
+    if (folder / _INFO).is_file():
+        return folder
+    if folder.exists() or str(text).count("/") != 1:
+        raise ValueError(f"no LeRobot dataset at {str(text)!r}: give a folder with {_INFO}, or owner/name on the hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(str(text), repo_type="dataset", allow_patterns=list(patterns)))
+
+    try:
+        folder = fetch("meta/*")
+        known = folder / _INFO
+        if not known.is_file():
+            raise ValueError(f"{text} on the hub is no LeRobot dataset, for it has no {_INFO}: check the name")
+        features = json.loads(known.read_text(encoding="utf-8"))["features"]
+        return fetch("meta/*", "data/*", f"videos/{choose_camera(folder, features, camera)}/*")
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"no dataset {str(text)!r} on disk, and the hub did not give one ({type(error).__name__}): check the name "
+            "and the network"
+        ) from None
+
+
+def pictures(column: pa.ChunkedArray, where: Path) -> np.ndarray:
+    """A column of pictures as files (PNG, JPEG, …), uint8 (rows, h, w, 3). Raises ValueError for a broken one."""
+    shown = []
+    for row, cell in enumerate(column.to_pylist()):
+        data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if not isinstance(data, bytes):
+            raise ValueError(mend(where, f"row {row} holds no picture"))
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                shown.append(np.asarray(picture.convert("RGB")))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(mend(where, f"row {row}: {error}")) from error
+    if len({picture.shape for picture in shown}) > 1:
+        raise ValueError(mend(where, "its pictures are of several sizes"))
+    return np.stack(shown)
 
 
 def schema_of(path: Path, info: Mapping[str, Any], frames_per_step: int) -> StateSchema:
@@ -83,9 +133,9 @@ def choose_camera(path: Path, features: Mapping[str, Any], camera: str | None) -
 
     A camera may be called by the last part of its name. Raises ValueError, listing the cameras, where none fits.
     """
-    cameras = [key for key, f in features.items() if f["dtype"] == "video" and key != SEGMENTATION]
+    cameras = [key for key, f in features.items() if f["dtype"] in ("video", "image") and key != SEGMENTATION]
     if not cameras:
-        raise ValueError(f"{path} has no video: only recordings with a camera whose pictures are mp4 can be read")
+        raise ValueError(f"{path} has no camera: only recordings with pictures, as video or as images, can be read")
     listed = ", ".join(cameras)
     if camera is not None:
         found = [key for key in cameras if camera in (key, key.rsplit(".", 1)[-1])]

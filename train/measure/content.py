@@ -22,7 +22,8 @@ REPEATED = 0.1  # of what changes within a period may differ after it
 
 def count_things(masks: Tensor) -> Tensor:
     """How many connected parts each mask has, bool (N, H, W) to (N,); pixels that touch at a corner are connected."""
-    own = torch.arange(1, masks[0].numel() + 1, dtype=torch.float32).view(masks.shape[1:]) * masks
+    numbers = torch.arange(1, masks.shape[1] * masks.shape[2] + 1, dtype=torch.float32)
+    own = numbers.view(masks.shape[1:]) * masks
     labels, before = own, torch.empty(0)
     while not labels.equal(before):  # every part takes the largest label in it
         before, labels = labels, F.max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0] * masks

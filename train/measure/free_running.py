@@ -45,12 +45,10 @@ def num_steps(episode: Clip, r: int) -> int:
     return (len(episode.frames) - 1) // r
 
 
-def prompt_steps(world: World, episodes: Sequence[Clip]) -> int:
-    """Steps that rollouts are shown before they begin. A state tells how things move; where there is none, one picture
-    does not, so up to 4 steps do, of which as many must be left."""
-    if world.schema.num_values:
-        return 0
-    return min([CONTEXT, *(num_steps(e, world.tokenizer.frames_per_step) // 2 for e in episodes)])
+def prompt_steps(world: World, episode: Clip) -> int:
+    """Steps that a rollout is shown before it begins. A state tells how things move; where there is none, one picture
+    does not, so 4 steps do, or half of a short episode."""
+    return 0 if world.schema.num_values else min(CONTEXT, num_steps(episode, world.tokenizer.frames_per_step) // 2)
 
 
 def recorded_actions(world: World, clips: Sequence[Clip], steps: int) -> Tensor | list[None]:

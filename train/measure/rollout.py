@@ -95,10 +95,10 @@ def measure_rollout(
     one doesn't.
     """
     r = world.tokenizer.frames_per_step
-    prompt = prompt_steps(world, episodes)
-    prompts = [e.window(0, prompt) for e in episodes]
+    prompts = [e.window(0, prompt_steps(world, e)) for e in episodes]
     medians = [median_picture(torch.from_numpy(e.frames)) for e in episodes]
-    episodes = [replace(e, **vars(e.window(prompt, num_steps(e, r) - prompt))) for e in episodes]
+    shown = [num_steps(prompt, r) for prompt in prompts]
+    episodes = [replace(e, **vars(e.window(n, num_steps(e, r) - n))) for e, n in zip(episodes, shown, strict=True)]
     horizon = min(horizon, max(num_steps(e, r) for e in episodes))
     generator = torch.Generator().manual_seed(seed)
     scores: dict[str, list[Tensor]] = {}
@@ -110,13 +110,14 @@ def measure_rollout(
     def note(name: str, values: Tensor) -> None:
         scores.setdefault(name, []).append(values)
 
-    for batch in in_batches(list(zip(episodes, prompts, medians, strict=True))):
-        rows, begin, median = [e for e, _, _ in batch], [p for _, p, _ in batch], torch.stack([m for _, _, m in batch])
+    alike = [[i for i, n in enumerate(shown) if n == count] for count in sorted(set(shown), reverse=True)]
+    for batch in (batch for indices in alike for batch in in_batches(indices)):
+        rows, median = [episodes[i] for i in batch], torch.stack([medians[i] for i in batch])
         length = torch.tensor([num_steps(e, r) for e in rows])
         note("alive", torch.arange(horizon) < length[:, None])
         real = padded([e.frames for e in rows], 1 + r * horizon)
         later = real[:, 1:].unflatten(1, (horizon, r))
-        begun = start(world, begin, seed=seed, sampling=sampling)
+        begun = start(world, [prompts[i] for i in batch], seed=seed, sampling=sampling)
         astray = None
         if world.actions:
             astray = imagine(begun.fork(), random_actions(world, len(rows), min(8, horizon), generator)).frames
@@ -157,7 +158,7 @@ def measure_rollout(
     numbers: Numbers = {
         "rows": len(episodes),
         "horizon": horizon,
-        "prompt_steps": prompt,
+        "prompt_steps": max(shown),
         **_summary({k: torch.cat(v) for k, v in scores.items()}),
         **_over_regions(pooled),
         **content.numbers(),

@@ -44,8 +44,12 @@ def action_sensitivity(world: World, episodes: Sequence[Episode], *, seed: int, 
     from the same action's: the figure is (1 + between) / (1 + within). A quantity has one, of its ends.
     """
     r = world.tokenizer.frames_per_step
-    prompt = prompt_steps(world, episodes)
-    middle = [episode.window(num_steps(episode, r) // 2 - prompt, prompt) for episode in episodes]
+    shown = [prompt_steps(world, episode) for episode in episodes]
+    middle = [
+        episode.window(num_steps(episode, r) // 2 - n, n)
+        for episode, n in zip(episodes, shown, strict=True)
+        if n == max(shown)
+    ]
     draws = [start(world, middle, seed=seed + more, sampling=sampling) for more in (0, OTHER_DRAW)]
 
     def seen(values: np.ndarray) -> list[Tensor]:

@@ -6,6 +6,7 @@ A picture's grey tells its episode and its time: ``grey_of(episode, frame)``.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from fractions import Fraction
@@ -16,6 +17,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 FPS, HEIGHT, WIDTH = 30, 32, 48
 MOTORS, JOINTS = ["pan", "grip"], ["pan.pos", "lift.pos", "grip.pos"]
@@ -49,6 +51,12 @@ def write_video(path: Path, greys: Sequence[int], times: Sequence[float]) -> Non
         container.mux(stream.encode())
 
 
+def png(grey: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), (grey, grey, grey)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def write_folder(
     path: Path,
     *,
@@ -60,9 +68,10 @@ def write_folder(
     row_jitter: float = 0.0,
     short_of_a_frame: Sequence[int] = (),
     shape_names: bool = True,
+    stills: bool = False,
 ) -> Path:
     """``jitter`` and ``row_jitter`` move the times of pictures and rows by up to so many seconds; the episodes in
-    ``short_of_a_frame`` lack their last picture."""
+    ``short_of_a_frame`` lack their last picture. ``stills``: pictures are PNGs in the tables, there are no videos."""
     rng, episodes, at = np.random.default_rng(0), [], 0
     for number, members in enumerate(FILES):
         rows: dict[str, list[Any]] = {name: [] for name in ("action", "observation.state", "timestamp", "frame_index")}
@@ -85,7 +94,7 @@ def write_folder(
                 "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0,
                 "stats/action/min": [0.0, 0.0],
             }  # fmt: skip
-            for camera in cameras:
+            for camera in () if stills else cameras:
                 row |= {f"videos/{camera}/chunk_index": 0, f"videos/{camera}/file_index": number}
                 row |= {
                     f"videos/{camera}/from_timestamp": first / FPS,
@@ -98,10 +107,13 @@ def write_folder(
             else pa.array(values, pa.float32() if name == "timestamp" else pa.int64())
             for name, values in rows.items()
         }  # fmt: skip
+        for camera in cameras if stills else ():
+            kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+            table[camera] = pa.array([{"bytes": png(grey), "path": None} for grey in greys], kind)
         file = path / f"data/chunk-000/file-{number:03d}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), file)
-        for camera in cameras:
+        for camera in () if stills else cameras:
             times = [max(0.0, i / FPS + jitter * rng.uniform(-1, 1)) for i in range(len(greys))]
             write_video(path / f"videos/{camera}/chunk-000/file-{number:03d}.mp4", greys, times)
     shape = [3, HEIGHT, WIDTH] if channels_first else [HEIGHT, WIDTH, 3]
@@ -111,7 +123,10 @@ def write_folder(
         "action": {"dtype": "float32", "shape": [2], "names": {"motors": MOTORS} if named else None},
         "observation.state": {"dtype": "float32", "shape": [3], "names": JOINTS if named else None},
         **{name: {"dtype": kind, "shape": [1], "names": None} for name, kind in scalars.items()},
-        **{camera: {"dtype": "video", "shape": shape, "names": axes if shape_names else None} for camera in cameras},
+        **{
+            camera: {"dtype": "image" if stills else "video", "shape": shape, "names": axes if shape_names else None}
+            for camera in cameras
+        },
     }
     info = {
         "codebase_version": "v3.0", "robot_type": "arm", "total_episodes": len(LENGTHS), "total_frames": sum(LENGTHS),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from foreign_folder import HEIGHT, JOINTS, LENGTHS, MOTORS, WIDTH, action_of, gr
 from tokenizer.clip import Episode
 from train.data.clips import ClipDataset
 from train.data.episode_store import EpisodeStore
+from train.data.lerobot_folder import lerobot_source
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +163,6 @@ def test_nobody_marked_validation_so_an_episode_is_kept_for_it(folder: Path) -> 
 
 
 def test_rewards_and_ends_of_the_layout_are_read_and_whole_numbers_are_choices(tmp_path: Path) -> None:
-    import pyarrow as pa
-
     write_folder(tmp_path)
     info = json.loads((tmp_path / "meta/info.json").read_text(encoding="utf-8"))
     for name, kind in (("next.reward", "float32"), ("next.done", "bool"), ("action", "int64")):
@@ -227,3 +227,64 @@ def test_numbers_that_are_none_and_columns_that_are_missing_are_told(tmp_path: P
     (tmp_path / "meta/info.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"info\.json is broken or missing"):
         EpisodeStore(tmp_path)
+
+
+def test_cameras_whose_pictures_are_images_in_the_table_are_read(tmp_path: Path) -> None:
+    store = EpisodeStore(write_folder(tmp_path, stills=True), camera="top")
+    assert store.size == (HEIGHT, WIDTH)
+    for episode, length in enumerate(LENGTHS):
+        read = store.read(episode)
+        assert read.frames[:, 0, 0, 0].tolist() == [grey_of(episode, t) for t in range(length)]
+        assert store.num_frames(episode) == length
+        assert read.states is not None
+        assert np.allclose(read.states, [state_of(episode, t) for t in range(length)])
+    assert store.read(0, (16, 24)).frames.shape == (LENGTHS[0], 16, 24, 3)
+
+
+def test_a_cell_without_a_picture_is_a_broken_file(tmp_path: Path) -> None:
+    file = write_folder(tmp_path, cameras=["eye"], stills=True) / "data/chunk-000/file-001.parquet"
+    table = pq.read_table(file)
+    cells = table["eye"].to_pylist()
+    place, kind = table.schema.get_field_index("eye"), table.schema.field("eye").type
+    for spoilt, said in ((None, "row 3 holds no picture"), (b"no picture", "row 3: cannot identify")):
+        cells[3] = {"bytes": spoilt, "path": None}
+        pq.write_table(table.set_column(place, "eye", pa.array(cells, kind)), file)
+        with pytest.raises(ValueError, match=rf"file-001.parquet is broken or missing \({said}"):
+            EpisodeStore(tmp_path).read(2)
+
+
+def test_a_dataset_on_the_hub_is_fetched_with_one_of_its_cameras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = write_folder(tmp_path / "arm", cameras=["eyes.left", "eyes.top"]), []
+
+    def download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+        asked.append((name, repo_type, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert lerobot_source(folder) == folder
+    assert not asked
+    assert lerobot_source("somebody/arm", "top") == folder
+    patterns = ["meta/*", "data/*", "videos/eyes.top/*"]
+    assert asked == [("somebody/arm", "dataset", ["meta/*"]), ("somebody/arm", "dataset", patterns)]
+    with pytest.raises(ValueError, match=r"has 2 cameras, eyes\.left, eyes\.top: choose one with camera"):
+        lerobot_source("somebody/arm")
+    (folder / "meta/info.json").unlink()
+    with pytest.raises(ValueError, match=r"somebody/arm on the hub is no LeRobot dataset, for it has no meta"):
+        lerobot_source("somebody/arm")
+
+
+def test_no_dataset_on_disk_or_on_the_hub_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(ValueError, match=r"the hub did not give one \(LocalEntryNotFoundError\): check the name"):
+        lerobot_source("somebody/arm")
+    with pytest.raises(ValueError, match=r"no LeRobot dataset at .*: give a folder with meta/info\.json"):
+        lerobot_source(tmp_path)

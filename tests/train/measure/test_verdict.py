@@ -102,6 +102,15 @@ def test_where_nothing_moves_there_is_no_figure_and_no_praise() -> None:
     assert verdict(numbers)[0].startswith("Nothing moves in these episodes")
 
 
+def test_short_episodes_are_measured_beside_long_ones() -> None:
+    some, world = [*episodes(2, steps=20), *episodes(1, steps=1), *episodes(1, steps=5)], cast(Any, ToyWorld(perfect))
+    found = measure_rollout(world, some, horizon=16, seed=0, sampling=Sampling()).numbers
+    assert found["prompt_steps"] == 4
+    assert found["rows_by_step"].tolist() == [4] + [3] * 2 + [2] * 13
+    assert found["foreground_psnr_by_step_db"].tolist() == [100] * 16
+    assert set(action_sensitivity(world, some, seed=0, sampling=Sampling())) == {"stay", "up", "down"}
+
+
 def test_a_world_nobody_steers_is_not_asked_to_obey() -> None:
     numbers = measured(perfect)
     rollout = {k: v for k, v in numbers["rollout"].items() if "delta" not in k and k != "action_sensitivity"}
@@ -130,6 +139,7 @@ def test_things_are_counted_by_what_touches() -> None:
     mask[2, ::2, ::2] = True
     mask[2, 1, 1] = True  # joins four
     assert count_things(mask).tolist() == [0, 2, 13]
+    assert count_things(mask[:0]).tolist() == []
 
 
 def test_a_period_is_found_where_there_is_one() -> None:
