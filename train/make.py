@@ -15,7 +15,6 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from train.making import sources
 from train.making.card import model_card
@@ -23,6 +22,7 @@ from train.making.plan import Plan, duration, share_out
 from train.making.runner import StageError, alone_in, run
 from train.making.stages import AMOUNTS, SIZES, Making
 from train.making.trial import measure
+from train.worlds.gym_world import add_environment_options
 
 MINUTES = 60.0
 SAMPLE = 32  # episodes that are recorded before anything is measured
@@ -128,11 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--look", action="store_true", help="say what is found, and stop")
     played = parser.add_argument_group("of an environment")
-    played.add_argument("--env-args", default="{}", help="for gymnasium.make, as JSON: '{\"difficulty\": 2}'")
-    played.add_argument("--frame-skip", type=int, help="environment steps a step")
-    played.add_argument("--pixels", help="observation, render, or a key of a Dict observation")
-    played.add_argument("--policy", help="sticky, random, or my_module:act")
-    played.add_argument("--state", help="none, auto, obs, info:KEY, obs:KEY or ram")
+    add_environment_options(played)
     played.add_argument("--steps", type=int, default=64, help="most steps of a recorded episode")
     clips = parser.add_argument_group("of clips and datasets")
     clips.add_argument("--fps", type=int, help="frames a second that are kept of a video")

@@ -1,6 +1,7 @@
 """Records episodes of a simulated world: ``python -m train.record --world NAME --episodes 900 --out DIR``.
 
-NAME is a world of ours, one that a package registers, or ``my_package.my_world:RECIPE``.
+NAME is a world of ours, one that a package registers, ``my_package.my_world:RECIPE``, or the YAML file of a Gymnasium
+environment. ``--env ID`` writes such a file into the recording's folder, from what it finds out about the environment.
 Episode i is a function of (seed, i) alone, whatever the number of workers; a killed run goes on where it
 stopped when the same command is given again.
 """
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from tokenizer.frames import picture_size, said_size
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.worlds.contract import Size
+from train.worlds.gym_world import add_environment_options, environment
 from train.worlds.play import draw_episode, play_episode, split_of
 from train.worlds.registry import names, recipe
 
@@ -135,7 +137,10 @@ def record(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.record", description=__doc__)
-    parser.add_argument("--world", required=True, help=f"{', '.join(names())}, or my_package.my_world:RECIPE")
+    named = parser.add_mutually_exclusive_group(required=True)
+    named.add_argument("--world", help=f"{', '.join(names())}, my_package.my_world:RECIPE, or a world's YAML file")
+    named.add_argument("--env", help="a Gymnasium environment: its id, or my_module:MyEnv-v0")
+    add_environment_options(parser)
     parser.add_argument("--episodes", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the folder to fill; may hold an unfinished recording")
@@ -146,14 +151,21 @@ def main(arguments: list[str] | None = None) -> int:
     if min(chosen.episodes, chosen.workers, chosen.steps) < 1:
         parser.error("--episodes, --workers and --steps must be at least 1")
     try:
+        size = parse_size(chosen.resolution) if chosen.resolution else None
+        world = chosen.world
+        if chosen.env:
+            world = str(chosen.out / "world.yaml")
+            found = environment(Path(world), chosen, size)
+            print("\n".join(found.said()), flush=True)
+            size = None
         record(
             chosen.out,
             chosen.episodes,
-            world=chosen.world,
+            world=world,
             seed=chosen.seed,
             workers=chosen.workers,
             num_steps=chosen.steps,
-            resolution=parse_size(chosen.resolution) if chosen.resolution else None,
+            resolution=size,
         )
     except (ValueError, ImportError, DiskFullError, RuntimeError) as error:
         if isinstance(error, BrokenProcessPool):

@@ -20,7 +20,7 @@ from train.data.video_look import look as look_at_videos
 from train.import_minari import look as look_at_minari
 from train.record import parse_size
 from train.worlds.contract import Recipe, Size
-from train.worlds.gym_world import GymWorld
+from train.worlds.gym_world import environment
 from train.worlds.registry import recipe
 
 SHORTER_SIDE = {"tiny": 32, "small": 64, "base": 128}  # pixels, of what is not asked for otherwise
@@ -75,7 +75,7 @@ def find(chosen: argparse.Namespace, work: Path, size: str) -> Source:
         return _recorded(chosen.world, recipe(chosen.world), (), work, steps, seed, wanted, asked)
     if chosen.env:
         path = work / "world.yaml"
-        world = GymWorld.load(path) if path.is_file() else _look_at(chosen, path, shorter)
+        world = environment(path, chosen, parse_size(chosen.resolution) if chosen.resolution else None, shorter)
         said = (
             *world.said(),
             f"{path} says all this: what is wrong there can be set right before anything is recorded",
@@ -100,21 +100,6 @@ def fitting_size(height: int, width: int, shorter: int) -> Size:
     scale = min(1.0, shorter / min(height, width))
     rows, columns = (max(1, round(side * scale / CELL)) for side in (height, width))
     return rows * CELL, columns * CELL
-
-
-def _look_at(chosen: argparse.Namespace, path: Path, shorter: int) -> GymWorld:
-    try:
-        env_args = json.loads(chosen.env_args)
-    except ValueError as error:
-        raise ValueError(f"--env-args is no JSON ({error}): write it as '{{\"name\": 1}}'") from None
-    asked = {name: getattr(chosen, name) for name in ("frame_skip", "pixels", "policy", "state")}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if chosen.resolution is not None:
-        given["size"] = parse_size(chosen.resolution)
-    world = GymWorld.look(chosen.env, env_args=env_args, shorter=shorter, **given)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    world.save(path)
-    return world
 
 
 def _recorded(

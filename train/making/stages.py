@@ -107,11 +107,26 @@ class Making:
         return [*stages, self.evaluation]
 
     @property
+    def held_out(self) -> str:
+        """The split that no training sees. A small recording has none for tests."""
+        begun = (self.source.recording / "meta/episodes").is_dir()
+        return "test" if begun and EpisodeStore(self.source.recording).split("test") else "validation"
+
+    @property
     def evaluation(self) -> Stage:
         return self._stage(
             "evaluate",
             ["train.evaluate", "--world", str(self.out), "--recording", str(self.recording), "--quick"]
-            + ["--episodes", "8", "--seed", str(self.seed), "--json", str(self.work / "evaluation.json")]
+            + [
+                "--episodes",
+                "8",
+                "--split",
+                self.held_out,
+                "--seed",
+                str(self.seed),
+                "--json",
+                str(self.work / "evaluation.json"),
+            ]
             + ["--report", str(self.out / "report")],
         )
 

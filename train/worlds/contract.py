@@ -18,7 +18,7 @@ from tokenizer.state_schema import StateSchema
 from train.measure.bars import Bar
 
 Size = tuple[int, int]  # height, width
-Policy = Callable[[np.ndarray], Any]
+Policy = Callable[[Any], Any]
 Event = tuple[str, str, Mapping[str, Any]]
 
 
@@ -31,6 +31,7 @@ class Simulator(Protocol):
     ``state``: float32 ``(num_values,)``, as the step ends. ``states``: ``(k, num_values)``, one for each frame.
     ``segmentation``: uint8 ``(k, h, w)``: 0 for none, ``i + 1`` for the schema's i-th entity.
     ``caption``: what a person would say of the scene.
+    ``seen``: what a policy is given in place of state or observation.
 
     ``terminated`` and ``truncated`` both end an episode. A world whose schema has no actions is given None.
     """
@@ -98,6 +99,7 @@ class Recipe:
         folder: where sources and ``configs/`` lie.
         release: stages from nothing to a shipped world, by size, of the folder to work in and a seed.
         card: what the model card says of the world and its limits, in Markdown.
+        source: what its episodes come from, where no file of it says that: another source, other held-out episodes.
     """
 
     schema: StateSchema
@@ -118,6 +120,7 @@ class Recipe:
     folder: Path | None = None
     release: Mapping[str, Callable[[Path, int], list[Stage]]] = field(default_factory=dict)
     card: str = ""
+    source: str = ""
 
     def states_only(self) -> Simulator:
         """A simulator for its states."""

@@ -43,7 +43,8 @@ def version(world: Recipe) -> str:
     """A fingerprint of the sources that a world's episodes come from: its folder, and how it is played."""
     own = [Path(inspect.getfile(world.make))] if world.folder is None else sorted(world.folder.rglob("*.py"))
     sources = [*own, Path(play.__file__)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:10]
+    parts = [*(path.read_bytes() for path in sources), world.source.encode()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:10]
 
 
 def held_out(

@@ -64,7 +64,7 @@ class StepRecord:
     states: np.ndarray | None
     segmentation: np.ndarray | None
     caption: str
-    seen: np.ndarray  # by a policy: the state, or the observation
+    seen: Any  # by a policy: the state, or the observation, or what the world gives it
 
     @classmethod
     def of(cls, world: Recipe, size: Size, observation: Any, info: dict[str, Any], count: int) -> StepRecord:
@@ -78,7 +78,7 @@ class StepRecord:
             states=states,
             segmentation=None if world.segmented is None else info["segmentation"],
             caption=info.get("caption", ""),
-            seen=np.asarray(observation if state is None else state),
+            seen=info.get("seen", np.asarray(observation if state is None else state)),
         )
 
 

@@ -1,4 +1,5 @@
-"""A world's recipe by name: one of our own, one that a package registers, or ``my_package.my_world:RECIPE``.
+"""A world's recipe by name: one of our own, one that a package registers, ``my_package.my_world:RECIPE``, or the YAML
+file of a Gymnasium environment (``gym_world.py``).
 
 Every package in this folder is a world of our own, named as its folder is. Others register under the entry-point
 group ``worldmodel.worlds``. Nothing is imported before it is asked for.
@@ -31,6 +32,10 @@ def names() -> list[str]:
 def recipe(name: str) -> Recipe:
     """Raises ValueError for an unknown name or one that does not lead to a recipe, ImportError for a simulator that is
     not installed."""
+    if name.endswith(".yaml"):
+        from train.worlds.gym_world import GymWorld
+
+        return GymWorld.load(name).recipe()
     if ":" in name:
         return _checked(name, *name.split(":", 1))
     if name in own_names():
