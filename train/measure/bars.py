@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.measure.verdict import GAIN
+from train.measure.verdict import FAINT
 
 
 @dataclass(frozen=True)
 class Bar:
     """``key`` is a path into the numbers of an evaluation, ``part.name``. ``above`` names two more numbers of the part,
-    of which the first must be larger by ``GAIN``, or nothing is met."""
+    of which the first must be 6 dB larger, or nothing is met."""
 
     key: str
     sign: str
@@ -28,9 +28,9 @@ class Bar:
         found = numbers[part][name]
         met = None if found is None else {"≥": operator.ge, "≤": operator.le}[self.sign](found, self.value)
         more, less = (numbers[part].get(other) for other in self.above or ("", ""))
-        if met and more is not None and less is not None and more < less + GAIN:
+        if met and more is not None and less is not None and more < less + FAINT:
             met = False
-        said = f"{self.sign} {self.value:g}" + (", above an empty picture" if self.above else "")
+        said = f"{self.sign} {self.value:g}" + (f", {FAINT} above an empty picture" if self.above else "")
         return Verdict(self.key, "–" if found is None else f"{found:.4g}", said, met)
 
 

@@ -59,10 +59,12 @@ class Content:
 
     def note(self, median: Tensor, real: Tensor, ours: Tensor, ceiling: Tensor) -> None:
         """A rollout's pictures (1 + T, H, W, 3), one for each step and the one before, and the episode's median."""
-        sums = self._sums
+        sums, true = self._sums, count_things(differ(real[COUNTED::COUNTED], median, PLAIN))
         for name, frames in (("real", real), ("ours", ours), ("ceiling", ceiling)):
+            things = count_things(differ(frames[COUNTED::COUNTED], median, PLAIN))
             sums[f"pixels {name}"] += int(differ(frames[1:], median).sum())
-            sums[f"things {name}"] += int(count_things(differ(frames[COUNTED::COUNTED], median, PLAIN)).sum())
+            sums[f"things {name}"] += int(things.sum())
+            sums[f"right {name}"] += int((things == true).sum())
         sums["counted"] += (len(real) - 1) // COUNTED
         moving = moves(real)
         sums["moving"] += int(moving.sum())
@@ -81,6 +83,8 @@ class Content:
             "things": share("things ours", "counted"),
             "things_real": share("things real", "counted"),
             "things_ceiling": share("things ceiling", "counted"),
+            "things_right": share("right ours", "counted"),
+            "things_right_ceiling": share("right ceiling", "counted"),
             "freezes": share("frozen", "moving"),
             "loops": share("looping", "rollouts"),
         }

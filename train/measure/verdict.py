@@ -10,7 +10,8 @@ from train.measure.foreground import MARKS
 GAIN = 0.5  # dB above what an empty or a still picture gets
 DELTA = 0.5  # dB that true actions must be worth
 OBEYED = 1.5  # sensitivity from which an action is said to do something
-COUNTABLE = 10  # things in a picture; more are fragments
+FAINT = 6  # dB above the median picture from which half of the contrast is there
+COUNTABLE = 5  # things in a picture; more are fragments
 MISCOUNTED = 0.25  # share of the things that may be missing or too many
 SEEN = 8  # the step at which a rollout is judged, or the last one before
 
@@ -55,7 +56,10 @@ def _tokenizer(part: Part) -> tuple[list[str], list[str]]:
             f"The tokenizer loses what the pictures show: over foreground pixels it gets {_said(ours)}, and the median "
             f"picture, with nothing in it, {_said(empty)}.{whole}"
         ], []
-    return [], [f"The tokenizer keeps the foreground: {_said(ours)} there, the median picture {_said(empty)}."]
+    there = f"over foreground pixels it gets {_said(ours)}, the median picture {_said(empty)}"
+    if ours < empty + FAINT:
+        return [f"The tokenizer shows things faintly: {there}."], []
+    return [], [f"The tokenizer keeps the foreground: {there}."]
 
 
 def _foresight(part: Part) -> tuple[list[str], list[str]]:
@@ -111,19 +115,24 @@ def _listed(names: list[str], most: int = 8) -> str:
 
 
 def _content(part: Part) -> tuple[list[str], list[str]]:
-    amount, things, real = (part.get(name) for name in ("foreground_amount", "things", "things_real"))
-    counted = ""
-    if things is not None and real is not None and 0 < real <= COUNTABLE:
+    amount, things, real, right = (
+        part.get(name) for name in ("foreground_amount", "things", "things_real", "things_right")
+    )
+    merits = []
+    if things is not None and real is not None and right is not None and 0 < real <= COUNTABLE:
         counted = f"{things:.1f} where the real pictures show {real:.1f}"
         if things < (1 - MISCOUNTED) * real:
             return [f"Things are missing: it draws {counted}."], []
         if things > (1 + MISCOUNTED) * real:
             return [f"It draws more things than there are, {counted}: something is doubled or left behind."], []
+        if right < 0.5:
+            return [f"It draws the right number of things in {100 * right:.0f} % of the pictures alone."], []
+        merits = [f"It draws the right number of things in {100 * right:.0f} % of the pictures."]
     if amount is not None and amount < 0.5:
         return [f"Things fade: its pictures hold {100 * amount:.0f} % of the foreground that is there."], []
     if amount is not None and amount > 2:
         return [f"Things smear: its pictures hold {amount:.1f} times the foreground that is there."], []
-    return [], [f"It draws as many things as there are, {counted}."] if counted else []
+    return [], merits
 
 
 def _motion(part: Part) -> tuple[list[str], list[str]]:

@@ -117,6 +117,22 @@ def test_a_world_nobody_steers_is_not_asked_to_obey() -> None:
     assert not any("obey" in sentence or "follow" in sentence for sentence in verdict(numbers | {"rollout": rollout}))
 
 
+@pytest.mark.parametrize(
+    ("part", "figures", "said"),
+    [
+        ("tokenizer", {"foreground_psnr_db": 15.2, "foreground_psnr_db_median": 11.0}, "shows things faintly"),
+        ("tokenizer", {"foreground_psnr_db": 17.2, "foreground_psnr_db_median": 11.0}, "keeps the foreground"),
+        ("rollout", {"foreground_amount": 0.3}, "Things fade: its pictures hold 30 % of the foreground"),
+        ("rollout", {"foreground_amount": 3.5}, "Things smear: its pictures hold 3.5 times the foreground"),
+        ("rollout", {"things": 2.5, "things_real": 2.5, "things_right": 0.3}, "in 30 % of the pictures alone"),
+        ("rollout", {"things": 1.0, "things_real": 2.0, "things_right": 0.0}, "Things are missing: it draws 1.0"),
+        ("rollout", {"things": 9.0, "things_real": 7.0, "things_right": 0.1, "loops": 0.5}, "repeat earlier frames"),
+    ],
+)
+def test_each_figure_has_its_sentence(part: str, figures: dict[str, float], said: str) -> None:
+    assert said in verdict({part: figures})[1]
+
+
 def test_actions_that_do_nothing_are_named_among_those_that_do() -> None:
     said = verdict({"rollout": {"delta_foreground_psnr_8_db": 2.0, "action_sensitivity": {"fire": 1.1, "left": 9.0}}})
     assert said[1] == (
