@@ -31,6 +31,7 @@ class Controls:
                     self._choices[self._held_as(part, value)] = part.name, value
         self._held: tuple[str, ...] = ()
         self._values = {part.name: part.idle for part in actions.parts if not _has_keys(part)}
+        self._at_rest = dict(self._values)
 
     def hold(self, held: Sequence[str], values: Mapping[str, float] | None = None) -> None:
         """Says which choices' keys are down, and sets switches and quantities. May be called during a step.
@@ -42,6 +43,11 @@ class Controls:
                 raise ValueError(f"This world has no action {name!r}; it has {', '.join(self._choices) or 'none'}.")
         given = {name: self._checked(name, value) for name, value in (values or {}).items()}
         self._held, self._values = tuple(dict.fromkeys(held)), self._values | given
+
+    @property
+    def free(self) -> bool:
+        """Whether no key is down, and everything else stands where it did at first."""
+        return not self._held and self._values == self._at_rest
 
     def action(self, time: int) -> Any:
         """The action at a step; several held choices of a part take turns, which makes a diagonal of two."""

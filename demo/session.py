@@ -91,6 +91,7 @@ class Session:
         self.world = world
         self.config = config or SessionConfig()
         self.controls = Controls(world.actions, world.page.get("keys"))
+        self.plays_itself = bool(world.page.get("plays_itself")) and world.plays_itself
         self.upsample = False
         self.branches: list[Branch] = []
         self.current = 0
@@ -140,9 +141,11 @@ class Session:
         self.controls.hold(held, values)
 
     def step(self) -> Picture:
-        """One step with what is held; a world that nobody steers goes on by itself."""
+        """One step with what is held. A world that nobody steers goes on by itself, and so does one whose page says
+        that it plays itself, while nothing is held."""
         branch = self.branch
-        action = self.controls.action(branch.rollout.time)
+        by_itself = self.plays_itself and self.controls.free
+        action = None if by_itself else self.controls.action(branch.rollout.time)
         begun = time.perf_counter()
         step = branch.rollout.step(action)
         frames = _frames(step.frames if step.upsampled is None else step.upsampled)

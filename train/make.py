@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resolution", help="pixels, or HEIGHTxWIDTH, in multiples of 8")
     parser.add_argument(
         "--actions", choices=("own", "latent", "none"), default="own",
-        help="own: the source's, or latent ones where it has none. latent: learned from its pictures. none: where it has none",
+        help="own: the source's, or latent ones where there are none; latent: from its pictures; none: on by itself",
     )  # fmt: skip
     parser.add_argument("--look", action="store_true", help="say what is found, and stop")
     played = parser.add_argument_group("of an environment")

@@ -50,7 +50,8 @@ class RolloutState:
 
     state: (B, F), what the next step starts from. shown: (B, F), what the last picture shows; an edit leaves it alone.
     state_ids: (B, S). video_ids: (B, V). frames: uint8 (B, 1 or r, H, W, 3), the last pictures. large: the last
-    upsampled picture (B, 2H, 2W, 3), if there is one. seeds: (B,). captions and events: one a row; the next step is
+    upsampled picture (B, 2H, 2W, 3), if there is one. actions: (B, A), local ids of what was done last, -1 at first.
+    seeds: (B,). captions and events: one a row; the next step is
     told the latter. time: steps since the start.
     """
 
@@ -59,6 +60,7 @@ class RolloutState:
     state_ids: Int[Tensor, "B S"]
     video_ids: Int[Tensor, "B V"]
     frames: UInt8[Tensor, "B n H W 3"]
+    actions: Int[Tensor, "B A"]
     seeds: Int[Tensor, " B"]
     steering: Steering
     captions: tuple[str, ...]
@@ -112,6 +114,7 @@ class Rollout:
             state_ids=begun.state_ids,
             video_ids=begun.video_ids,
             frames=begun.frames,
+            actions=torch.full((batch, parts.dynamics.layout.num_action), -1, device=device),
             seeds=torch.tensor([b.seed for b in beginnings], device=device),
             steering=Steering(begun.limits, cells),
             captions=tuple(b.caption for b in beginnings),
@@ -153,12 +156,17 @@ class Rollout:
     def step(self, action: Action = None) -> Step:
         """Takes one action per row (see ``ActionSpace.batch``) and shows what it leads to.
 
-        A world that takes no actions goes on by itself with None. Raises ValueError for an unknown action or a
-        wrong number of them.
+        With None, a world that takes no actions goes on by itself, and one that has learned what is likely to be done
+        does that. Raises ValueError for an unknown action or a wrong number of them.
         """
-        parts = self.parts
+        parts, prior = self.parts, self.parts.dynamics.action_prior
         if action is None and not parts.actions.num_parts:
             actions = torch.full((len(self), parts.dynamics.layout.num_action), -1)
+        elif action is None and prior is not None:
+            with torch.inference_mode():
+                chance = uniforms(self.generators, parts.dynamics.layout.num_action, parts.device)
+                actions = prior.draw(self.now.video_ids, self.now.actions, chance)
+            actions = actions.clone()
         else:
             actions = parts.actions.batch(action, len(self))
         began = self.now.state  # an edited state is begun from, though no picture showed it
@@ -200,6 +208,7 @@ class Rollout:
             shown=made.state,
             state_ids=made.state_ids,
             video_ids=made.video_ids,
+            actions=actions,
             frames=now.steering.keep_pixels(frames, now.frames[:, -1], layout.grid),  # the state is drawn there too
             events=("",) * len(self),
             time=now.time + 1,
@@ -253,6 +262,7 @@ class Rollout:
             shown=now.shown.index_copy(0, index, begun.state),
             state_ids=now.state_ids.index_copy(0, index, begun.state_ids),
             video_ids=now.video_ids.index_copy(0, index, begun.video_ids),
+            actions=now.actions.index_fill(0, index, -1),
             frames=now.frames[:, -1:].index_copy(0, index, begun.frames),
             seeds=now.seeds.index_copy(0, index, seeds),
             steering=now.steering.with_limits(index, begun.limits).with_locked(index, False),

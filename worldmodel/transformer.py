@@ -30,6 +30,7 @@ from tokenizer.scene import scene_painter, state_painter
 from tokenizer.state_codec import StateCodec
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
+from worldmodel.action_prior import ActionPrior
 from worldmodel.attention import attend
 from worldmodel.outcome import FrameOutcome, OutcomeLogits, outcome_reader
 from worldmodel.rotary import cos_sin, rotate
@@ -47,7 +48,7 @@ class DynamicsConfig:
     ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
     With ``read_outcome``, reward and end are read from the state that a step led to (`outcome.py`), not foreseen.
     Where no state holds them, they are read from the picture: ``rewards`` are the values that a reward may take, and
-    ``predict_end`` says whether episodes end.
+    ``predict_end`` says whether episodes end. With ``predict_action``, it is learned what is likely to be done.
     ``max_text`` and ``max_event`` are places for a caption's ids and for those of an event told in mid-stream.
     """
 
@@ -65,6 +66,7 @@ class DynamicsConfig:
     read_outcome: bool = False
     rewards: tuple[float, ...] = ()
     predict_end: bool = False
+    predict_action: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
@@ -228,6 +230,8 @@ class Dynamics(nn.Module):
         self.frame_outcome = (
             FrameOutcome(width, codes, layout.grid, config.rewards, config.predict_end) if in_frames else None
         )
+        acts = config.predict_action and bool(schema.actions)
+        self.action_prior = ActionPrior(schema.actions, codes, layout.grid) if acts else None
         self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
         self.register_buffer("step_kinds", layout.step_modality, persistent=False)
         codec = StateCodec(schema)

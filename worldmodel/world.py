@@ -125,6 +125,11 @@ class World:
         return self.parts.device
 
     @property
+    def plays_itself(self) -> bool:
+        """Whether a step without an action does what is likely to be done."""
+        return self.dynamics.action_prior is not None
+
+    @property
     def max_event(self) -> int:
         """How many tokens long what is told in mid-stream may be; 0 where nothing can be told."""
         return self.dynamics.layout.max_event

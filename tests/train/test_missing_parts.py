@@ -143,6 +143,7 @@ def test_a_world_without_any_of_its_parts_trains_and_runs(
     wanted = {"loss", "video", "reward", "end"}
     wanted |= {"state", "first_state"} if state else set()
     wanted |= {"header"} if caption else set()
+    wanted |= {"action"} if actions and not state else set()
     wanted |= {"caption"} if state and caption else set()
     assert set(logged.training) == wanted
     trainer.validate(module, data, verbose=False)

@@ -1,4 +1,4 @@
-"""A scene schema inferred from numbers that nobody described: ranges, flags, categories, angles, and what never changes."""
+"""A schema inferred from numbers that nobody described: ranges, flags, categories, angles, and what never changes."""
 
 from __future__ import annotations
 

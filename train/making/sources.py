@@ -60,8 +60,12 @@ class Source:
         """What ``train.export`` is told of where the world comes from."""
         if self.recipe:
             return ["--world-recipe", self.recipe]
-        path = work / "page.json"
-        path.write_text(json.dumps(dict(self.page), indent=1), encoding="utf-8")
+        path, page = work / "page.json", dict(self.page)
+        work.mkdir(parents=True, exist_ok=True)
+        if self.latent:
+            hint = "Nobody said what is done in it: keys 1 to 8 are what was found, and left alone it plays itself."
+            page |= {"plays_itself": True, "intro": f"{page.get('intro', '')} {hint}".strip()}
+        path.write_text(json.dumps(page, indent=1), encoding="utf-8")
         return ["--page", str(path)]
 
 

@@ -63,48 +63,39 @@ class Making:
 
     def stages(self, amounts: Mapping[str, int]) -> list[Stage]:
         """All of them. Each can be given again and then goes on where it was stopped."""
-        source, plain = self.source, self.source.recording
+        source, world = self.source, {"out": self.out, "tokenizer": self.tokenizer, "tokens": self.tokens}
         stages = []
         if source.command is not None:
             about = f"{amounts['record']} episodes" if source.counted else "all of it"
-            stages.append(self._stage("record", source.command(amounts["record"] if source.counted else None), about))
-        if self.source.latent:
-            last = str(self.run("latent actions") / "last.ckpt")
-            label = [
-                "train.label_actions",
-                "--recording",
-                str(plain),
-                "--checkpoint",
-                last,
-                "--out",
-                str(self.recording),
-            ]
-            label += ["--hide-actions"] if self.source.hidden else []
+            command = source.command(amounts["record"] if source.counted else None)
+            stages.append(self._stage("record", *command, about=about))
+        if source.latent:
+            hide = ["--hide-actions"] if source.hidden else []
+            given = {"recording": source.recording, "checkpoint": self.last("latent actions"), "out": self.recording}
             stages += [
-                self._fit("latent actions", "latent_actions", amounts, data__recording=plain),
-                self._stage("label actions", label, "which of them each step took"),
+                self._fit("latent actions", "latent_actions", amounts, data__recording=source.recording),
+                self._stage("label actions", "train.label_actions", *hide, **given, about="what each step did"),
             ]
-        schema = {"model__schema": self.recording} if self.source.state else {}
-        stages += [
+        schema = {"model__schema": self.recording} if source.state else {}
+        return [
+            *stages,
             self._fit("tokenizer", "tokenizer", amounts, data__recording=self.recording, **schema),
             self._stage(
-                "export tokenizer",
-                ["train.export", "--tokenizer", str(self.run("tokenizer") / "last.ckpt"), "--out", str(self.tokenizer)],
+                "export tokenizer", "train.export", tokenizer=self.last("tokenizer"), out=self.tokenizer
             ),
             self._stage(
-                "tokenize",
-                ["train.tokenize", "--recording", str(self.recording), "--tokenizer", str(self.tokenizer)]
-                + ["--out", str(self.tokens)],
+                "tokenize", "train.tokenize", recording=self.recording, tokenizer=self.tokenizer, out=self.tokens
             ),
             self._fit("dynamics", "dynamics", amounts, model__tokens=self.tokens, model__tokenizer_path=self.tokenizer),
             self._stage(
-                "export world",
-                ["train.export", "--tokenizer", str(self.tokenizer), "--tokens", str(self.tokens)]
-                + ["--dynamics", str(self.run("dynamics") / "last.ckpt"), "--out", str(self.out)]
-                + self.source.exported(self.work),
+                "export world", "train.export", *source.exported(self.work), **world, dynamics=self.last("dynamics")
             ),
-        ]
-        return [*stages, self.evaluation]
+            self._stage(
+                "evaluate", "train.evaluate", "--quick", world=self.out, recording=self.recording,
+                split=self.held_out, episodes=8, seed=self.seed, json=self.work / "evaluation.json",
+                report=self.out / "report",
+            ),
+        ]  # fmt: skip
 
     @property
     def held_out(self) -> str:
@@ -112,38 +103,26 @@ class Making:
         begun = (self.source.recording / "meta/episodes").is_dir()
         return "test" if begun and EpisodeStore(self.source.recording).split("test") else "validation"
 
-    @property
-    def evaluation(self) -> Stage:
-        return self._stage(
-            "evaluate",
-            ["train.evaluate", "--world", str(self.out), "--recording", str(self.recording), "--quick"]
-            + [
-                "--episodes",
-                "8",
-                "--split",
-                self.held_out,
-                "--seed",
-                str(self.seed),
-                "--json",
-                str(self.work / "evaluation.json"),
-            ]
-            + ["--report", str(self.out / "report")],
+    def last(self, name: str) -> Path:
+        """A training's checkpoint."""
+        return self.run(name) / "last.ckpt"
+
+    def _stage(self, name: str, *command: str, about: str = "", **options: object) -> Stage:
+        given = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        return Stage(
+            name=name, proof=self.work / "done" / name.replace(" ", "_"), command=(*command, *given), about=about
         )
 
-    def _stage(self, name: str, command: list[str], about: str = "") -> Stage:
-        return Stage(name=name, proof=self.work / "done" / name.replace(" ", "_"), command=tuple(command), about=about)
-
     def _fit(self, name: str, kind: str, amounts: Mapping[str, int], **given: object) -> Stage:
-        steps = amounts[name]
-        config = CONFIGS / kind / f"pixels_{self.size}.yaml"
+        config, steps = CONFIGS / kind / f"pixels_{self.size}.yaml", amounts[name]
         command = ["train", "fit", "--config", str(config), "--config", str(CONFIGS / f"trainer/{self.trainer}.yaml")]
         command += ["--seed_everything", str(self.seed), "--model.init_args.total_steps", str(steps)]
         command += ["--trainer.default_root_dir", str(self.run(name)), "--resume", "auto"]
-        often = ["--checkpoint_every_n_steps", "10", "--trainer.log_every_n_steps", "10"]
-        command += often if self.size == "tiny" else []
+        if self.size == "tiny":
+            command += ["--checkpoint_every_n_steps", "10", "--trainer.log_every_n_steps", "10"]
         if self.blocks is not None:
             of_tokens = kind == "dynamics"
             given["data__num_blocks" if of_tokens else "data__num_steps"] = self.blocks if of_tokens else 1
         for key, value in given.items():
             command += [f"--{key.replace('__', '.init_args.')}", str(value)]
-        return self._stage(name, command, f"{steps} updates (`{config.parent.name}/{config.name}`)")
+        return self._stage(name, *command, about=f"{steps} updates (`{config.parent.name}/{config.name}`)")

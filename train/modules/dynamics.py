@@ -35,13 +35,14 @@ def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def fitting(config: dict[str, Any], store: TokenStore) -> dict[str, Any]:
     """A configuration with what tokens decide, where it is not said: no places for words that are not there, a frame at
-    once or row by row, the levels of their codes, which rewards there are."""
+    once or row by row, the levels of their codes, which rewards there are, whether what is done is foreseen."""
     rows, columns = store.grid
     derived = {
         "tokens_per_pass": [rows * columns, columns],
         "code_levels": list(store.code_levels),
         "rewards": list(store.rewards),
         "predict_end": store.ends,
+        "predict_action": bool(store.schema.actions) and not store.schema.num_values,
     }
     silent = {"max_text": 0, "max_event": 0} if store.text is None else {}
     return derived | config | silent
@@ -215,7 +216,18 @@ class DynamicsModule(ScheduledModule):
         if logits.outcome is not None:
             found = self._frame_outcome_losses(batch, logits.outcome, foreseen)
             total, out = total + sum(found.values()), out | found
+        if self.dynamics.action_prior is not None:
+            out["action"] = self._action_loss(batch, foreseen)
+            total = total + out["action"]
         return {"loss": total} | out
+
+    def _action_loss(self, batch: dict[str, Tensor], foreseen: Tensor) -> Tensor:
+        """Nats of what is done next, of the actions that are known."""
+        prior, actions = self.dynamics.action_prior, self.completed(batch)["actions"]
+        assert prior is not None
+        known = foreseen & (actions[:, 1:] >= 0).all(-1)
+        video, last, following = (part[known] for part in (batch["video"][:, :-1], actions[:, :-1], actions[:, 1:]))
+        return prior.nats(video, last, following).mean() if len(video) else video.sum() * 0.0
 
     def _state_loss(
         self, batch: dict[str, Tensor], logits: Logits, targets: ChangeTargets, foreseen: Tensor, *, disturb: bool

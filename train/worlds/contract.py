@@ -94,8 +94,9 @@ class Recipe:
             ``(world, episodes, horizon=, seed=, sampling=)``, for a dictionary of numbers.
         bars: what a good world reaches, besides the bars that hold for any.
         guidance: by how much a scene should keep to its caption, stamped on exported worlds.
-        page: for the player: ``name``, ``intro``, ``examples`` {title: caption}, an ``event`` that may be told, and
-            ``keys`` by action: ``{"keys": [code, …], "sign": "↑", "place": "up"}``.
+        page: for the player: ``name``, ``intro``, ``examples`` {title: caption}, an ``event`` that may be told,
+            ``plays_itself`` where it does what is likely to be done while no key is held, and ``keys`` by action:
+            ``{"keys": [code, …], "sign": "↑", "place": "up"}``.
         folder: where sources and ``configs/`` lie.
         release: stages from nothing to a shipped world, by size, of the folder to work in and a seed.
         card: what the model card says of the world and its limits, in Markdown.

@@ -337,7 +337,7 @@ class GymWorld:
 
 @dataclass(frozen=True)
 class _Trial:
-    """How far pixels stray from their means while it is played, states by episode, and how long those were that ended."""
+    """How far pixels stray from their means while it is played, states by episode, lengths of those that ended."""
 
     moved: float
     states: list[np.ndarray]

@@ -60,5 +60,5 @@ def test_the_last_training_gets_what_those_before_it_left(tmp_path: Path) -> Non
 def test_a_broken_plan_is_refused_with_a_sentence(tmp_path: Path) -> None:
     assert Plan.load(tmp_path) is None
     (tmp_path / "plan.json").write_text('{"options": ', encoding="utf-8")
-    with pytest.raises(ValueError, match="is broken .* delete"):
+    with pytest.raises(ValueError, match=r"is broken .* delete"):
         Plan.load(tmp_path)

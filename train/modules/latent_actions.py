@@ -1,0 +1,240 @@
+"""Learns actions from video in which nobody said what was done: K codes that tell apart what follows from one moment.
+
+As in Genie (arXiv:2402.15391), an inverse model sees the past and the next picture and names a code; a forward model
+sees the past and the code, and draws the next picture. What follows from the past alone needs no code, so the few bits
+are left for what does not: somebody's action. Codes collapse easily (LAPA's issues 17 and 50). Each bit is the
+sign of a channel (lookup-free quantisation, arXiv:2310.05737), and whitening keeps all of them in use. A code that
+describes the next picture is no action (issue 38): ``agreement`` asks whether it does the same in another episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from train.data.episode_store import EpisodeStore
+from train.modules.picture_losses import decibels
+from train.modules.schedule import ScheduledModule
+
+PAST = 2  # pictures before the next one: where things are, and how they move
+_NOISE = 0.3
+MOVES = 0.04  # change of a pixel, of 1, from which on it moves
+
+
+class Whitening(nn.Module):
+    """A batch's values (N, C), centred, and neither alike nor of different spread, as by a batch norm that also takes
+    out what channels share (arXiv:1804.08450). Otherwise all bits of a code would say the same.
+
+    At evaluation it whitens by running averages, or by what ``settle`` was given.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("covariance", torch.eye(channels))
+
+    def forward(self, values: Tensor) -> Tensor:
+        mean, covariance = self.mean, self.covariance
+        if self.training:
+            mean, covariance = self._of(values)
+            self.mean.lerp_(mean.detach(), self.momentum)
+            self.covariance.lerp_(covariance.detach(), self.momentum)
+        root = torch.linalg.cholesky(covariance)
+        return torch.linalg.solve_triangular(root, (values - mean).T, upper=False).T
+
+    @staticmethod
+    def _of(values: Tensor) -> tuple[Tensor, Tensor]:
+        centred = values - values.mean(0)
+        return values.mean(0), centred.T @ centred / len(values) + 1e-4 * torch.eye(values.shape[1]).to(values)
+
+    @torch.no_grad()
+    def settle(self, values: Tensor) -> None:
+        """Takes mean and covariance from these values."""
+        for kept, found in zip((self.mean, self.covariance), self._of(values)):
+            kept.copy_(found)
+
+
+class Trunk(nn.Module):
+    """Pictures (N, channels, H, W) to features (N, width, H / patch, W / patch)."""
+
+    def __init__(self, channels: int, width: int, depth: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.embed = nn.Conv2d(channels * patch**2, width, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
+
+    def forward(self, pictures: Tensor, scales: Tensor | None = None) -> Tensor:
+        """``scales`` (N, depth, 2, width): how much each layer is scaled and shifted."""
+        height, width = (-side % self.patch for side in pictures.shape[2:])
+        x = F.gelu(self.embed(F.pixel_unshuffle(F.pad(pictures, (0, width, 0, height)), self.patch)))
+        for i, conv in enumerate(self.convs):
+            y = conv(x)
+            if scales is not None:
+                y = y * (1 + scales[:, i, 0, :, None, None]) + scales[:, i, 1, :, None, None]
+            x = x + F.gelu(y)
+        return x
+
+
+class LatentActions(nn.Module):
+    """Inverse and forward model. Codes are numbered 0 to ``num_codes`` - 1.
+
+    While ``noisy`` is set, training keeps the channels smooth, with noise: that lets gradients settle before signs do.
+    """
+
+    def __init__(self, bits: int = 3, width: int = 64, depth: int = 4, patch: int = 4) -> None:
+        super().__init__()
+        self.num_codes, self.patch, self.noisy = 2**bits, patch, False
+        self.inverse = Trunk(3 * (PAST + 1 + PAST), width, depth, patch)
+        self.point = nn.Linear(2 * width, bits)
+        self.norm = Whitening(bits)
+        self.forward_model = Trunk(3 * (2 * PAST - 1), width, depth, patch)
+        self.scales = nn.Sequential(nn.Linear(bits, width), nn.GELU(), nn.Linear(width, depth * 2 * width))
+        self.draw = nn.Conv2d(width, 3 * patch**2, 1)
+        nn.init.zeros_(self.draw.weight)
+
+    @staticmethod
+    def _with_changes(pictures: Tensor) -> Tensor:
+        """(N, n, 3, H, W) and the changes between them, as channels."""
+        return torch.cat([pictures, 4 * (pictures[:, 1:] - pictures[:, :-1])], 1).flatten(1, 2)
+
+    def points(self, past: Tensor, following: Tensor) -> Float[Tensor, "N C"]:
+        """What the bits are the signs of, before it is whitened."""
+        x = self.inverse(self._with_changes(torch.cat([past, following[:, None]], 1)))
+        return self.point(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+
+    def infer(
+        self, past: Float[Tensor, "N n 3 H W"], following: Float[Tensor, "N 3 H W"]
+    ) -> tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]:
+        """What was done between: the code's digits, through which gradients flow, and its number."""
+        point = self.norm(self.points(past, following))
+        soft, hard = point.tanh(), torch.where(point > 0, 1.0, -1.0)
+        codes = ((hard > 0).long() << torch.arange(hard.shape[1], device=hard.device)).sum(1)
+        if self.noisy and self.training:
+            return soft + _NOISE * torch.randn_like(soft), codes
+        return soft + (hard - soft).detach(), codes
+
+    def foresee(self, past: Float[Tensor, "N n 3 H W"], digits: Float[Tensor, "N C"]) -> Float[Tensor, "N 3 H W"]:
+        """The next picture."""
+        scales = self.scales(digits).unflatten(1, (-1, 2, self.draw.in_channels))
+        change = F.pixel_shuffle(self.draw(self.forward_model(self._with_changes(past), scales)), self.patch)
+        return past[:, -1] + change[..., : past.shape[-2], : past.shape[-1]]
+
+
+class LatentActionModule(ScheduledModule):
+    """Lightning module around :class:`LatentActions`.
+
+    Args:
+        recording: folder whose videos are learned from; says what a step is.
+        bits: of a code; 3 make eight actions.
+        width, depth, patch: size of the two networks.
+        moving_weight: how much more a pixel counts that moves.
+        noise_steps: for so many steps, bits are smooth and noisy.
+    """
+
+    def __init__(
+        self,
+        recording: str | None = None,
+        bits: int = 3,
+        width: int = 64,
+        depth: int = 4,
+        patch: int = 4,
+        lr: float = 2e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 50,
+        total_steps: int = 2000,
+        moving_weight: float = 20.0,
+        noise_steps: int = 200,
+        frames_per_step: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if frames_per_step is None and recording is not None:
+            frames_per_step = EpisodeStore(recording).schema.frames_per_step
+        self.frames_per_step = frames_per_step or 1
+        self.hparams["frames_per_step"] = self.frames_per_step  # a checkpoint needs no recording
+        self.model = LatentActions(bits, width, depth, patch)
+        self.moving_weight, self.noise_steps = moving_weight, noise_steps
+        self.seen: list[Tensor] = []
+
+    def pairs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 clips (B, 1 + r * n, H, W, 3) to pasts (N, 2, 3, H, W) and what followed (N, 3, H, W), in [0, 1]."""
+        pictures = frames[:, :: self.frames_per_step].permute(0, 1, 4, 2, 3).float() / 255
+        pictures = torch.cat([pictures[:, :1], pictures], 1) if pictures.shape[1] == PAST else pictures
+        steps = pictures.unfold(1, PAST + 1, 1).movedim(-1, 2).flatten(0, 1)
+        return steps[:, :PAST], steps[:, PAST]
+
+    def _weight(self, past: Tensor, following: Tensor) -> Tensor:
+        moves = ((following - past[:, -1]).abs().amax(1, keepdim=True) > MOVES).float()
+        return 1 + self.moving_weight * F.max_pool2d(moves, 5, stride=1, padding=2)
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        past, following = self.pairs(batch["frames"])
+        self.model.noisy = self.global_step < self.noise_steps
+        digits, _ = self.model.infer(past, following)
+        weight = self._weight(past, following)
+        error = (self.model.foresee(past, digits) - following).square() * weight
+        loss = error.sum() / (3 * weight.sum())
+        self.log("loss", loss.detach(), batch_size=len(past))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        figures = compare(self.model, *self.pairs(batch["frames"]))
+        self.seen.append(figures.codes)
+        named = {"val/moving_psnr": figures.inferred, "val/moving_psnr_shuffled": figures.shuffled}
+        self.log_dict(named | {"val/agreement": figures.agreement}, on_epoch=True, batch_size=len(figures.codes))
+
+    def on_validation_epoch_end(self) -> None:
+        codes = torch.cat(self.seen)
+        self.seen.clear()
+        self.log("val/codes_used", float(used(codes, self.model.num_codes)))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What codes are worth: PSNR over moving pixels with the code that was ``inferred`` and with one of another moment
+    (``shuffled``), and ``agreement``: how often a code, done in another episode, is named again by the inverse model
+    that sees what it led to there."""
+
+    inferred: Tensor
+    shuffled: Tensor
+    agreement: Tensor
+    codes: Tensor
+
+
+@torch.no_grad()
+def compare(model: LatentActions, past: Tensor, following: Tensor) -> Compared:
+    """Of moments (N, ...) in an order in which neighbours are of one episode, so half the batch on is another."""
+    digits, codes = model.infer(past, following)
+    away = len(codes) // 2
+    moves = ((following - past[:, -1]).abs().amax(1, keepdim=True) > MOVES).float()
+
+    def score(made: Tensor) -> Tensor:
+        square = (made.clamp(0, 1) - following).square().mean(1, keepdim=True)
+        return decibels((square * moves).sum() / moves.sum().clamp_min(1))
+
+    elsewhere = model.foresee(past, digits.roll(away, 0))
+    again = model.infer(past, elsewhere)[1]
+    agreement = (again == codes.roll(away, 0)).float().mean()
+    return Compared(score(model.foresee(past, digits)), score(elsewhere), agreement, codes)
+
+
+def used(codes: Tensor, num_codes: int) -> int:
+    """How many codes at least a hundredth of all moments have."""
+    shares = torch.bincount(codes.flatten(), minlength=num_codes).float() / codes.numel()
+    return int((shares >= 0.01).sum())
+
+
+def figures(codes: Tensor, num_codes: int) -> dict[str, Any]:
+    """How many codes are used, and as how many evenly used ones they count."""
+    shares = torch.bincount(codes.flatten(), minlength=num_codes).float() / codes.numel()
+    entropy = -(shares * shares.clamp_min(1e-9).log()).sum()
+    return {"codes_used": used(codes, num_codes), "perplexity": float(entropy.exp())}
