@@ -59,7 +59,7 @@ def infer_state(values: Sequence[np.ndarray], names: Sequence[str]) -> InferredS
 def _field(name: str, column: Sequence[np.ndarray]) -> tuple[Field, str]:
     seen = np.concatenate(column)
     low, high = float(seen.min()), float(seen.max())
-    still = all((part == part[0]).all() for part in column)
+    still = high > low and all((part == part[0]).all() for part in column)  # what never differs may yet change
     kept: dict[str, Any] = {"name": name, "role": "value"}
     never = ", the same throughout an episode" if still else ""
     if still:

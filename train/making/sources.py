@@ -94,7 +94,7 @@ def find(chosen: argparse.Namespace, work: Path, size: str) -> Source:
     return _of_videos(chosen, work, shorter)
 
 
-def _learned(wanted: str, acts: bool) -> dict[str, bool]:
+def _learned(wanted: str, acts: bool) -> dict[str, Any]:
     """Whether actions are learned from the pictures: where they are wanted so, or where there are none."""
     return {"latent": wanted == "latent" or (wanted == "own" and not acts), "hidden": wanted == "latent" and acts}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from train.data.episode_store import EpisodeStore
 from train.making.sources import Source
@@ -63,7 +64,7 @@ class Making:
 
     def stages(self, amounts: Mapping[str, int]) -> list[Stage]:
         """All of them. Each can be given again and then goes on where it was stopped."""
-        source, world = self.source, {"out": self.out, "tokenizer": self.tokenizer, "tokens": self.tokens}
+        source = self.source
         stages = []
         if source.command is not None:
             about = f"{amounts['record']} episodes" if source.counted else "all of it"
@@ -71,12 +72,19 @@ class Making:
             stages.append(self._stage("record", *command, about=about))
         if source.latent:
             hide = ["--hide-actions"] if source.hidden else []
-            given = {"recording": source.recording, "checkpoint": self.last("latent actions"), "out": self.recording}
             stages += [
                 self._fit("latent actions", "latent_actions", amounts, data__recording=source.recording),
-                self._stage("label actions", "train.label_actions", *hide, **given, about="what each step did"),
+                self._stage(
+                    "label actions",
+                    "train.label_actions",
+                    *hide,
+                    about="what each step did",
+                    recording=source.recording,
+                    checkpoint=self.last("latent actions"),
+                    out=self.recording,
+                ),
             ]
-        schema = {"model__schema": self.recording} if source.state else {}
+        schema: dict[str, Any] = {"model__schema": self.recording} if source.state else {}
         return [
             *stages,
             self._fit("tokenizer", "tokenizer", amounts, data__recording=self.recording, **schema),
@@ -88,7 +96,8 @@ class Making:
             ),
             self._fit("dynamics", "dynamics", amounts, model__tokens=self.tokens, model__tokenizer_path=self.tokenizer),
             self._stage(
-                "export world", "train.export", *source.exported(self.work), **world, dynamics=self.last("dynamics")
+                "export world", "train.export", *source.exported(self.work), tokenizer=self.tokenizer,
+                tokens=self.tokens, dynamics=self.last("dynamics"), out=self.out,
             ),
             self._stage(
                 "evaluate", "train.evaluate", "--quick", world=self.out, recording=self.recording,
