@@ -1,4 +1,7 @@
-"""``python -m demo`` opens a world to play; ``python -m demo --smoke`` plays it through its socket and exits."""
+"""``python -m demo`` opens a world to play; ``python -m demo --smoke`` plays it through its socket and exits.
+
+``--simulate WORLD --record DIR`` plays a world's simulator in place of a model of it, and records what is played.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from socket import socket
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from demo.server import listen, serve, served, url_of
 
@@ -29,6 +33,14 @@ def load_world(name: str | None, device: str | None, engine: str) -> World:
     from worldmodel.world import World
 
     return World.from_pretrained(name, device=device, engine=engine)
+
+
+def load_simulated(out: Path, name: str | None, device: str | None, engine: str) -> Any:
+    """A simulator that stands where a model is asked for, and records into ``out`` what is played."""
+    from demo.simulated_world import SimulatedWorld
+
+    assert name is not None
+    return SimulatedWorld(name, out)
 
 
 def settle_threads(world: World) -> None:
@@ -45,12 +57,18 @@ def settle_threads(world: World) -> None:
 def main(argv: Sequence[str] | None = None, load: Load = load_world) -> int:
     """Returns the exit status. ``load`` makes a world of its name, device and engine."""
     begun = perf_counter()
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if (options.simulate is None) != (options.record is None):
+        parser.error("--simulate and --record go together: the world, and the folder to record it into")
+    if options.simulate is not None:
+        options.world, options.seats, options.engine = options.simulate, 1, "torch"
+        load = partial(load_simulated, options.record)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         with closing(listen(options.host, 0 if options.smoke and options.port is None else options.port)) as listener:
             return _play(listener, options, load, begun)
-    except (ValueError, OSError) as mistake:
+    except (ValueError, ImportError, OSError) as mistake:
         print(f"python -m demo: {mistake}", file=sys.stderr)
         return 1
 
@@ -69,13 +87,17 @@ def _play(listener: socket, options: argparse.Namespace, load: Load, begun: floa
     if options.engine != "torch":  # which compiles: now, not when the first player waits for a picture
         world.start().step(world.actions.idle())
     app = build_app(world, seats=options.seats)
-    if options.smoke:
-        return _smoke(app, listener, begun, options.json)
-    print(f"Play at {url} (stop with Ctrl+C); ready after {perf_counter() - begun:.1f} s", flush=True)
-    if not options.no_browser and _has_screen():
-        webbrowser.open(url)
-    with suppress(KeyboardInterrupt):
-        serve(app, listener)
+    try:
+        if options.smoke:
+            return _smoke(app, listener, begun, options.json)
+        print(f"Play at {url} (stop with Ctrl+C); ready after {perf_counter() - begun:.1f} s", flush=True)
+        if not options.no_browser and _has_screen():
+            webbrowser.open(url)
+        with suppress(KeyboardInterrupt):
+            serve(app, listener)
+    finally:
+        if options.simulate is not None:
+            print(cast(Any, world).close(), flush=True)
     return 0
 
 
@@ -97,6 +119,10 @@ def _smoke(app: Any, listener: Any, begun: float, file: Path | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m demo", description="Play a world model in the browser.")
     parser.add_argument("--world", help="a bundled world's name (the default one if left out), a folder or a hub id")
+    parser.add_argument("--simulate", metavar="WORLD", help="play this world's simulator, as train.record names it")
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="with --simulate: the recording to begin or go on with"
+    )
     parser.add_argument("--device", help="where the model runs: cpu, cuda, …; default: as the world chooses")
     parser.add_argument(
         "--engine", default="torch", help="torch, openvino (faster on CPUs; the extra `fast`) or cuda_graph"

@@ -15,7 +15,7 @@ MANY = 24  # more choices than these have a slider in place of keys
 class Controls:
     """Keys held and values set, and the action they make.
 
-    A choice part does its first choice while no key is held. Choices go by their names, as in ``north``; where an
+    A choice part does its idle choice while no key is held. Choices go by their names, as in ``north``; where an
     action has several parts, by ``part=choice``. Everything else keeps the value it was given last: switches,
     quantities, and choices so many that a slider is better.
 
@@ -61,12 +61,15 @@ class Controls:
         return self.actions.unflatten(values)
 
     def describe(self) -> list[dict[str, Any]]:
-        """For the page: what there is to hold and to set, as JSON. Two numbers of one vector share a stick."""
+        """For the page: what there is to hold and to set, as JSON. Two numbers of one vector share a stick.
+
+        Of a part's choices the first is what is done while nothing is held.
+        """
         parts, described = list(self.actions.parts), []
         while parts:
             part = parts.pop(0)
             if _has_keys(part):
-                values = range(part.start, part.start + part.count)
+                values = sorted(range(part.start, part.start + part.count), key=lambda value: value != part.idle)
                 described.append({**self._about(part), "choices": [self._about_choice(part, v) for v in values]})
             elif part.kind == "binary":
                 described.append(self._about(part))

@@ -29,6 +29,7 @@ Binning = Literal["uniform", "quantile"]
 BINS = 11  # odd, so that 0 of a symmetric range is a level
 EXACT = 2**24  # whole numbers up to here are exact in float32
 ALONE = "action"  # the name of the only part of a space that names none
+IDLE = ("noop", "none", "nothing", "idle", "stay", "wait", "done")  # names of a choice that does least
 LISTED = 20  # more choices than these are told by their ends
 SPEAKABLE = "Discrete, MultiDiscrete, MultiBinary, Box, or a Dict or Tuple of these"
 
@@ -75,10 +76,10 @@ class ActionPart:
 
     @property
     def idle(self) -> float:
-        """The value that does least: the first choice, 0 of a switch, the level nearest to 0."""
+        """The value that does least: the choice named so, else the first; 0 of a switch; the level nearest to 0."""
         if self.kind == "binned":
             return min(self.levels, key=abs) if self.levels else min(max(0.0, self.low), self.high)
-        return self.start
+        return next((self.start + i for i, name in enumerate(self.names) if name.lower() in IDLE), self.start)
 
     @property
     def listed(self) -> str:

@@ -130,8 +130,9 @@ def _episode_faults(world: Recipe, env: Simulator, size: Size, seed: int = SEED)
         if found:
             return
         yield from _range_faults(world, info)
-        seen = info["state"] if world.schema.num_values else observation
-        observation, reward, terminated, truncated, info = env.step(act(np.asarray(seen)))
+        observation, reward, terminated, truncated, info = env.step(
+            act(play.seen_by_policies(world, observation, info))
+        )
         frames = world.schema.frames_per_step
         yield from _outcome_faults(reward, terminated, truncated)
         if terminated or truncated:

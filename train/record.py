@@ -3,7 +3,7 @@
 NAME is a world of ours, one that a package registers, ``my_package.my_world:RECIPE``, or the YAML file of a Gymnasium
 environment. ``--env ID`` writes such a file into the recording's folder, from what it finds out about the environment.
 Episode i is a function of (seed, i) alone, whatever the number of workers; a killed run goes on where it
-stopped when the same command is given again.
+stopped when the same command is given again. With ``--play`` a person plays, in the browser.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import argparse
 import multiprocessing
 import os
 import re
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -135,6 +137,20 @@ def record(
     print(f"{path}: {total} episodes, {size / 1e6:.0f} MB on disk{speed}")
 
 
+def play(path: Path, world: str, given: list[str]) -> int:
+    """Lets a person play the world's simulator on the demo's page, and records that. ``given``: further options of it.
+
+    Returns its exit status. The page is a process of its own: nothing here knows of it but its command.
+    """
+    command = [sys.executable, "-m", "demo", "--simulate", world, "--record", str(path), *given]
+    page = subprocess.Popen(command)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the page's, which then writes the last episode
+    try:
+        return page.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.record", description=__doc__)
     named = parser.add_mutually_exclusive_group(required=True)
@@ -147,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, default=64, help="most steps of an episode")
     parser.add_argument("--resolution", help="pixels, or HEIGHTxWIDTH; the world's own by default")
+    parser.add_argument("--play", action="store_true", help="play it yourself, on the demo's page, until Ctrl+C")
+    parser.add_argument("--port", help="with --play: where the page is served; default: the first free one from 7860")
     chosen = parser.parse_args(arguments)
     if min(chosen.episodes, chosen.workers, chosen.steps) < 1:
         parser.error("--episodes, --workers and --steps must be at least 1")
@@ -158,6 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
             found = environment(Path(world), chosen, size)
             print("\n".join(found.said()), flush=True)
             size = None
+        if chosen.play:
+            return play(chosen.out, world, [] if chosen.port is None else ["--port", chosen.port])
         record(
             chosen.out,
             chosen.episodes,

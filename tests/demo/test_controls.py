@@ -21,6 +21,14 @@ def test_nothing_held_is_the_action_that_does_least():
     assert Controls(ActionSpace()).action(0) is None
 
 
+def test_an_idle_choice_is_found_by_its_name_and_told_first():
+    hand = Controls(ActionSpace.named("left", "right", "done"))
+    assert hand.action(0) == 2
+    assert [choice["label"] for choice in hand.describe()[0]["choices"]] == ["done", "left", "right"]
+    hand.hold(["left"])
+    assert hand.action(0) == 0
+
+
 def test_very_many_choices_are_chosen_by_their_number():
     hand = Controls(ActionSpace(spaces.Discrete(100, start=1)))
     hand.hold([], {"action": 42})

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ FEW_COLOURS = 64  # a picture of no more is drawn pixel by pixel, and loses smal
 _LEAST_SIDE = 16  # pixels of what is a picture, and not a map of tiles
 _MOST_VALUES = 256  # of a state that is found
 _STICKY = (0.0, 0.5, 0.75, 0.9)
-_LOOKED_AT = 200  # steps for each stickiness that is tried
+_LOOKED_AT = 200  # environment steps for each stickiness that is tried, and at least half as many steps
+_BEGINNINGS = 32  # further ones, of which only the state is looked at
 _SHORT = 5  # steps of an episode
 _CROPPED = 2  # most pixels that are cut off a side
 _KEYS = {
@@ -106,9 +108,11 @@ class GymWorld:
         if "frameskip" in usual and "frameskip" not in args:  # its own skipping would hide frames
             frame_skip = frame_skip or _whole(usual["frameskip"])
             args["frameskip"] = 1
+        if frame_skip is not None and frame_skip < 1:
+            raise ValueError(f"--frame-skip is {frame_skip}: a step is at least one of the environment's")
+        if size is not None and (size[0] % CELL or size[1] % CELL):
+            raise ValueError(f"the resolution {said_size(size)} is no multiple of {CELL}: choose one that is")
         world = cls(env=env, env_args=args, frame_skip=frame_skip or 1, policy=policy)
-        if world.frame_skip < 1:
-            raise ValueError(f"--frame-skip is {world.frame_skip}: a step is at least one of the environment's")
         with world.opened() as made:
             observation, info = world.begun(made, seed)
             where = _find_pixels(made, observation) if pixels == "auto" else pixels
@@ -118,19 +122,20 @@ class GymWorld:
             chosen, resize = _resized(stored, shorter, few) if size is None else (size, _by_pixels(stored, size, few))
             found = _find_state(made, observation, info) if state == "auto" else state
             fps = round(made.metadata.get("render_fps") or 15) * (2 if "frameskip" in usual else 1)
-            actions = _actions(made)
-            name = _name_of(env)
-            world = replace(
-                world, size=tuple(chosen), fps=max(1, fps), pixels=where, resize=resize, state=found,
-                schema=StateSchema(
-                    name=name, fps=max(1, fps), frames_per_step=world.frame_skip, actions=actions
-                ).to_json(),
-            )  # fmt: skip
-            world = world._played(made, seed, stored)
-        return world
+            repeats = _repeats(fps) if frame_skip is None else frame_skip
+            schema = StateSchema(name=_name_of(env), fps=max(1, fps), actions=_actions(made))
+            world = replace(world, size=tuple(chosen), fps=max(1, fps), pixels=where, resize=resize, state=found)
+            while True:
+                schema = replace(schema, frames_per_step=repeats)
+                tried = replace(world, frame_skip=repeats, schema=schema.to_json())
+                played, usual = tried._played(made, seed, stored)
+                if frame_skip is not None or repeats == 1 or usual >= _SHORT:
+                    return played
+                repeats //= 2  # its episodes are too short for that
 
-    def _played(self, made: gymnasium.Env[Any, Any], seed: int, stored: Size) -> GymWorld:
-        """With the stickiness at which most happens, and a schema of the states that were seen."""
+    def _played(self, made: gymnasium.Env[Any, Any], seed: int, stored: Size) -> tuple[GymWorld, float]:
+        """With the stickiness at which most happens and a schema of the states that were seen, and after how many steps
+        half of the episodes have ended."""
         notes = [self._said_pictures(stored), f"actions: {made.action_space}, {_said_actions(self.recorded_schema)}"]
         trials = {
             stickiness: replace(self, stickiness=stickiness)._trial(made, seed)
@@ -145,18 +150,24 @@ class GymWorld:
         held = f"holds an action with a chance of {best:g} a step, for then most happens"
         notes.append(f"who plays {held}" if self.policy == "sticky" else f"who plays: {self.policy}")
         lengths = sorted(length for trial in trials.values() for length in trial.lengths)
-        if lengths and lengths[len(lengths) // 2] < _SHORT:
-            usual = lengths[len(lengths) // 2]
+        usual = lengths[len(lengths) // 2] if lengths else inf
+        if usual < _SHORT:
             notes.append(f"most episodes end within {usual} steps: little can be learned of what comes later")
         schema = self.recorded_schema
         if self.state == "none":
             notes.append("no state is recorded: pictures alone")
         else:
-            values = [states for trial in trials.values() for states in trial.states]
+            values = [states for trial in trials.values() for states in trial.states] + self._beginnings(made, seed)
             inferred = infer_state(values, self._state_names(made))
             schema = replace(schema, entities=inferred.entities)
             notes += [f"a state of {schema.num_values} values, from {self.state}", *inferred.said]
-        return replace(self, stickiness=best, fresh=fresh, schema=schema.to_json(), notes=tuple(notes))
+        world = replace(self, stickiness=best, fresh=fresh, schema=schema.to_json(), notes=tuple(notes))
+        return world, usual
+
+    def _beginnings(self, made: gymnasium.Env[Any, Any], seed: int) -> list[np.ndarray]:
+        """First states of further episodes: few are played, and each may begin anywhere."""
+        seeds = range(seed + _LOOKED_AT, seed + _LOOKED_AT + _BEGINNINGS)
+        return [self._values(made, *self.begun(made, one))[None] for one in seeds]
 
     def _again(self, made: gymnasium.Env[Any, Any], seed: int, acted: bool = False) -> np.ndarray:
         """The first picture of a seed, after some steps of another episode."""
@@ -169,21 +180,22 @@ class GymWorld:
 
     def _trial(self, made: gymnasium.Env[Any, Any], seed: int) -> _Trial:
         """What playing a little shows."""
-        pictures: list[np.ndarray] = []
         values: list[np.ndarray] = []
         lengths: list[int] = []
+        moved, steps, most = 0.0, 0, max(_LOOKED_AT // 2, _LOOKED_AT // self.frame_skip)
         env, policy = GymSimulator(self, made), self.behaviour(self.policy, np.random.default_rng([seed, 1]))
-        while len(pictures) < _LOOKED_AT:
-            picture, info = env.reset(seed=seed + len(pictures))
-            states, length, over = [info.get("state")], 0, False
-            while len(pictures) < _LOOKED_AT and not over:
+        while steps < most:
+            picture, info = env.reset(seed=seed + steps)
+            pictures, states, over = [picture], [info.get("state")], False
+            while steps < most and len(pictures) <= _LOOKED_AT // 2 and not over:
                 picture, _, terminated, truncated, info = env.step(policy(info["seen"]))
                 pictures.append(picture)
                 states.append(info.get("state"))
-                over, length = terminated or truncated, length + 1
-            lengths += [length] if over else []
+                over, steps = terminated or truncated, steps + 1
+            lengths += [len(pictures) - 1] if over else []
             values += [np.stack(states)] if self.state != "none" else []  # type: ignore[arg-type]
-        return _Trial(float(np.stack(pictures).astype(np.float32).std(0).mean()), values, lengths)
+            moved += len(pictures) * float(np.stack(pictures).astype(np.float32).std(0).mean())
+        return _Trial(moved / steps, values, lengths)
 
     def save(self, path: str | Path) -> None:
         about = json.loads(json.dumps(asdict(self), default=list))
@@ -221,7 +233,7 @@ class GymWorld:
         size = (
             said_size(stored)
             if tuple(stored) == tuple(self.size)
-            else f"{said_size(stored)}, {how} to {said_size(tuple(self.size))}"
+            else f"{said_size(stored)}, {how} to {said_size((self.size[0], self.size[1]))}"
         )
         each = f"{self.frame_skip} frames a step" if self.frame_skip > 1 else "one frame a step"
         return f"pictures from {origin}, {size}, {self.fps} frames a second, {each}; reward and end are recorded"
@@ -298,7 +310,7 @@ class GymWorld:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             try:
-                return gymnasium.make(known, **args)
+                return gymnasium.make(known, disable_env_checker=True, **args)  # which would warn at every step
             except gymnasium.error.DependencyNotInstalled as error:
                 raise ImportError(f"{self.env} needs what is not installed: {error}") from None
             except TypeError as error:
@@ -307,7 +319,11 @@ class GymWorld:
     def begun(self, env: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, dict[str, Any]]:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            return env.reset(seed=seed)
+            try:
+                return env.reset(seed=seed)
+            except Exception as error:
+                kind = type(error).__name__
+                raise RuntimeError(f"{self.env} cannot begin with seed {seed} ({kind}: {error})") from error
 
     def _sized(self, picture: np.ndarray) -> np.ndarray:
         stored, (height, width) = picture.shape[:2], self.size
@@ -315,9 +331,9 @@ class GymWorld:
             by = max(1, stored[0] // height)
             thinned = picture[::by, ::by]
             top, left = ((a - b) // 2 for a, b in zip(thinned.shape[:2], (height, width)))
-            return np.ascontiguousarray(thinned[top : top + height, left : left + width])
+            return thinned[top : top + height, left : left + width].copy()
         if stored == (height, width):
-            return picture
+            return picture.copy()  # the environment may draw into the same array again
         return Resizing(stored=(stored[0], stored[1]), target=(height, width), fit="crop").frames(picture[None])[0]
 
     def _values(self, env: gymnasium.Env[Any, Any], observation: Any, info: Mapping[str, Any]) -> np.ndarray:
@@ -337,7 +353,7 @@ class GymWorld:
 
 @dataclass(frozen=True)
 class _Trial:
-    """How far pixels stray from their means while it is played, states by episode, lengths of those that ended."""
+    """How far pixels stray from their episode's mean, states by episode, and how long those were that ended."""
 
     moved: float
     states: list[np.ndarray]
@@ -345,7 +361,7 @@ class _Trial:
 
 
 class Sticky:
-    """Holds an action with a chance, else draws another from the space. A quantity walks there instead of jumping."""
+    """Holds an action with a chance, else draws another from the space."""
 
     def __init__(self, space: spaces.Space[Any], stickiness: float, rng: np.random.Generator) -> None:
         self.space, self.stickiness, self.rng = space, stickiness, rng
@@ -436,10 +452,13 @@ def add_environment_options(parser: Any) -> None:
 def environment(path: Path, chosen: Any, size: Size | None, shorter: int = 64) -> GymWorld:
     """The world at ``path``, which is written there first if it isn't yet, of a command's options.
 
-    Raises ValueError and ImportError as ``look`` does.
+    Raises ValueError and ImportError as ``look`` does, and ValueError for a file of another environment.
     """
     if path.is_file():
-        return GymWorld.load(path)
+        world = GymWorld.load(path)
+        if world.env != chosen.env:
+            raise ValueError(f"{path} tells of {world.env}, not of {chosen.env}: choose another --out")
+        return world
     try:
         args = json.loads(chosen.env_args)
     except ValueError as error:
@@ -492,6 +511,14 @@ def _renders(spec: Any) -> bool:
         except (ImportError, AttributeError):
             return True
     return "rgb_array" in getattr(entry, "metadata", {}).get("render_modes", ["rgb_array"])
+
+
+def _repeats(fps: int) -> int:
+    """Environment steps a step: so many that somebody decides 10 to 20 times a second, where there are more than 30."""
+    repeats = 1
+    while fps > 30 and fps / repeats > 20:
+        repeats *= 2
+    return repeats
 
 
 def _whole(frameskip: Any) -> int:
@@ -573,10 +600,10 @@ def _th(number: int) -> str:
 def _actions(env: gymnasium.Env[Any, Any]) -> ActionSpace:
     """Raises ValueError, saying why, for actions that can't be recorded as they are."""
     space, names = env.action_space, None
-    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    meanings: Any = getattr(env.unwrapped, "get_action_meanings", None)
     listed = getattr(env.unwrapped, "actions", None)  # MiniGrid's are an Enum
     if isinstance(space, spaces.Discrete):
-        if callable(meanings):
+        if meanings is not None:
             names = [str(name) for name in meanings()]
         elif isinstance(listed, type) and hasattr(listed, "__members__"):
             names = list(listed.__members__)

@@ -78,8 +78,13 @@ class StepRecord:
             states=states,
             segmentation=None if world.segmented is None else info["segmentation"],
             caption=info.get("caption", ""),
-            seen=info.get("seen", np.asarray(observation if state is None else state)),
+            seen=seen_by_policies(world, observation, info),
         )
+
+
+def seen_by_policies(world: Recipe, observation: Any, info: dict[str, Any]) -> Any:
+    """What a policy is given: what the world says, or the state, or the observation where there is no state."""
+    return info.get("seen", np.asarray(info["state"] if world.schema.num_values else observation))
 
 
 def step_faults(world: Recipe, size: Size, observation: Any, info: dict[str, Any], count: int) -> Iterator[str]:
@@ -160,11 +165,27 @@ def play_episode(
         observation, reward, terminated, truncated, info = env.step(actions[-1])
         records.append(StepRecord.of(world, size, observation, info, r))
         rewards.append(float(reward))
+    return as_episode(world, records, actions, rewards, bool(terminated), bool(truncated), seed=seed, acting=acting)
+
+
+def as_episode(
+    world: Recipe,
+    records: list[StepRecord],
+    actions: list[Any],
+    rewards: list[float],
+    terminated: bool,
+    truncated: bool,
+    *,
+    seed: int,
+    acting: str,
+) -> tuple[Episode, np.ndarray | None]:
+    """What was played, ``records`` one more than actions and rewards, and the state of every pixel frame."""
     states = [record.states for record in records if record.states is not None]
     maps = [record.segmentation for record in records if record.segmentation is not None]
     frame_states = np.concatenate(states) if states else None
     ends = np.zeros(len(actions), bool)
     ends[-1:] = terminated
+    r = world.schema.frames_per_step
     episode = Episode(
         frames=np.concatenate([record.frames for record in records]),
         actions=_values(world, actions),
@@ -174,7 +195,7 @@ def play_episode(
         seed=seed,
         behaviour=acting,
         frames_per_step=r,
-        truncated=bool(truncated),
+        truncated=truncated,
         rewards=None if world.schema.role_columns("reward") else np.array(rewards, np.float32),
         terminated=None if world.schema.role_columns("terminated") else ends,
     )
@@ -211,7 +232,7 @@ def _simulated(
     states, actions, caption = [info["state"]], [], info.get("caption", "")
     events: dict[int, str] = {}
     for _ in range(num_steps):
-        actions.append(check_action(world, env, act(info["state"]), acting))
+        actions.append(check_action(world, env, act(seen_by_policies(world, None, info)), acting))
         if world.event is not None and world.editable and chance.random() < eventful:
             _, text, edit = world.event(world.schema.to_dict(torch.from_numpy(info["state"])), chance)
             with suppress(ValueError):  # bodies that a collision has pressed into one another
