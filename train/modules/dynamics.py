@@ -42,6 +42,7 @@ def fitting(config: dict[str, Any], store: TokenStore) -> dict[str, Any]:
         "code_levels": list(store.code_levels),
         "rewards": list(store.rewards),
         "predict_end": store.ends,
+        "show_values": store.schema.view is None and store.schema.num_values > 0,
     }
     silent = {"max_text": 0, "max_event": 0} if store.text is None else {}
     return derived | config | silent
