@@ -82,6 +82,12 @@ class StateInputs(nn.Module):
         return torch.cat([linear, chosen, angle.cos(), angle.sin(), state.new_zeros(len(state), 1)], 1)
 
 
+def telling_inputs(schema: StateSchema) -> list[int]:
+    """Which of a schema's inputs say how things are: not reward and end, nor the motion that a stream began with."""
+    inputs, others = StateInputs(schema), ("reward", "terminated", "motion")
+    return [i for e in schema.entities for f in e.fields if f.role not in others for i in inputs.entries(e, f)]
+
+
 class StateEmbedding(nn.Module):
     """An embedding for every state slot of what its entity is like. With ``words``, also of what an event says to one
     like it.

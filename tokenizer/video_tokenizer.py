@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.frames import said_size
 from tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
+from tokenizer.state_embedding import telling_inputs
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_autoencoder import Decoder, Encoder, FrameStates, VideoTokenizerConfig
 from tokenizer.weights import load_weights, save_weights
@@ -42,14 +43,15 @@ class Reconstruction:
 class VideoTokenizer(nn.Module):
     """A causal VQ autoencoder of video with exact streaming.
 
-    With a ``schema`` that has a view, decoding takes the scene states too, wherever they are known. One without a view
-    says nothing of the picture, and is not kept: ``schema`` is that of the states that are drawn.
+    With a ``schema``, decoding takes the states too, wherever they are known: they are drawn where it has a view, and
+    else told to the decoder as they are. One whose states say nothing of the picture is not kept: ``schema`` is that of
+    the states that are shown.
     """
 
     def __init__(self, config: VideoTokenizerConfig, schema: StateSchema | None = None) -> None:
         super().__init__()
         self.config = config
-        self.schema = schema if schema is not None and schema.view is not None else None
+        self.schema = schema if schema is not None and (schema.view or telling_inputs(schema)) else None
         self.quantizer = Quantizer(config.quantizer)
         self.encoder = Encoder(config, self.quantizer.dim)
         self.decoder = Decoder(config, self.quantizer.dim, self.schema)

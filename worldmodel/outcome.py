@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenizer.scene import SceneReading, StateReader
-from tokenizer.state_embedding import StateInputs
+from tokenizer.state_embedding import StateInputs, telling_inputs
 from tokenizer.state_schema import StateSchema
 
 ROLES = ("reward", "terminated")
@@ -34,13 +34,6 @@ def outcome_reader(schema: StateSchema, num_ids: int) -> OutcomeReader | PlainOu
 def outcome_slots(schema: StateSchema) -> list[int]:
     """The slots of a step that say its reward and its end."""
     return [i for i, s in enumerate(schema.slots) if s.field.role in ROLES and s.field.change is None]
-
-
-def telling_inputs(schema: StateSchema) -> list[int]:
-    """Which of a schema's inputs may tell the outcome: all but the outcome's own, and the motion that a stream began
-    with."""
-    inputs, others = StateInputs(schema), (*ROLES, "motion")
-    return [i for e in schema.entities for f in e.fields if f.role not in others for i in inputs.entries(e, f)]
 
 
 class PlainOutcomeReader(nn.Module):

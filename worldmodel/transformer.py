@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from tokenizer.causal_conv import RMSNorm, rms_norm
 from tokenizer.scene import scene_painter, state_painter
 from tokenizer.state_codec import StateCodec
+from tokenizer.state_map import state_map
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
 from worldmodel.action_prior import ActionPrior
@@ -49,6 +50,7 @@ class DynamicsConfig:
     With ``read_outcome``, reward and end are read from the state that a step led to (`outcome.py`), not foreseen.
     Where no state holds them, they are read from the picture: ``rewards`` are the values that a reward may take, and
     ``predict_end`` says whether episodes end. With ``predict_action``, it is learned what is likely to be done.
+    With ``show_values``, a frame's slots are told the values of a state that no view places in the picture.
     ``max_text`` and ``max_event`` are places for a caption's ids and for those of an event told in mid-stream.
     """
 
@@ -64,6 +66,7 @@ class DynamicsConfig:
     state_sees_video: bool = False
     code_levels: tuple[int, ...] = ()
     read_outcome: bool = False
+    show_values: bool = False
     rewards: tuple[float, ...] = ()
     predict_end: bool = False
     predict_action: bool = False
@@ -218,6 +221,7 @@ class Dynamics(nn.Module):
         has_state, words = layout.num_state > 0, vocabulary.size("text") if config.max_event else 0
         self.state_painter = state_painter(schema, width, words)
         self.scene_painter = scene_painter(schema, layout.grid, width, moments=2) if has_state else None
+        self.value_painter = state_map(schema, layout.num_video, width) if config.show_values else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.header_head = nn.Linear(width, len(vocabulary), bias=False)
@@ -337,7 +341,8 @@ class Dynamics(nn.Module):
             x = x + self.digits.embed(previous_ids, self.digits.previous)
         x = x + self.modality.weight[int(self.layout.step_modality[-1])]
         x = x + self.pass_size.weight[self.config.tokens_per_pass.index(k)]
-        return x if self.scene_painter is None else x + self.scene_painter(state, shown)
+        painter = self.scene_painter or self.value_painter
+        return x if painter is None else x + painter(state, shown)
 
     def feed_frame(
         self, conditioning: Float[Tensor, "N n width"], input_ids: Int[Tensor, "N n"]

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
 from tokenizer.quantizer import KINDS, Quantizer, QuantizerConfig, QuantizerKind
-from tokenizer.state_schema import StateSchema
+from tokenizer.state_schema import Entity, Field, StateSchema
 from tokenizer.video_tokenizer import FrameStates, VideoTokenizer, VideoTokenizerConfig
 
-from ..worldmodel.tiny_world import PLANE
+from ..worldmodel.tiny_world import PLANE, VALUES
 
 STEPS = 6
 FSQ = QuantizerConfig(levels=(5, 4, 3))
@@ -391,11 +391,35 @@ def test_a_size_that_cannot_be_is_refused(wrong: dict[str, Any], mend: str):
         VideoTokenizerConfig(**wrong)
 
 
-def test_a_schema_without_a_view_says_nothing_of_the_picture():
-    tokenizer = tiny(schema=replace(PLANE, view=None))
-    assert tokenizer.schema is None
+@pytest.mark.parametrize("schema", [PLANE, VALUES], ids=["a view", "no view"])
+def test_states_are_shown_where_they_are_known(schema: StateSchema):
+    tokenizer = tiny(schema=schema)
+    ids, chance = some_ids(tokenizer), torch.Generator().manual_seed(3)
+    states = torch.rand(2, 1 + STEPS, schema.num_values, generator=chance)
+    whole, without = tokenizer.decode(ids, states), tokenizer.decode(ids)
+    known = torch.zeros(2, 1 + STEPS, dtype=torch.bool)
+    known[:, -1] = True
+    shown = FrameStates.of(states, known)
+    with torch.no_grad():
+        last = tokenizer._to_pixels(tokenizer._join(tokenizer.decoder(tokenizer._codes(ids), shown=shown)))
+    assert torch.equal(last[:, :-4], without[:, :-4])
+    assert not torch.equal(last[:, -4:], without[:, -4:])
+    cache, before = tokenizer.start_cache(2), FrameStates.of(states).previous
+    steps = [tokenizer.decode_step(ids[:, t], cache, states[:, t], before[:, t]) for t in range(1 + STEPS)]
+    assert (torch.cat([steps[0][:, -1:], *steps[1:]], 1).int() - whole.int()).abs().max() <= 1
+
+
+def test_a_schema_without_a_view_is_kept_where_it_tells_of_the_picture(tmp_path: Path):
+    tokenizer = tiny(schema=VALUES)
+    assert tokenizer.schema == VALUES
     assert tokenizer.decoder.layer is None
-    assert tokenizer(clip(steps=1).movedim(-1, 2) / 255).drawn is None
+    tokenizer.save(tmp_path)
+    ids, states = some_ids(tokenizer), torch.rand(2, 1 + STEPS, VALUES.num_values)
+    assert torch.equal(VideoTokenizer.load(tmp_path).decode(ids, states), tokenizer.decode(ids, states))
+    outcome = Entity(name="episode", fields=(Field(name="reward", kind="flag", role="reward"),))
+    silent = tiny(schema=replace(VALUES, entities=(outcome,)))
+    assert silent.schema is None
+    assert silent.state_dict().keys() == tiny().state_dict().keys()
 
 
 def test_mistakes_are_answered_with_the_mend(tmp_path):

@@ -52,6 +52,7 @@ PLANE = StateSchema(
         ),
     ),
 )
+VALUES = replace(PLANE, name="values", view=None)  # that stand nowhere in the picture
 STATELESS = StateSchema(name="film", frames_per_step=2, actions=PLANE.actions)
 UNSTEERED = StateSchema(name="plain film", frames_per_step=2)
 STEERED_TWICE = StateSchema(
@@ -116,7 +117,7 @@ def tiny_world(
     torch.manual_seed(0)
     text = text_tokenizer() if words else None
     changes = changes if words else {"max_text": 0, "max_event": 0} | changes
-    tokenizer = shaken(VideoTokenizer(TOKENIZER, schema if schema.view else None), 0.1)
+    tokenizer = shaken(VideoTokenizer(TOKENIZER, schema), 0.1)
     vocabulary = Vocabulary.of(text=text, actions=schema.actions, schema=schema, num_codes=tokenizer.num_codes)
     config = replace(DYNAMICS, **changes)
     layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text, config.max_event)

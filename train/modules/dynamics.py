@@ -43,6 +43,7 @@ def fitting(config: dict[str, Any], store: TokenStore) -> dict[str, Any]:
         "rewards": list(store.rewards),
         "predict_end": store.ends,
         "predict_action": bool(store.schema.actions) and not store.schema.num_values,
+        "show_values": store.schema.view is None and store.schema.num_values > 0,
     }
     silent = {"max_text": 0, "max_event": 0} if store.text is None else {}
     return derived | config | silent

@@ -63,7 +63,8 @@ class TokenizerModule(ScheduledModule):
             the scene states of a batch. None: it decodes from ids alone.
         state_dropout: share of clips whose states are withheld, so that ids alone can be decoded too. Half of these
             are mirrored (a state cannot be).
-        wrong_share: for clips with states, at most this share of cells is decoded from a wrong code.
+        wrong_share: for clips with states, at most this share of cells is decoded from a wrong code. Where no view
+            places states in the picture, half this share of clips is decoded from wrong codes alone.
         decoder_only: leave the encoder as it is, so that ids made by it stay valid.
         start_from: a checkpoint of this module whose weights to start from.
     """
@@ -150,6 +151,8 @@ class TokenizerModule(ScheduledModule):
         chosen[:, 0] = False
         known = cut_in((~dropped)[:, None].expand(-1, latents), chosen)
         level = draw[2].square() * self.wrong_share
+        if self.tokenizer.decoder.told is not None:  # of states alone nothing is drawn: some clips have nothing else
+            level = level.masked_fill(draw[2] > 1 - self.wrong_share / 2, 1)
         wrong = torch.rand(rows, latents, *self.tokenizer.grid, generator=generator) < level[:, None, None, None]
         wrong &= known[..., None, None]
         chosen, known, wrong = (x.to(video.device) for x in (chosen, known, wrong))

@@ -23,7 +23,7 @@ from worldmodel.rollout import Rollout
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
-from ..tiny_world import LIVELY, STATELESS, tiny_world
+from ..tiny_world import LIVELY, STATELESS, VALUES, tiny_world
 
 
 @pytest.fixture
@@ -56,9 +56,12 @@ class NothingFromTheHost(TorchFunctionMode):
         return made
 
 
-@pytest.mark.parametrize("bundled", [False, True])
-def test_a_step_can_be_captured_as_a_cuda_graph(bundled: bool, monkeypatch: pytest.MonkeyPatch):
-    world = World.from_pretrained("tabletop", device="cpu") if bundled else tiny_world()
+@pytest.mark.parametrize("which", ["tiny", "without a view", "bundled"])
+def test_a_step_can_be_captured_as_a_cuda_graph(which: str, monkeypatch: pytest.MonkeyPatch):
+    if which == "bundled":
+        world = World.from_pretrained("tabletop", device="cpu")
+    else:
+        world = tiny_world() if which == "tiny" else tiny_world(VALUES, show_values=True)
     rollout = world.start(seed=[0, 1], batch=2)
     for _ in range(2):
         rollout.step(0)
@@ -143,8 +146,9 @@ def test_openvino_agrees_with_torch_through_edits_and_resets(sampling: Sampling)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_graphs")
-def test_openvino_takes_worlds_without_a_state_or_anchors():
-    for world in (tiny_world(STATELESS), tiny_world(anchor_frames=0), tiny_world(state_sees_video=True)):
+def test_openvino_takes_worlds_without_a_state_a_view_or_anchors():
+    values = tiny_world(VALUES, show_values=True)
+    for world in (values, tiny_world(STATELESS), tiny_world(anchor_frames=0), tiny_world(state_sees_video=True)):
         assert_same(*(each.start(seed=3, sampling=LIVELY) for each in (world, fast(world))), steps=5)
 
 
