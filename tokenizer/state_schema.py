@@ -394,15 +394,50 @@ class StateSchema:
         view = None if self.view is None else view_to_json(self.view)
         return json.loads(json.dumps({**asdict(self), "view": view, "actions": self.actions.to_json()}))
 
+    def brief_json(self) -> dict[str, Any]:
+        """``to_json`` without fields' settings that say nothing of their kind, or are as usual: for people to edit."""
+        about, settings = self.to_json(), Field.__dataclass_fields__
+        for entity in about["entities"]:
+            for f in entity["fields"]:
+                always = ("low", "high", "bins") if f["kind"] == "continuous" else ()
+                for key in [k for k, v in f.items() if k not in always and v in (settings[k].default, [])]:
+                    del f[key]
+        return about
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StateSchema:
+        """Raises ValueError for what no schema says, naming the field and setting; KeyError for what is not there."""
         entities = tuple(
-            Entity(
-                name=e["name"],
-                fields=tuple(Field(**{**f, "names": tuple(f["names"])}) for f in e["fields"]),
-            )
+            Entity(name=e["name"], fields=tuple(_field_from_json(e["name"], f) for f in e["fields"]))
             for e in data["entities"]
         )
         view = None if data.get("view") is None else view_from_json(data["view"])
         rest = {k: data[k] for k in ("name", "fps", "frames_per_step")}
         return cls(entities=entities, view=view, actions=ActionSpace.from_json(data.get("actions", ())), **rest)
+
+
+_SETTINGS: dict[str, tuple[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("name", "kind", "role", "unit"), ("a text", (str,))),
+    **dict.fromkeys(("size", "bins", "change_bins"), ("a whole number", (int,))),
+    **dict.fromkeys(("low", "high"), ("a number", (int, float))),
+    **dict.fromkeys(("static", "periodic"), ("true or false", (bool,))),
+    "change": ("a number or null", (int, float, type(None))),
+    "names": ("a list of texts", (list, tuple)),
+}
+
+
+def _field_from_json(entity: str, data: Any) -> Field:
+    """Raises ValueError for a setting that is unknown, missing or of another type."""
+    if not isinstance(data, Mapping) or "name" not in data or "kind" not in data:
+        raise ValueError(f"a field of the entity {entity!r} is {data!r}: it needs a name and a kind")
+    name = f"{entity}.{data['name']}"
+    for key, value in data.items():
+        if key not in _SETTINGS:
+            raise ValueError(f"field {name!r} has no setting {key!r}: {nearest(str(key), _SETTINGS)}")
+        what, types = _SETTINGS[key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ValueError(f"field {name!r} has {key} = {value!r}: write {what}")
+    names = data.get("names", ())
+    if not all(isinstance(word, str) for word in names):
+        raise ValueError(f"field {name!r} has names {list(names)!r}: put each in quotes")
+    return Field(**{"role": "value", **data, "names": tuple(names)})

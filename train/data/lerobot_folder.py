@@ -1,7 +1,8 @@
 """Where a LeRobotDataset v3 that others wrote lies, and what it says of its pictures, actions and state.
 
-Such a folder has no schema, so one is made of its features: a state of plain values, one for each number of
-``observation.state``, and an action space of the numbers of ``action``, within the bounds that its statistics tell.
+Such a folder has no schema, so one is made of its features: a state of the numbers of ``observation.state``, inferred
+from some of its episodes, and an action space of the numbers of ``action``, both within the bounds that its statistics
+tell.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from gymnasium import spaces
 from PIL import Image, UnidentifiedImageError
 
 from tokenizer.action_space import ActionSpace
-from tokenizer.state_schema import Entity, Field, StateSchema
+from tokenizer.state_schema import Entity, StateSchema
+from train.data.inferred_state import infer_state
 from train.data.recording_layout import ACTION, FRONT, SEGMENTATION, STATE, mend
 
 _INFO = "meta/info.json"
-_STATE_BINS = 64
-_MARGIN = 0.05  # of a state value's range, on either side
+_ROWS = 20_000  # steps after which enough is seen of how states change
 
 
 def lerobot_source(text: str | Path, camera: str | None = None) -> Path:
@@ -83,18 +84,29 @@ def schema_of(path: Path, info: Mapping[str, Any], frames_per_step: int) -> Stat
     features = info["features"]
     entities: tuple[Entity, ...] = ()
     if STATE in features:
-        low, high = _bounds(path, info, STATE)
-        span = np.where(high > low, high - low, 1.0)
-        fields = [
-            Field(name=name, kind="continuous", role="value", low=float(a), high=float(b), bins=_STATE_BINS)
-            for name, a, b in zip(_names(features, STATE), low - _MARGIN * span, high + _MARGIN * span, strict=True)
-        ]
-        entities = (Entity(name="state", fields=tuple(fields)),)
+        ends = [end[None] for end in _bounds(path, info, STATE)]  # each an episode of one row: its range, no changes
+        entities = infer_state([*_some_states(path, frames_per_step), *ends], _names(features, STATE)).entities
     actions = _actions(path, info, frames_per_step) if ACTION in features else ActionSpace()
     fps = max(1, round(info["fps"]))
     return StateSchema(
         name=path.resolve().name, entities=entities, fps=fps, frames_per_step=frames_per_step, actions=actions
     )
+
+
+def _some_states(path: Path, r: int) -> list[np.ndarray]:
+    """States of some episodes, a row a step. Broken ones are left to whoever reads them."""
+    found: list[np.ndarray] = []
+    for file in sorted((path / "data").rglob("*.parquet")):
+        try:
+            table = pq.read_table(file, columns=[STATE, "episode_index"])
+            values, whose = matrix(table[STATE]), table["episode_index"].to_numpy()
+        except (OSError, KeyError, ValueError, pa.ArrowException):
+            continue
+        parts = np.split(values, np.flatnonzero(np.diff(whose)) + 1)
+        found += [part[::r] for part in parts if len(part) and np.isfinite(part).all()]
+        if sum(map(len, found)) >= _ROWS:
+            break
+    return found
 
 
 def _actions(path: Path, info: Mapping[str, Any], r: int) -> ActionSpace:

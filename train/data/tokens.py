@@ -352,7 +352,7 @@ class TokenWindows(Dataset[dict[str, Tensor]]):
 
 
 class Beside(Dataset[dict[str, Any]]):
-    """Windows of one kind, each with ``count`` of another kind ``beside`` it, stacked."""
+    """Windows of one kind, each with ``count`` of another kind ``beside`` it, stacked and without pictures."""
 
     def __init__(self, windows: TokenWindows, others: TokenWindows, count: int) -> None:
         ours, theirs = (part.vocabulary for part in (windows, others))
@@ -367,6 +367,8 @@ class Beside(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         others = [self.others[draw * self.count + i] for i in range(self.count)]
+        for other in others:
+            other.pop("video", None)
         return {**self.windows[draw], "beside": default_collate(others)}
 
 
@@ -377,8 +379,8 @@ class TokenDataModule(L.LightningDataModule):
         tokens: folder that ``python -m train.tokenize`` wrote.
         num_blocks: latent frames in a window; should exceed the dynamics' window, so that anchors are learned.
         skip_share: share of windows with a jump in time.
-        beside: another such folder, of states alone: ``beside_count`` of its windows, of ``beside_blocks`` latent
-            frames, come with each window of ``tokens``, so that what was learned of them is kept.
+        beside: another such folder, or the same: ``beside_count`` windows of its states alone, of ``beside_blocks``
+            latent frames, come with each window of ``tokens``. They cost little, and teach or keep what happens.
     """
 
     def __init__(

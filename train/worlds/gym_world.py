@@ -199,7 +199,11 @@ class GymWorld:
 
     def save(self, path: str | Path) -> None:
         about = json.loads(json.dumps(asdict(self), default=list))
-        Path(path).write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        del about["schema"]
+        schema = {"schema": self.recorded_schema.brief_json()}
+        text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=120)
+        text += yaml.safe_dump(schema, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+        Path(path).write_text(text, encoding="utf-8")  # a line a field
 
     @classmethod
     def load(cls, path: str | Path) -> GymWorld:
@@ -218,6 +222,7 @@ class GymWorld:
             raise ValueError(f"{path} has an unknown {', '.join(unknown)}: it may say {known}")
         world = cls(**about)
         try:
+            world = replace(world, schema=world.recorded_schema.to_json())
             world.recipe()
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from None

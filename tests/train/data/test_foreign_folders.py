@@ -59,6 +59,8 @@ def test_vectors_keep_their_names_and_the_bounds_of_the_statistics(folder: Path)
     assert {f.role for f in fields} == {"value"}
     assert all(f.low < 0.5 < f.high for f in fields[1:2])  # a joint that never moved still has a range
     assert fields[2].low < -55 < 0 < fields[2].high
+    assert fields[0].change is not None
+    assert 0.1 < fields[0].change < 0.2  # it moves by 0.1 a row
     read = EpisodeStore(folder).read(1)
     assert schema.actions.values_to_ids(read.actions).shape == (LENGTHS[1] - 1, 2)
 
