@@ -19,7 +19,7 @@ class Controls:
     action has several parts, by ``part=choice``. Everything else keeps the value it was given last: switches,
     quantities, and choices so many that a slider is better.
 
-    ``keys`` are a world page's: {choice or part: {keys, sign, place}}.
+    ``keys`` are a world page's: {choice or part: {keys, sign, place, idle}}.
     """
 
     def __init__(self, actions: ActionSpace, keys: Mapping[str, Any] | None = None) -> None:
@@ -55,7 +55,7 @@ class Controls:
         for part in self.actions.parts:
             if _has_keys(part):
                 wanted = [self._choices[name][1] for name in self._held if self._choices[name][0] == part.name]
-                values.append(wanted[time % len(wanted)] if wanted else part.idle)
+                values.append(wanted[time % len(wanted)] if wanted else self._idle(part))
             else:
                 values.append(self._values[part.name])
         return self.actions.unflatten(values)
@@ -81,11 +81,16 @@ class Controls:
                 described.append(self._about(part))
         return described
 
+    def _idle(self, part: ActionPart) -> float:
+        names = [name for name in part.names if self._key(self._held_as(part, part.number(name)), name).get("idle")]
+        return part.number(names[0]) if names else part.idle
+
     def _held_as(self, part: ActionPart, value: float) -> str:
         return part.label(value) if len(self.actions.parts) == 1 else f"{part.name}={part.label(value)}"
 
     def _about(self, part: ActionPart) -> dict[str, Any]:
-        about: dict[str, Any] = {"kind": part.kind, "name": part.name, "idle": part.idle}
+        idle = self._idle(part) if _has_keys(part) else part.idle
+        about: dict[str, Any] = {"kind": part.kind, "name": part.name, "idle": idle}
         if _has_keys(part):
             return about
         if part.kind != "binary":
@@ -100,7 +105,7 @@ class Controls:
 
     def _key(self, *names: str) -> dict[str, Any]:
         found = next((self.keys[name] for name in names if isinstance(self.keys.get(name), Mapping)), {})
-        return {key: found[key] for key in ("keys", "sign", "place") if key in found}
+        return {key: found[key] for key in ("keys", "sign", "place", "idle") if key in found}
 
     def _other_axis(self, part: ActionPart) -> ActionPart | None:
         """The second number of a vector of two, of whose first this is."""

@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -106,7 +107,7 @@ class GymWorld:
         """
         args, usual = dict(env_args or {}), _usual_arguments(env)
         if "frameskip" in usual and "frameskip" not in args:  # its own skipping would hide frames
-            frame_skip = frame_skip or _whole(usual["frameskip"])
+            frame_skip = _whole(usual["frameskip"]) if frame_skip is None else frame_skip
             args["frameskip"] = 1
         if frame_skip is not None and frame_skip < 1:
             raise ValueError(f"--frame-skip is {frame_skip}: a step is at least one of the environment's")
@@ -251,11 +252,15 @@ class GymWorld:
 
     def recipe(self) -> Recipe:
         """Raises ValueError for what no recipe can be made of."""
-        height, width = self.size
-        if height % CELL or width % CELL:
-            raise ValueError(f"size {height}x{width} is no multiple of {CELL}")
+        self._refuse_faults()
+        schema, (height, width) = self.recorded_schema, self.size
+        for name, named in (("fps", "fps"), ("frame_skip", "frames_per_step")):
+            if getattr(self, name) != (told := getattr(schema, named)):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but the schema's {named} is {told}: give both alike"
+                )
         return Recipe(
-            schema=self.recorded_schema,
+            schema=schema,
             make=self.simulator,
             sizes=((height, width),),
             shares={self.policy: 1.0},
@@ -264,16 +269,42 @@ class GymWorld:
             source=json.dumps(asdict(self), default=list, sort_keys=True),
         )
 
+    def _refuse_faults(self) -> None:
+        for fault in self._faults():
+            raise ValueError(fault)
+
+    def _faults(self) -> Iterator[str]:
+        """What a person may have written wrongly, a sentence each."""
+        for name in ("frame_skip", "fps"):
+            number: object = getattr(self, name)
+            if type(number) is not int or number < 1:
+                yield f"{name} is {number!r}: it is a whole number, at least 1"
+        size: object = self.size
+        if not isinstance(size, list | tuple) or len(size) != 2 or any(type(side) is not int for side in size):
+            yield f"size is {size!r}: it is height and width, as [64, 96]"
+        elif min(size) < CELL or any(side % CELL for side in size):
+            yield f"size {size[0]}x{size[1]} is no multiple of {CELL}: choose {said_size(_rounded(size))}"
+        stickiness: object = self.stickiness
+        if not isinstance(stickiness, int | float) or not 0 <= stickiness < 1:
+            yield f"stickiness is {stickiness!r}: it is a chance, from 0 to less than 1"
+        if not isinstance(self.env_args, Mapping):
+            yield f"env_args is {self.env_args!r}: it holds names and values"
+        if self.resize != "area" and not re.fullmatch(r"every \d+(st|nd|rd|th) pixel", self.resize):
+            yield f"resize {self.resize!r} is unknown: choose area, or every 2nd pixel"
+        if self.policy not in ("sticky", "random") and ":" not in self.policy:
+            yield f"unknown policy {self.policy!r}: choose sticky, random, or my_module:act"
+        for part in _parts_of(self.state):
+            if part not in ("obs", "ram") and not re.fullmatch(r"(obs|info):.+", part):
+                yield f"--state {part} is unknown: choose none, auto, obs, obs:KEY, info:KEY or ram"
+
     def simulator(self, size: Size) -> GymSimulator:
         return GymSimulator(replace(self, size=size))
 
     def behaviour(self, name: str, rng: np.random.Generator) -> Policy:
-        """Raises ValueError for a policy that there is not."""
+        """Raises ValueError for a policy of one's own that there is not."""
         space = copy.deepcopy(self.recorded_schema.actions.space)
         if ":" in name:
             return partial(_asked, _imported(name))
-        if name not in ("random", "sticky"):
-            raise ValueError(f"unknown policy {name!r}: choose sticky, random, or my_module:act")
         assert space is not None
         space.seed(int(rng.integers(2**31)))
         return Sticky(space, self.stickiness if name == "sticky" else 0.0, rng)
@@ -287,7 +318,7 @@ class GymWorld:
             words = set(name.lower().replace("-", " ").replace("_", " ").split())
             meant = [key for word, key in _KEYS.items() if word in words]
             if words & set(_IDLE):
-                keys[name] = {"keys": []}
+                keys[name] = {"keys": [], "idle": True}
             elif len(meant) == 1:
                 code, sign = meant[0]
                 place = {"Space": None}.get(code, code.removeprefix("Arrow").lower())
@@ -312,8 +343,7 @@ class GymWorld:
         args = dict(self.env_args)
         if "render_mode" not in args and _renders(known):
             args["render_mode"] = "rgb_array"
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with _quietly():
             try:
                 return gymnasium.make(known, disable_env_checker=True, **args)  # which would warn at every step
             except gymnasium.error.DependencyNotInstalled as error:
@@ -406,12 +436,11 @@ class GymSimulator:
         while len(frames) < self.world.frame_skip:
             if not (terminated or truncated):
                 try:
-                    observation, reward, terminated, truncated, info = self.env.step(action)
+                    with _quietly():
+                        observation, reward, terminated, truncated, info = self.env.step(action)
                 except Exception as error:
                     kind = type(error).__name__
-                    raise RuntimeError(
-                        f"{self.world.env} failed in a step with {action!r} ({kind}: {error})"
-                    ) from error
+                    raise RuntimeError(f"{self.world.env} failed in a step with {action} ({kind}: {error})") from error
                 total += float(reward)
                 frames.append(self._frame(observation))
                 states.append(self._state(observation, info))
@@ -478,6 +507,14 @@ def environment(path: Path, chosen: Any, size: Size | None, shorter: int = 64) -
 
 
 # -- looking at an environment ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """What an environment prints and warns of is not said to whoever records it."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _spec(env: str) -> Any:
@@ -588,8 +625,12 @@ def _resized(stored: Size, shorter: int, few: bool) -> tuple[Size, str]:
     if few and min(whole) > 0 and max(left) <= _CROPPED:
         return (whole[0], whole[1]), f"every {_th(by)} pixel"
     scale = min(1.0, shorter / min(stored))
-    rows, columns = (max(1, round(side * scale / CELL)) * CELL for side in stored)
-    return (rows, columns), "area"
+    return _rounded([side * scale for side in stored]), "area"
+
+
+def _rounded(size: Sequence[float]) -> Size:
+    height, width = (max(1, round(side / CELL)) * CELL for side in size)
+    return height, width
 
 
 def _by_pixels(stored: Size, size: Size, few: bool) -> str:
@@ -658,8 +699,6 @@ def _vector(
         if console is None:
             raise ValueError(f"{name} has no memory to read: --state ram is for Atari's games")
         return np.asarray(console.getRAM(), dtype=np.float64)
-    if kind not in ("obs", "info"):
-        raise ValueError(f"--state {part} is unknown: choose none, auto, obs, obs:KEY, info:KEY or ram")
     found = _within(info if kind == "info" else observation, key) if key else observation
     if not _is_number(found):
         told = ", ".join(map(str, info if kind == "info" else observation if isinstance(observation, Mapping) else ()))
