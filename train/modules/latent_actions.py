@@ -137,7 +137,9 @@ class LatentActionModule(ScheduledModule):
         bits: of a code; 3 make eight actions.
         width, depth, patch: size of the two networks.
         moving_weight: how much more a pixel counts that moves.
-        noise_steps: for so many steps, bits are smooth and noisy.
+        alone_share: of the training, in which the forward model first learns what follows from the past alone.
+        code_dropout: share of steps that it goes on to foresee without a code.
+        noise_steps: for so many steps after that, bits are smooth and noisy.
     """
 
     def __init__(
@@ -152,6 +154,8 @@ class LatentActionModule(ScheduledModule):
         warmup_steps: int = 50,
         total_steps: int = 2000,
         moving_weight: float = 20.0,
+        alone_share: float = 0.4,
+        code_dropout: float = 0.15,
         noise_steps: int = 200,
         frames_per_step: int | None = None,
     ) -> None:
@@ -163,6 +167,7 @@ class LatentActionModule(ScheduledModule):
         self.hparams["frames_per_step"] = self.frames_per_step  # a checkpoint needs no recording
         self.model = LatentActions(bits, width, depth, patch)
         self.moving_weight, self.noise_steps = moving_weight, noise_steps
+        self.alone_steps, self.code_dropout = int(alone_share * total_steps), code_dropout
         self.seen: list[Tensor] = []
 
     def pairs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,8 +183,11 @@ class LatentActionModule(ScheduledModule):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         past, following = self.pairs(batch["frames"])
-        self.model.noisy = self.global_step < self.noise_steps
+        told = self.global_step - self.alone_steps
+        self.model.noisy = told < self.noise_steps
         digits, _ = self.model.infer(past, following)
+        dropped = torch.rand(len(digits), 1, device=digits.device) < (self.code_dropout if told >= 0 else 1.0)
+        digits = digits.masked_fill(dropped, 0.0)
         weight = self._weight(past, following)
         error = (self.model.foresee(past, digits) - following).square() * weight
         loss = error.sum() / (3 * weight.sum())

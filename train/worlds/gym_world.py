@@ -109,11 +109,11 @@ class GymWorld:
         if "frameskip" in usual and "frameskip" not in args:  # its own skipping would hide frames
             frame_skip = _whole(usual["frameskip"]) if frame_skip is None else frame_skip
             args["frameskip"] = 1
-        if frame_skip is not None and frame_skip < 1:
-            raise ValueError(f"--frame-skip is {frame_skip}: a step is at least one of the environment's")
-        if size is not None and (size[0] % CELL or size[1] % CELL):
-            raise ValueError(f"the resolution {said_size(size)} is no multiple of {CELL}: choose one that is")
-        world = cls(env=env, env_args=args, frame_skip=frame_skip or 1, policy=policy)
+        world = cls(
+            env=env, env_args=args, frame_skip=1 if frame_skip is None else frame_skip, policy=policy,
+            size=(64, 64) if size is None else size,
+        )  # fmt: skip
+        world._refuse_faults()
         with world.opened() as made:
             observation, info = world.begun(made, seed)
             where = _find_pixels(made, observation) if pixels == "auto" else pixels
@@ -161,7 +161,8 @@ class GymWorld:
             values = [states for trial in trials.values() for states in trial.states] + self._beginnings(made, seed)
             inferred = infer_state(values, self._state_names(made))
             schema = replace(schema, entities=inferred.entities)
-            notes += [f"a state of {schema.num_values} values, from {self.state}", *inferred.said]
+            count = f"{schema.num_values} value{'s' if schema.num_values > 1 else ''}"
+            notes += [f"a state of {count}, from {self.state}", *inferred.said]
         world = replace(self, stickiness=best, fresh=fresh, schema=schema.to_json(), notes=tuple(notes))
         return world, usual
 

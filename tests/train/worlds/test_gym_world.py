@@ -300,7 +300,7 @@ def test_classic_control_is_a_world(env: str, size: tuple[int, int]) -> None:
     with gymnasium.make(env) as made:  # type: ignore[attr-defined]
         assert world.recipe().schema.actions.space == made.action_space
     episode = played(world, steps=4)
-    assert episode.frames.shape == (5, *size, 3)
+    assert episode.frames.shape == (1 + 4 * world.frame_skip, *size, 3)
     assert episode.frames[0].std() > 1
 
 
