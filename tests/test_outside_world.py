@@ -113,7 +113,7 @@ def test_it_is_recorded_tokenised_trained_exported_evaluated_and_played(tmp_path
     asked = given("--world", world, "--recording", recording, "--quick", "--episodes", 2)
     assert evaluate.main([*asked, *given("--split", "train", "--json", numbers, "--report", report)]) == 0
     figures = json.loads(numbers.read_text(encoding="utf-8"))
-    assert set(figures) == {"about", "tokenizer", "rollout", "speed", "text", "caption", "shores"}
+    assert set(figures) == {"about", "tokenizer", "rollout", "speed", "text", "caption", "shores", "verdict"}
     assert figures["about"]["recipe"] == "pond"
     assert "others_error_8" not in figures["rollout"]
 
@@ -147,7 +147,7 @@ def test_frames_alone_go_the_whole_way_at_one_frame_a_step(name: str, tmp_path: 
     asked = given("--world", world, "--recording", recording, "--quick", "--episodes", 2, "--split", "train")
     assert evaluate.main([*asked, *given("--json", numbers, "--report", tmp_path / "report")]) == 0
     figures = json.loads(numbers.read_text(encoding="utf-8"))
-    assert set(figures) == {"about", "tokenizer", "rollout", "speed"}
+    assert set(figures) == {"about", "tokenizer", "rollout", "speed", "verdict"}
     assert not [key for key in figures["rollout"] if "error" in key]
     assert {"reward_events", "terminated_events"} <= set(figures["rollout"])  # recorded beside the pictures
     assert ("delta_psnr_8_db" in figures["rollout"]) == (name == "pond:TILLER")

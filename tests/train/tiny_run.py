@@ -22,7 +22,7 @@ class NumberedStore:
     """Ten training episodes of 12 steps and two of 3; every pixel and value tells its episode and its time."""
 
     schema = StateSchema(name="numbers", frames_per_step=2)
-    size = (4, 4)
+    size: tuple[int, int] = (4, 4)
 
     def split(self, name: str) -> list[int]:
         return {"train": list(range(12)), "validation": [20, 21]}.get(name, [])

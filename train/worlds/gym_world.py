@@ -113,7 +113,7 @@ class GymWorld:
             env=env, env_args=args, frame_skip=1 if frame_skip is None else frame_skip, policy=policy,
             size=(64, 64) if size is None else size,
         )  # fmt: skip
-        world._refuse_faults()
+        replace(world, state="none" if state == "auto" else state)._refuse_faults()
         with world.opened() as made:
             observation, info = world.begun(made, seed)
             where = _find_pixels(made, observation) if pixels == "auto" else pixels

@@ -65,7 +65,7 @@ def test_what_was_found_is_said_in_sentences() -> None:
     assert any("most episodes end within 2 steps" in sentence for sentence in toy("Brief").said())
     *_, count, x = toy(state="auto").said()
     assert count == "a state of 1 value, from info:x"
-    assert x.startswith("x: a number from")
+    assert x.startswith("x: a whole number")
 
 
 def test_actions_are_the_environments_own() -> None:
