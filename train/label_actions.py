@@ -44,7 +44,8 @@ def read_module(checkpoint: str | Path) -> LatentActionModule:
     """Raises ValueError for what is no checkpoint of latent actions."""
     saved = read_checkpoint(checkpoint)
     try:
-        module = LatentActionModule(**{**saved["hyper_parameters"], "recording": None})
+        given = {name: value for name, value in saved["hyper_parameters"].items() if not name.startswith("_")}
+        module = LatentActionModule(**{**given, "recording": None})
         module.load_state_dict(saved["state_dict"])
     except (KeyError, TypeError, RuntimeError):
         raise ValueError(
