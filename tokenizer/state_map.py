@@ -1,12 +1,14 @@
-"""What a state without places says of every cell of a picture: learned, for no view tells what is where."""
+"""What a state without places says of a picture: learned, for no view tells what is where."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tokenizer.causal_conv import ChannelNorm, ResidualBlock
 from tokenizer.state_embedding import StateInputs, telling_inputs
 from tokenizer.state_schema import StateSchema
 
@@ -36,8 +38,34 @@ class StateMap(nn.Module):
         return self.out(F.gelu(hidden[:, None] * self.scale + self.shift))
 
 
-def state_map(schema: StateSchema | None, cells: int, width: int) -> StateMap | None:
-    """What maps a schema's states, ``width`` wide; None where a view places them, or nothing tells of a picture."""
-    if schema is None or schema.view is not None or not telling_inputs(schema):
-        return None
-    return StateMap(schema, cells, width)
+class StateLayer(nn.Module):
+    """Draws states (N, num_values) as a layer over N steps of ``frames`` pictures: (N, frames, 4, H, W).
+
+    Three channels are colours, the fourth is how much of the picture below shows through. Whatever a state decides is
+    drawn here, whole, so that a written state shows however the picture's ids resist.
+    """
+
+    def __init__(self, schema: StateSchema, grid: tuple[int, int], patch: int, frames: int, width: int) -> None:
+        super().__init__()
+        self.grid, self.patch, self.frames = grid, patch, frames
+        self.map = StateMap(schema, grid[0] * grid[1], width)
+        nn.init.normal_(self.map.out.weight, std=self.map.out.in_features**-0.5)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(2))
+        self.norm = ChannelNorm(width)
+        self.head = nn.Conv2d(width, 4 * frames * patch**2, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, state: Float[Tensor, "N F"], previous: Float[Tensor, "N F"]) -> Float[Tensor, "N r 4 H W"]:
+        x = self.map(state, previous).transpose(1, 2).unflatten(2, self.grid)[:, None]
+        for block in self.blocks:
+            x = block(x)
+        x = self.head(F.silu(self.norm(x[:, 0])))
+        p = self.patch
+        x = rearrange(x, "n (r c p q) h w -> n r c (h p) (w q)", r=self.frames, c=4, p=p, q=p)
+        return torch.cat([x[:, :, :3], torch.sigmoid(x[:, :, 3:])], 2)
+
+
+def speaks_unplaced(schema: StateSchema | None) -> bool:
+    """Whether states tell of a picture without a view that says where."""
+    return schema is not None and schema.view is None and bool(telling_inputs(schema))

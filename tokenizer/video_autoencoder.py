@@ -20,7 +20,7 @@ from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
 from tokenizer.frames import FRAMES_PER_STEP, Resolution, picture_resolution, picture_size, whole_cells
 from tokenizer.quantizer import QuantizerConfig
 from tokenizer.scene import StateMotion, composite, scene_renderer
-from tokenizer.state_map import StateMap, state_map
+from tokenizer.state_map import StateLayer, speaks_unplaced
 from tokenizer.state_schema import StateSchema
 
 
@@ -123,8 +123,8 @@ class Decoder(nn.Module):
 
     With a ``schema`` that has a view it also takes the scene state: floor and bodies are drawn as layers, pixel by
     pixel, for straight edges and bodies of a few pixels are what few codes lose first, and what a state says best. What
-    the codes know beyond the state is added on top. Where a schema has no view, what its states mean for the picture is
-    learned, and added to what the codes say of each cell and of each patch.
+    the codes know beyond the state is added on top. Where a schema has no view, the layer that its states are drawn as
+    is learned.
     """
 
     def __init__(self, config: VideoTokenizerConfig, latent_dim: int, schema: StateSchema | None = None) -> None:
@@ -138,8 +138,6 @@ class Decoder(nn.Module):
         )
         self.split = nn.Conv2d(width, 4 * detail, 1)
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
-        self.told = state_map(schema, rows * columns, width)
-        self.told_detail = state_map(schema, 4 * rows * columns, detail)
         self.motion = self.correct = None
         self.layer = scene_renderer(schema, config.size, hidden=config.shader_width, edge=config.edge, mark=config.mark)
         if self.layer is not None and schema is not None:
@@ -147,12 +145,19 @@ class Decoder(nn.Module):
             self.correct = nn.Conv2d(detail, config.patch_values, 1)
             nn.init.zeros_(self.correct.weight)
             nn.init.zeros_(self.correct.bias)  # type: ignore[arg-type]
+        self.learned_layer: StateLayer | None = None
+        if schema is not None and speaks_unplaced(schema):
+            patches = (2 * rows, 2 * columns)
+            self.learned_layer = StateLayer(schema, patches, config.patch, config.frames_per_step, detail)
         self.fine = nn.ModuleList(ResidualBlock(detail) for _ in range(config.detail_blocks))
         self.norm = ChannelNorm(detail)
         self.head = nn.Conv2d(detail, config.patch_values, 1)
 
     def draw(self, shown: FrameStates) -> Float[Tensor, "B T r 4 H W"] | None:
         """What is drawn of states over the picture's frames, (B, T, r, 4, H, W); None for a decoder without states."""
+        if self.learned_layer is not None:
+            drawn = self.learned_layer(shown.state.flatten(0, 1), shown.previous.flatten(0, 1))
+            return drawn.unflatten(0, shown.state.shape[:2])
         if self.layer is None or self.motion is None:
             return None
         r = self.config.frames_per_step
@@ -170,15 +175,11 @@ class Decoder(nn.Module):
         steps = codes.shape[1]
         x = codes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x = self.embed(x) + self.place
-        if self.told is not None and shown is not None:
-            x = x + self._told(self.told, shown, x)
         x = x.unflatten(0, (-1, steps))
         for block in self.coarse:
             x = block(x, cache)
         x = nn.functional.pixel_shuffle(self.split(x.flatten(0, 1)), 2)
         x = x.contiguous(memory_format=torch.channels_last) + self.detail_place
-        if self.told_detail is not None and shown is not None:
-            x = x + self._told(self.told_detail, shown, x)
         x = x[:, None]
         for block in self.fine:
             x = block(x)
@@ -191,14 +192,6 @@ class Decoder(nn.Module):
             known = None if shown.known is None else shown.known[..., None, None, None, None]
             frames = over if known is None else torch.where(known, over, frames.to(over))
         return frames if self.correct is None else frames + self._to_frames(self.correct(x), steps)
-
-    @staticmethod
-    def _told(told: StateMap, shown: FrameStates, like: Tensor) -> Tensor:
-        """What states say of a grid of features (B * T, C, rows, columns), shaped like it; nothing where unknown."""
-        said = told(shown.state.flatten(0, 1), shown.previous.flatten(0, 1))
-        if shown.known is not None:
-            said = said * shown.known.flatten()[:, None, None]
-        return said.transpose(1, 2).unflatten(2, like.shape[2:]).to(like)
 
     def _to_frames(self, cells: Tensor, steps: int) -> Tensor:
         r, p = self.config.frames_per_step, self.config.patch

@@ -42,9 +42,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> None:
-    """Loads the weights that a Lightning module kept under ``prefix``."""
+    """Loads the weights that a Lightning module kept under ``prefix``. Raises ValueError for another network's."""
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).split("\n\t")[-1].strip()
+        raise ValueError(f"the checkpoint's weights are of another version or kind ({first}): train it again") from None
 
 
 def _read(checkpoint: str | Path, prefix: str, build: Callable[[dict[str, Any], StateSchema | None], Any]) -> Any:

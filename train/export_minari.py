@@ -17,12 +17,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from tqdm import tqdm
 
 from tokenizer.clip import Episode
 from tokenizer.state_schema import StateSchema
 from train.data.episode_store import EpisodeStore
 from train.data.minari_source import PACE
+from train.running.progress_bar import progress_bar
 
 
 def observation_space(schema: StateSchema, size: tuple[int, int]) -> gymnasium.Space[Any]:
@@ -109,7 +109,7 @@ def export_minari(store: EpisodeStore, name: str) -> Path:
         pace = store.schema.fps / store.schema.frames_per_step
         about = {"dataset_id": name, "minari_version": minari.__version__, PACE: pace}
         storage.update_metadata(about | {"description": f"recorded from {store.schema.name}"})
-        for buffer in tqdm(buffers(store), total=len(store), unit=" episodes"):
+        for buffer in progress_bar(buffers(store), total=len(store), unit=" episodes"):
             storage.update_episodes([buffer])
         aside.rename(folder)
     except BaseException:

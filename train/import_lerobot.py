@@ -17,8 +17,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
 
-from tqdm import tqdm
-
 from tokenizer.frames import said_size
 from train.data.episode_store import EpisodeStore
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
@@ -26,6 +24,7 @@ from train.data.lerobot_folder import lerobot_source
 from train.data.recording_layout import SPLITS
 from train.data.resizing import Fit
 from train.record import parse_size
+from train.running.progress_bar import progress_bar
 from train.worlds.play import split_of
 
 SHARD = 16  # episodes
@@ -70,7 +69,8 @@ def import_lerobot(
     missing = [n for n in numbers if writer.shard_episodes(n) is None]
     one = partial(_write, folder=folder, out=out, config=config, camera=camera, fit=fit, last=last)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for _ in tqdm(pool.map(one, missing), total=len(numbers), initial=len(numbers) - len(missing), unit=" shards"):
+        done = pool.map(one, missing)
+        for _ in progress_bar(done, total=len(numbers), initial=len(numbers) - len(missing), unit=" shards"):
             pass
     return writer.consolidate()
 

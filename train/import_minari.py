@@ -19,13 +19,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, get_args
 
-from tqdm import tqdm
-
 from tokenizer.frames import said_size
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.data.minari_source import MinariSource, NotAsRecorded, look
 from train.data.resizing import Fit, Resizing
 from train.record import parse_size
+from train.running.progress_bar import progress_bar
 from train.worlds.play import split_of
 
 __all__ = ["MinariSource", "import_minari", "look", "main"]
@@ -92,7 +91,7 @@ def import_minari(
         if source.pixels is None:
             parts = [indices[i : i + SHARD] for i in range(0, len(indices), SHARD)]
             checked = run(partial(_check, source=source), parts)
-            found = [one for part in tqdm(checked, total=len(parts), unit=" shards checked") for one in part]
+            found = [one for part in progress_bar(checked, total=len(parts), unit=" shards checked") for one in part]
             indices = [index for index, why in found if not why]
             left_out = [f"left out episode {index}: {why}" for index, why in found if why]
             if not indices:
@@ -105,7 +104,7 @@ def import_minari(
         numbers = range(-(-len(indices) // SHARD))
         missing = [n for n in numbers if writer.shard_episodes(n) is None]
         done = run(partial(_write, job=job, indices=indices), missing)
-        for _ in tqdm(done, total=len(numbers), initial=len(numbers) - len(missing), unit=" shards"):
+        for _ in progress_bar(done, total=len(numbers), initial=len(numbers) - len(missing), unit=" shards"):
             pass
     return writer.consolidate(), left_out
 

@@ -29,7 +29,6 @@ from typing import Any, Literal, get_args
 
 import av.error
 import numpy as np
-from tqdm import tqdm
 
 from tokenizer.clip import Episode
 from tokenizer.frames import picture_size, said_size
@@ -41,6 +40,7 @@ from train.data.shot_cuts import Shown, require_scenedetect, split_at_cuts
 from train.data.video_files import Footage, UnreadableError, find_footage
 from train.data.video_frames import Framing, Losses, on_even_times, timed_pictures, with_bars
 from train.data.video_look import VideoSource, default_frames_per_step, look, said_others, said_seconds
+from train.running.progress_bar import progress_bar
 
 __all__ = ["ImportReport", "VideoSource", "import_videos", "look", "main"]
 
@@ -411,7 +411,7 @@ def _import_missing(
         (part, group, [told.of.get(one.name, "") for one in group], config, settings) for part, group in missing.items()
     ]
     total, fps = sum(map(len, parts.values())), settings.fps
-    with tqdm(total=total, initial=total - sum(map(len, missing.values())), unit=" clips") as bar:
+    with progress_bar(total=total, initial=total - sum(map(len, missing.values())), unit=" clips") as bar:
         if workers == 1 or len(jobs) < 2:
             frames, said_at = 0, time.monotonic()
 

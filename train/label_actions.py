@@ -22,7 +22,6 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tokenizer.action_space import ActionSpace
 from tokenizer.clip import Episode
@@ -31,6 +30,7 @@ from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingCon
 from train.data.recording_layout import SPLITS
 from train.export import read_checkpoint
 from train.modules.latent_actions import LatentActionModule, compare, figures
+from train.running.progress_bar import progress_bar
 
 SHARD = 16  # episodes
 _ROWS = 64  # steps at once
@@ -158,7 +158,7 @@ def label_actions(
     writer.discard_unfinished()
     marks = {i: split for split in reversed(SPLITS) for i in store.split(split)}
     found: list[np.ndarray] = []
-    for number in tqdm(range(-(-len(store) // SHARD)), unit=" shards", disable=None):
+    for number in progress_bar(range(-(-len(store) // SHARD)), unit=" shards"):
         indices = range(number * SHARD, min((number + 1) * SHARD, len(store)))
         done = writer.shard_episodes(number) is not None
         if done:

@@ -23,10 +23,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from tokenizer.frames import picture_size, said_size
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
+from train.running.progress_bar import progress_bar
 from train.worlds.contract import Size
 from train.worlds.gym_world import add_environment_options, environment
 from train.worlds.play import draw_episode, play_episode, split_of
@@ -115,7 +114,7 @@ def record(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     begun, finished = time.monotonic(), 0
     pool = ProcessPoolExecutor(workers, context, _start_worker, (path, config, progress))
-    with pool, tqdm(total=episodes, initial=episodes - todo, unit=" episodes", smoothing=0.05) as bar:
+    with pool, progress_bar(total=episodes, initial=episodes - todo, unit=" episodes", smoothing=0.05) as bar:
         pending = {pool.submit(_record_shard, number, indices) for number, indices in missing.items()}
         try:
             while pending:

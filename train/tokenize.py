@@ -17,7 +17,6 @@ from typing import get_args
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tokenizer.action_space import BINS, ActionSpace, Binning
 from tokenizer.clip import Episode
@@ -27,6 +26,7 @@ from train.data.episode_store import EpisodeStore
 from train.data.recording_layout import SPLITS
 from train.data.resizing import Fit
 from train.data.tokens import TokenisedEpisode, TokenWriter
+from train.running.progress_bar import progress_bar
 from train.worlds.play import draw_episode, simulate_episode, split_of
 from train.worlds.registry import names, recipe
 
@@ -150,7 +150,7 @@ def write_recording(
         grid=tokenizer.grid,
         code_levels=tokenizer.config.quantizer.code_levels,
     )
-    with tqdm(total=len(splits), unit=" episodes") as bar:
+    with progress_bar(total=len(splits), unit=" episodes") as bar:
         for indices in _shards(sorted(splits)):
             encoded = tokenise_recording(store, tokenizer, indices, splits, actions=actions, fit=fit)
             writer.write_shard(list(encoded))
@@ -176,7 +176,7 @@ def write_simulated(
     ``tokenizer`` says how large the video range of the shared vocabulary will be.
     """
     parts = _shards(list(range(episodes)))
-    with ProcessPoolExecutor(workers) as pool, tqdm(total=episodes, unit=" episodes") as bar:
+    with ProcessPoolExecutor(workers) as pool, progress_bar(total=episodes, unit=" episodes") as bar:
         shards = []
         for shard in pool.map(partial(_simulate_many, name, seed, num_steps=num_steps, eventful=eventful), parts):
             shards.append(shard)

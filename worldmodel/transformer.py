@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tokenizer.causal_conv import RMSNorm, rms_norm
 from tokenizer.scene import scene_painter, state_painter
 from tokenizer.state_codec import StateCodec
-from tokenizer.state_map import state_map
+from tokenizer.state_map import StateMap, speaks_unplaced
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
 from worldmodel.action_prior import ActionPrior
@@ -221,7 +221,8 @@ class Dynamics(nn.Module):
         has_state, words = layout.num_state > 0, vocabulary.size("text") if config.max_event else 0
         self.state_painter = state_painter(schema, width, words)
         self.scene_painter = scene_painter(schema, layout.grid, width, moments=2) if has_state else None
-        self.value_painter = state_map(schema, layout.num_video, width) if config.show_values else None
+        shown = config.show_values and speaks_unplaced(schema)
+        self.value_painter = StateMap(schema, layout.num_video, width) if shown else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(width)
         self.header_head = nn.Linear(width, len(vocabulary), bias=False)

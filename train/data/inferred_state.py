@@ -123,7 +123,8 @@ class _Column:
         if self.low >= 0:
             low = max(low, 0.0)
         unit = 10.0 ** (floor(log10(span)) - 2)
-        return _readable(floor(low / unit + 1e-3) * unit), _readable(ceil(high / unit - 1e-3) * unit)
+        digits = 4 + max(0, ceil(log10(max(abs(low), abs(high)) / span)))  # however far from zero a small range lies
+        return _readable(floor(low / unit + 1e-3) * unit, digits), _readable(ceil(high / unit - 1e-3) * unit, digits)
 
     def _bins(self, span: float) -> int:
         """So many that the middle half of the values is told apart."""

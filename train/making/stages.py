@@ -85,6 +85,10 @@ class Making:
                 ),
             ]
         schema: dict[str, Any] = {"model__schema": self.recording} if source.state else {}
+        from_tokens: dict[str, Any] = {"model__tokens": self.tokens, "model__tokenizer_path": self.tokenizer}
+        if source.state:  # states alone cost little, and all else follows them
+            blocks = min(4, self.blocks or LONGEST)
+            from_tokens |= {"data__beside": self.tokens, "data__beside_blocks": blocks, "data__beside_count": 8}
         return [
             *stages,
             self._fit("tokenizer", "tokenizer", amounts, data__recording=self.recording, **schema),
@@ -94,7 +98,7 @@ class Making:
             self._stage(
                 "tokenize", "train.tokenize", recording=self.recording, tokenizer=self.tokenizer, out=self.tokens
             ),
-            self._fit("dynamics", "dynamics", amounts, model__tokens=self.tokens, model__tokenizer_path=self.tokenizer),
+            self._fit("dynamics", "dynamics", amounts, **from_tokens),
             self._stage(
                 "export world", "train.export", *source.exported(self.work), tokenizer=self.tokenizer,
                 tokens=self.tokens, dynamics=self.last("dynamics"), out=self.out,

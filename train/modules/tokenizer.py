@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenizer.state_map import speaks_unplaced
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import FrameStates, VideoTokenizer, VideoTokenizerConfig
 from train.data.episode_store import EpisodeStore, schema_json
@@ -151,7 +152,7 @@ class TokenizerModule(ScheduledModule):
         chosen[:, 0] = False
         known = cut_in((~dropped)[:, None].expand(-1, latents), chosen)
         level = draw[2].square() * self.wrong_share
-        if self.tokenizer.decoder.told is not None:  # of states alone nothing is drawn: some clips have nothing else
+        if speaks_unplaced(self.tokenizer.schema):  # what a state decides is learned where nothing else tells
             level = level.masked_fill(draw[2] > 1 - self.wrong_share / 2, 1)
         wrong = torch.rand(rows, latents, *self.tokenizer.grid, generator=generator) < level[:, None, None, None]
         wrong &= known[..., None, None]

@@ -104,6 +104,12 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+def _tells_something(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's is more than a greeting."""
+    greetings = ("GPU available", "TPU available", "Seed set to", "`Trainer.fit` stopped", "litlogger")
+    return not any(greeting in record.getMessage() for greeting in greetings)
+
+
 def main(args: list[str] | None = None) -> TrainingCLI:
     """Parses ``args`` (default: the command line), runs the subcommand, returns the CLI with its trainer and model."""
     # Lightning's advice for scripts that mix args with a command line, its advertisement, and others' deprecations.
@@ -111,7 +117,8 @@ def main(args: list[str] | None = None) -> TrainingCLI:
     warnings.filterwarnings("ignore", message=".*(LeafSpec|set_vital).*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=r"\s*(By default only one Jsonargparse|.* was deprecated in v4\.)")
-    logging.getLogger("lightning.pytorch").addFilter(lambda record: "litlogger" not in record.getMessage())
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).addFilter(_tells_something)
     return TrainingCLI(
         L.LightningModule,
         L.LightningDataModule,

@@ -525,6 +525,7 @@ def _spec(env: str) -> Any:
     try:
         package = importlib.import_module(owner.replace("-", "_"))
         if owner == "ale_py":
+            package.ALEInterface.setLoggerMode(package.LoggerMode.Error)  # no banner for every process
             gymnasium.register_envs(package)
     except ModuleNotFoundError as error:
         if module or owner in _OWNERS.values():
