@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"no checkpoint at {path}: train first, or name the run's last.ckpt")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         kind = type(error).__name__
         raise ValueError(f"{path} is broken ({kind}): resume the run, or take another checkpoint") from None
 

@@ -65,7 +65,7 @@ def settle(making: Making, plan: Plan, wanted: float | None) -> None:
     sample = min(SAMPLE, usual["record"])
     if source.command is not None:
         first = making.stages(usual | {"record": sample})[0]
-        run([replace(first, proof=work / "done/sample")], plan.keeper(work))
+        run([replace(first, name="sample", proof=work / "done/sample")], plan.keeper(work))
     print("== measuring how fast this machine is", flush=True)
     begun = time.monotonic()
     speeds = measure(making.fitted())
