@@ -420,7 +420,8 @@ def _import_missing(
                 frames += length
                 if time.monotonic() - said_at > 1:
                     said_at = time.monotonic()
-                    bar.set_postfix_str(said_seconds(frames / fps))
+                    bar.set_postfix_str(said_seconds(frames / fps), refresh=False)
+                    bar.update(0)
 
             for job in jobs:
                 _import_group(*job, tell)
@@ -436,7 +437,8 @@ def _import_missing(
                     for future in wait(pending, timeout=1.0, return_when=FIRST_COMPLETED).done:
                         future.result()
                         bar.update(pending.pop(future))
-                    bar.set_postfix_str(said_seconds(written.value / fps))
+                    bar.set_postfix_str(said_seconds(written.value / fps), refresh=False)
+                    bar.update(0)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise

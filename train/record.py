@@ -119,8 +119,8 @@ def record(
         try:
             while pending:
                 done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                bar.n = episodes - todo + progress[0]
-                bar.set_postfix_str(f"{progress[1] / (time.monotonic() - begun):.0f} frames/s")
+                bar.set_postfix_str(f"{progress[1] / (time.monotonic() - begun):.0f} frames/s", refresh=False)
+                bar.update(episodes - todo + progress[0] - bar.n)
                 for future in done:
                     future.result()
                     finished += 1
