@@ -1,10 +1,11 @@
 """Learns actions from video in which nobody said what was done: K codes that tell apart what follows from one moment.
 
-As in Genie (arXiv:2402.15391), an inverse model sees the past and the next picture and names a code; a forward model
-sees the past and the code, and draws the next picture. What follows from the past alone needs no code, so the few bits
-are left for what does not: somebody's action. Codes collapse easily (LAPA's issues 17 and 50). Each bit is the
-sign of a channel (lookup-free quantisation, arXiv:2310.05737), and whitening keeps all of them in use. A code that
-describes the next picture is no action (issue 38): ``agreement`` asks whether it does the same in another episode.
+As in Genie (arXiv:2402.15391), an inverse model names a code for what happened, and a forward model sees the past and
+the code, and draws the next picture. The forward model first learns to do without a code, and the inverse model sees
+nothing of the next picture but where it differs from that. So the few bits are left for what does not follow from the
+past: somebody's action. Codes collapse easily (LAPA's issues 17 and 50). Each bit is the sign of a channel (lookup-free
+quantisation, arXiv:2310.05737), and whitening keeps all of them in use. A code that describes the next picture is no
+action (issue 38): ``agreement`` asks whether it does the same in another episode.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from train.modules.schedule import ScheduledModule
 
 PAST = 2  # pictures before the next one: where things are, and how they move
 _NOISE = 0.3
+_CLEARER = 4.0  # changes are small beside pictures
 MOVES = 0.04  # change of a pixel, of 1, from which on it moves
 
 
@@ -93,7 +95,7 @@ class LatentActions(nn.Module):
     def __init__(self, bits: int = 3, width: int = 64, depth: int = 4, patch: int = 4) -> None:
         super().__init__()
         self.num_codes, self.patch, self.noisy = 2**bits, patch, False
-        self.inverse = Trunk(3 * (PAST + 1 + PAST), width, depth, patch)
+        self.inverse = Trunk(3 * 2 * PAST, width, depth, patch)
         self.point = nn.Linear(2 * width, bits)
         self.norm = Whitening(bits)
         self.forward_model = Trunk(3 * (2 * PAST - 1), width, depth, patch)
@@ -104,26 +106,30 @@ class LatentActions(nn.Module):
     @staticmethod
     def _with_changes(pictures: Tensor) -> Tensor:
         """(N, n, 3, H, W) and the changes between them, as channels."""
-        return torch.cat([pictures, 4 * (pictures[:, 1:] - pictures[:, :-1])], 1).flatten(1, 2)
+        return torch.cat([pictures, _CLEARER * (pictures[:, 1:] - pictures[:, :-1])], 1).flatten(1, 2)
 
-    def points(self, past: Tensor, following: Tensor) -> Float[Tensor, "N C"]:
-        """What the bits are the signs of, before it is whitened."""
-        x = self.inverse(self._with_changes(torch.cat([past, following[:, None]], 1)))
+    def points(self, past: Tensor, following: Tensor, foreseen: Tensor | None = None) -> Float[Tensor, "N C"]:
+        """What the bits are the signs of, before it is whitened. ``foreseen``: by the past alone, if that is known."""
+        foreseen = self.foresee(past) if foreseen is None else foreseen
+        x = self.inverse(torch.cat([self._with_changes(past), _CLEARER * (following - foreseen.detach())], 1))
         return self.point(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
 
     def infer(
-        self, past: Float[Tensor, "N n 3 H W"], following: Float[Tensor, "N 3 H W"]
+        self, past: Float[Tensor, "N n 3 H W"], following: Float[Tensor, "N 3 H W"], foreseen: Tensor | None = None
     ) -> tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]:
         """What was done between: the code's digits, through which gradients flow, and its number."""
-        point = self.norm(self.points(past, following))
+        point = self.norm(self.points(past, following, foreseen))
         soft, hard = point.tanh(), torch.where(point > 0, 1.0, -1.0)
         codes = ((hard > 0).long() << torch.arange(hard.shape[1], device=hard.device)).sum(1)
         if self.noisy and self.training:
             return soft + _NOISE * torch.randn_like(soft), codes
         return soft + (hard - soft).detach(), codes
 
-    def foresee(self, past: Float[Tensor, "N n 3 H W"], digits: Float[Tensor, "N C"]) -> Float[Tensor, "N 3 H W"]:
-        """The next picture."""
+    def foresee(
+        self, past: Float[Tensor, "N n 3 H W"], digits: Float[Tensor, "N C"] | None = None
+    ) -> Float[Tensor, "N 3 H W"]:
+        """The next picture, from the past alone where there are no digits."""
+        digits = past.new_zeros(len(past), self.point.out_features) if digits is None else digits
         scales = self.scales(digits).unflatten(1, (-1, 2, self.draw.in_channels))
         change = F.pixel_shuffle(self.draw(self.forward_model(self._with_changes(past), scales)), self.patch)
         return past[:, -1] + change[..., : past.shape[-2], : past.shape[-1]]
@@ -138,8 +144,8 @@ class LatentActionModule(ScheduledModule):
         width, depth, patch: size of the two networks.
         moving_weight: how much more a pixel counts that moves.
         alone_share: of the training, in which the forward model first learns what follows from the past alone.
-        code_dropout: share of steps that it goes on to foresee without a code.
-        noise_steps: for so many steps after that, bits are smooth and noisy.
+        noise_share: of the training after that, in which bits are smooth and noisy.
+        pixels: larger pictures than about this are averaged: many updates tell more of actions than fine detail.
     """
 
     def __init__(
@@ -154,9 +160,9 @@ class LatentActionModule(ScheduledModule):
         warmup_steps: int = 50,
         total_steps: int = 2000,
         moving_weight: float = 20.0,
-        alone_share: float = 0.4,
-        code_dropout: float = 0.15,
-        noise_steps: int = 200,
+        alone_share: float = 0.35,
+        noise_share: float = 0.1,
+        pixels: int = 48 * 48,
         frames_per_step: int | None = None,
     ) -> None:
         super().__init__()
@@ -166,13 +172,17 @@ class LatentActionModule(ScheduledModule):
         self.frames_per_step = frames_per_step or 1
         self.hparams["frames_per_step"] = self.frames_per_step  # a checkpoint needs no recording
         self.model = LatentActions(bits, width, depth, patch)
-        self.moving_weight, self.noise_steps = moving_weight, noise_steps
-        self.alone_steps, self.code_dropout = int(alone_share * total_steps), code_dropout
+        self.moving_weight, self.pixels = moving_weight, pixels
+        self.alone_steps, self.noise_steps = int(alone_share * total_steps), int(noise_share * total_steps)
         self.seen: list[Tensor] = []
 
     def pairs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 clips (B, 1 + r * n, H, W, 3) to pasts (N, 2, 3, H, W) and what followed (N, 3, H, W), in [0, 1]."""
+        """uint8 clips (B, 1 + r * n, H, W, 3) to pasts (N, 2, 3, h, w) and what followed (N, 3, h, w), in [0, 1]."""
         pictures = frames[:, :: self.frames_per_step].permute(0, 1, 4, 2, 3).float() / 255
+        coarser = round((pictures.shape[-2] * pictures.shape[-1] / self.pixels) ** 0.5)
+        if coarser > 1:
+            few = F.avg_pool2d(pictures.flatten(0, 1), coarser, ceil_mode=True)
+            pictures = few.unflatten(0, pictures.shape[:2])
         pictures = torch.cat([pictures[:, :1], pictures], 1) if pictures.shape[1] == PAST else pictures
         steps = pictures.unfold(1, PAST + 1, 1).movedim(-1, 2).flatten(0, 1)
         return steps[:, :PAST], steps[:, PAST]
@@ -183,15 +193,17 @@ class LatentActionModule(ScheduledModule):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         past, following = self.pairs(batch["frames"])
-        told = self.global_step - self.alone_steps
-        self.model.noisy = told < self.noise_steps
-        digits, _ = self.model.infer(past, following)
-        dropped = torch.rand(len(digits), 1, device=digits.device) < (self.code_dropout if told >= 0 else 1.0)
-        digits = digits.masked_fill(dropped, 0.0)
         weight = self._weight(past, following)
-        error = (self.model.foresee(past, digits) - following).square() * weight
-        loss = error.sum() / (3 * weight.sum())
-        self.log("loss", loss.detach(), batch_size=len(past))
+        weight = weight / (3 * weight.sum())
+        foreseen, told = self.model.foresee(past), self.global_step - self.alone_steps
+        alone = loss = ((foreseen - following).square() * weight).sum()
+        if told >= 0:
+            self.model.noisy = told < self.noise_steps
+            digits, _ = self.model.infer(past, following, foreseen)
+            coded = ((self.model.foresee(past, digits) - following).square() * weight).sum()
+            loss = alone + coded
+            self.log("coded", coded.detach(), batch_size=len(past))
+        self.log_dict({"loss": loss.detach(), "alone": alone.detach()}, batch_size=len(past))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
