@@ -1,0 +1,192 @@
+"""Whether what matters in a game is there, and goes where it is told: counts of things, not errors of pixels.
+
+``python -m tests.benchmarks.pixels --world W --recording DIR [--json F]``, where DIR is what W was trained on, recorded
+from ALE/Pong-v5, ALE/Breakout-v5 or MiniGrid. Held-out episodes are imagined on their own actions from where a prompt
+of ``CONTEXT`` steps ends. Of the last frame of each step:
+
+``game.one_ball``: of the steps in which the real picture has exactly one ball, in how many ours has exactly one too.
+``game.one_ball_tokenizer``: the same of the real pictures through the tokenizer, the most that can be reached.
+``game.paddle_obeys_N``: how often the player's own paddle is within 4 pixels of 80 of the real one after N steps.
+``game.next_exact``, ``game.exact_8``: of a grid world, how often every cell is right after 1 and after 8 steps.
+Each beside the same for the first picture held, as ``game.held_…``: what a world that does nothing would get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tokenizer.clip import Episode
+from train.data.episode_store import EpisodeStore
+from train.measure.content import count_things
+from train.measure.foreground import median_picture
+from train.measure.free_running import CONTEXT, ROWS, imagine, recorded_actions, start
+from train.worlds.gym_world import GymWorld
+from worldmodel.world import World
+
+STEPS = 64
+NEAR = 40  # levels within which a colour is that colour
+CLOSE = 4 / 80  # of the picture's side, for a paddle
+SAME = 24  # levels that a cell's mean error may reach
+
+
+def coloured(pictures: Tensor, *colours: tuple[int, int, int]) -> Tensor:
+    """Where pictures uint8 (N, H, W, 3) have one of these colours, bool (N, H, W)."""
+    found = [(pictures.int() - torch.tensor(c)).abs().amax(-1) < NEAR for c in colours]
+    return torch.stack(found).any(0)
+
+
+@dataclass(frozen=True)
+class Game:
+    """ball: masks of it, given pictures and the episode's median. paddle: masks of the player's own. along: the axis on
+    which it moves, 1 up and down, 2 left and right."""
+
+    ball: Callable[[Tensor, Tensor], Tensor]
+    paddle: Callable[[Tensor], Tensor]
+    along: int
+
+
+def _inside(mask: Tensor, top: float, bottom: float, left: float = 0.0, right: float = 1.0) -> Tensor:
+    """Of masks (N, H, W), what lies between these shares of height and width."""
+    kept, (height, width) = torch.zeros_like(mask), mask.shape[1:]
+    box = slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width))
+    kept[:, box[0], box[1]] = mask[:, box[0], box[1]]
+    return kept
+
+
+def _differs(pictures: Tensor, median: Tensor) -> Tensor:
+    return (pictures.int() - median.int()).abs().amax(-1) > NEAR
+
+
+GAMES = {
+    "ALE/Pong": Game(
+        ball=lambda seen, median: _inside(
+            _differs(seen, median) & coloured(seen, (236, 236, 236)), 0.165, 0.92, 0.12, 0.86
+        ),
+        paddle=lambda seen: _inside(coloured(seen, (92, 186, 92)), 0.165, 0.92, 0.8, 1.0),
+        along=1,
+    ),
+    "ALE/Breakout": Game(
+        ball=lambda seen, median: _inside(
+            _differs(seen, median) & coloured(seen, (200, 72, 72)), 0.46, 0.88, 0.06, 0.94
+        ),
+        paddle=lambda seen: _inside(coloured(seen, (200, 72, 72)), 0.895, 0.93, 0.06, 0.94),
+        along=2,
+    ),
+}
+
+
+def centre(masks: Tensor, along: int) -> Tensor:
+    """Mean place of each mask along an axis, (N,); NaN where there is nothing."""
+    places = torch.arange(masks.shape[along], dtype=torch.float32)
+    return (masks.sum(3 - along) * places).sum(1) / masks.sum((1, 2))
+
+
+class Shares:
+    """How often each thing was so, of how many times it was asked."""
+
+    def __init__(self) -> None:
+        self.right: dict[str, int] = defaultdict(int)
+        self.asked: dict[str, int] = defaultdict(int)
+
+    def note(self, name: str, good: Tensor, asked: Tensor | None = None) -> None:
+        asked = torch.ones_like(good) if asked is None else asked
+        self.right[name] += int((good & asked).sum())
+        self.asked[name] += int(asked.sum())
+
+    def numbers(self) -> dict[str, float]:
+        return {f"game.{name}": self.right[name] / n for name, n in self.asked.items() if n}
+
+
+def judge_game(game: Game, median: Tensor, real: Tensor, ours: Tensor, ceiling: Tensor, shares: Shares) -> None:
+    """One rollout: pictures (1 + T, H, W, 3), one before and one of each step."""
+    one = count_things(game.ball(real, median))[1:] == 1
+    for name, seen in (("", ours), ("_tokenizer", ceiling)):
+        count = count_things(game.ball(seen, median))[1:]
+        shares.note(f"one_ball{name}", count == 1, one)
+        shares.note(f"no_ball{name}", count == 0, one)
+    there, made = (centre(game.paddle(seen), game.along) for seen in (real, ours))
+    for step in (8, 16):
+        if step < len(real):
+            near = CLOSE * real.shape[game.along]
+            seen = torch.tensor([bool(there[step].isfinite() and there[0].isfinite())])
+            shares.note(f"paddle_obeys_{step}", torch.tensor([bool((made[step] - there[step]).abs() <= near)]), seen)
+            shares.note(f"held_paddle_obeys_{step}", torch.tensor([bool((there[0] - there[step]).abs() <= near)]), seen)
+
+
+def judge_grid(cell: int, real: Tensor, ours: Tensor, shares: Shares) -> None:
+    """Every cell of ``cell`` pixels right, of one rollout's pictures (1 + T, H, W, 3)."""
+
+    def right(made: Tensor, truth: Tensor) -> Tensor:
+        error = (made.float() - truth.float()).abs().mean(-1)
+        return torch.nn.functional.avg_pool2d(error[:, None], cell)[:, 0].amax((1, 2))[:1] <= SAME
+
+    for name, step in (("next_exact", 1), ("exact_8", 8)):
+        if step < len(real):
+            shares.note(name, right(ours[step : step + 1], real[step : step + 1]))
+            shares.note(f"held_{name}", right(real[:1], real[step : step + 1]))
+
+
+def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int) -> dict[str, float]:
+    """Over at most ``most`` held-out episodes, tests before validation."""
+    r, shares = world.tokenizer.frames_per_step, Shares()
+    chosen = [*store.split("test"), *store.split("validation")][:most]
+    episodes = [one for one in map(store.read, chosen) if (len(one.frames) - 1) // r > CONTEXT + 1]
+    game = next((game for name, game in GAMES.items() if env.startswith(name)), None)
+    if game is None and not env.startswith("MiniGrid"):
+        raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
+    for rows in (episodes[i : i + ROWS] for i in range(0, len(episodes), ROWS)):
+        for row, ours in zip(rows, _imagined(world, rows, steps), strict=True):
+            real = torch.from_numpy(row.frames)
+            seen = real[CONTEXT * r :: r][: 1 + steps]
+            ours = torch.cat([seen[:1], ours])[: len(seen)]
+            if game is None:
+                judge_grid(seen.shape[1] // 8, seen, ours, shares)
+            else:
+                through = world.tokenizer.decode(world.tokenizer.encode(real[None]))[0][CONTEXT * r :: r][: 1 + steps]
+                judge_game(game, median_picture(real), seen, ours, through, shares)
+    return shares.numbers()
+
+
+def _imagined(world: World, episodes: list[Episode], steps: int) -> Tensor:
+    """The last frame of each step, uint8 (B, T, H, W, 3)."""
+    clips = [episode.window(0, CONTEXT) for episode in episodes]
+    rollout = start(world, clips, seed=0, sampling=world.sampling)
+    after = [episode.window(CONTEXT, steps) for episode in episodes]
+    return imagine(rollout, recorded_actions(world, after, steps)).frames[:, :, -1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--world", required=True)
+    parser.add_argument("--recording", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--episodes", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    beside = asked.recording.parent / "world.yaml"  # where train.make writes it
+    env = GymWorld.load(beside if beside.is_file() else asked.recording / "world.yaml").env
+    try:
+        numbers = measure(
+            World.from_pretrained(asked.world), EpisodeStore(asked.recording), env, asked.steps, asked.episodes
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for name, value in numbers.items():
+        print(f"{name:28} {value:.1%}")
+    if asked.json:
+        asked.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
