@@ -62,13 +62,13 @@ def steps_of(module: LatentActionModule, episode: Episode) -> tuple[Tensor, Tens
 
 
 def some_steps(module: LatentActionModule, store: EpisodeStore, split: str, most: int) -> tuple[Tensor, Tensor]:
-    """About ``most`` steps, the same number of each episode, episode by episode."""
+    """About ``most`` steps, the same number of each episode, episode by episode. Of the first there is no past."""
     chosen = store.split(split)
     each = max(1, most // max(1, len(chosen)))
     pasts, followings = [], []
     for index in chosen:
         past, following = steps_of(module, store.read(index))
-        take = torch.linspace(0, len(past) - 1, min(each, len(past))).long()
+        take = torch.linspace(min(1, len(past) - 1), len(past) - 1, min(each, len(past))).long()
         pasts.append(past[take])
         followings.append(following[take])
     return torch.cat(pasts), torch.cat(followings)

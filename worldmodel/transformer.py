@@ -33,6 +33,7 @@ from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
 from worldmodel.action_prior import ActionPrior
 from worldmodel.attention import attend
+from worldmodel.nearby_cells import NearbyCells
 from worldmodel.outcome import FrameOutcome, OutcomeLogits, outcome_reader
 from worldmodel.rotary import cos_sin, rotate
 
@@ -51,6 +52,7 @@ class DynamicsConfig:
     Where no state holds them, they are read from the picture: ``rewards`` are the values that a reward may take, and
     ``predict_end`` says whether episodes end. With ``predict_action``, it is learned what is likely to be done.
     With ``show_values``, a frame's slots are told the values of a state that no view places in the picture.
+    ``nearby_width`` is that of a convolution over the last frame's ids that a frame's slots are told (0: none).
     ``max_text`` and ``max_event`` are places for a caption's ids and for those of an event told in mid-stream.
     """
 
@@ -67,6 +69,8 @@ class DynamicsConfig:
     code_levels: tuple[int, ...] = ()
     read_outcome: bool = False
     show_values: bool = False
+    nearby_width: int = 0
+    nearby_blocks: int = 4
     rewards: tuple[float, ...] = ()
     predict_end: bool = False
     predict_action: bool = False
@@ -238,6 +242,10 @@ class Dynamics(nn.Module):
         acts = config.predict_action and bool(schema.actions)
         self.action_prior = ActionPrior(schema.actions, codes, layout.grid) if acts else None
         self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
+        self.nearby = None
+        if config.nearby_width:
+            parts = None if self.digits is None else self.digits.digits
+            self.nearby = NearbyCells(codes, layout.grid, width, config.nearby_width, config.nearby_blocks, parts)
         self.register_buffer("step_kinds", layout.step_modality, persistent=False)
         codec = StateCodec(schema)
         self.register_buffer("static_range", codec.legal_ranges("static"), persistent=False)
@@ -336,12 +344,15 @@ class Dynamics(nn.Module):
         ``previous_ids`` (N, V) are the last frame's, -1 for none; ``state`` (N, F) is the state to draw and
         ``shown`` (N, F) the one that the previous picture shows.
         """
-        x = self.cell.weight + self.whole_action(self.embed_action(actions))
+        action = self.whole_action(self.embed_action(actions))
+        x = self.cell.weight + action
         x = x + self.previous(previous_ids.clamp_min(0)) * (previous_ids >= 0)[..., None].to(x.dtype)
         if self.digits is not None:
             x = x + self.digits.embed(previous_ids, self.digits.previous)
         x = x + self.modality.weight[int(self.layout.step_modality[-1])]
         x = x + self.pass_size.weight[self.config.tokens_per_pass.index(k)]
+        if self.nearby is not None:
+            x = x + self.nearby(previous_ids, action)
         painter = self.scene_painter or self.value_painter
         return x if painter is None else x + painter(state, shown)
 

@@ -150,8 +150,9 @@ def test_states_in_several_passes_equal_the_whole_forward_too(monkeypatch, state
         tiny_world(STATELESS),
         tiny_world(UNSTEERED),
         tiny_world(anchor_frames=0),
+        tiny_world(STATELESS, nearby_width=12, nearby_blocks=1),
     ],
-    ids=["plane", "state sees video", "no state", "no state, no actions", "no anchors"],
+    ids=["plane", "state sees video", "no state", "no state, no actions", "no anchors", "nearby cells"],
 )
 def test_cached_streaming_equals_the_whole_forward(monkeypatch, world: World, k: int):
     played = play(monkeypatch, world, k)

@@ -88,7 +88,8 @@ class Making:
         from_tokens: dict[str, Any] = {"model__tokens": self.tokens, "model__tokenizer_path": self.tokenizer}
         if source.state:  # states alone cost little, and all else follows them
             blocks = min(4, self.blocks or LONGEST)
-            from_tokens |= {"data__beside": self.tokens, "data__beside_blocks": blocks, "data__beside_count": 8}
+            from_tokens |= {"data__beside": self.tokens, "data__beside_blocks": blocks, "data__beside_count": 16}
+            from_tokens |= {"data__batch_size": 2} if self.size == "small" else {}
         return [
             *stages,
             self._fit("tokenizer", "tokenizer", amounts, data__recording=self.recording, **schema),

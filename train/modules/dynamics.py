@@ -346,4 +346,6 @@ class DynamicsModule(ScheduledModule):
         dynamics = self.dynamics
         blocks = [p for p in dynamics.blocks.parameters() if p.dim() == 2]
         matrices = blocks + ([] if dynamics.state_painter is None else dynamics.state_painter.matrices())
+        if dynamics.nearby is not None:
+            matrices += [p for p in dynamics.nearby.blocks.parameters() if p.dim() == 4]
         return [matrix for matrix in matrices if matrix.requires_grad]

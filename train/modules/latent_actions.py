@@ -188,13 +188,14 @@ class LatentActionModule(ScheduledModule):
         return steps[:, :PAST], steps[:, PAST]
 
     def _weight(self, past: Tensor, following: Tensor) -> Tensor:
+        """Of each pixel; all moments count the same, however much moves in them."""
         moves = ((following - past[:, -1]).abs().amax(1, keepdim=True) > MOVES).float()
-        return 1 + self.moving_weight * F.max_pool2d(moves, 5, stride=1, padding=2)
+        weight = 1 + self.moving_weight * F.max_pool2d(moves, 5, stride=1, padding=2)
+        return weight / (3 * len(past) * weight.sum((1, 2, 3), keepdim=True))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         past, following = self.pairs(batch["frames"])
         weight = self._weight(past, following)
-        weight = weight / (3 * weight.sum())
         foreseen, told = self.model.foresee(past), self.global_step - self.alone_steps
         alone = loss = ((foreseen - following).square() * weight).sum()
         if told >= 0:

@@ -148,7 +148,8 @@ def test_openvino_agrees_with_torch_through_edits_and_resets(sampling: Sampling)
 @pytest.mark.usefixtures("_graphs")
 def test_openvino_takes_worlds_without_a_state_a_view_or_anchors():
     values = tiny_world(VALUES, show_values=True)
-    for world in (values, tiny_world(STATELESS), tiny_world(anchor_frames=0), tiny_world(state_sees_video=True)):
+    near = tiny_world(STATELESS, nearby_width=12, nearby_blocks=1)
+    for world in (values, near, tiny_world(STATELESS), tiny_world(anchor_frames=0), tiny_world(state_sees_video=True)):
         assert_same(*(each.start(seed=3, sampling=LIVELY) for each in (world, fast(world))), steps=5)
 
 

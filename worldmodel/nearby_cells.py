@@ -1,0 +1,55 @@
+"""What the last picture says of the next one, cell by cell: each looks at its neighbours, by convolution.
+
+Most of what happens in a picture comes from nearby, and a small convolution over the grid finds that out in far fewer
+updates than attention does, which is left with what is far away in space or time. It looks at nothing that is sampled
+in the step, so it is computed once a step, whatever number of passes its ids take.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tokenizer.causal_conv import ResidualBlock
+
+
+class NearbyCells(nn.Module):
+    """The last picture's ids (N, V), -1 for none, and what is done (N, 1, outer) to inputs of the next one's slots
+    (N, V, outer), ``outer`` being the transformer's width. Says nothing before training.
+
+    ``digits`` (codes, n) are the parts of which FSQ's codes are made, if it made them: alike codes begin alike.
+    """
+
+    def __init__(
+        self, num_codes: int, grid: tuple[int, int], outer: int, width: int, blocks: int, digits: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.code = nn.Embedding(num_codes, width)
+        self.none = nn.Parameter(torch.zeros(width))
+        self.place = nn.Parameter(torch.zeros(width, *grid))
+        if digits is not None:
+            self.register_buffer("digits", digits, persistent=False)
+            self.digit = nn.Embedding(int(digits.max()) + 1, width)
+        else:
+            self.digit = None
+        self.act = nn.Linear(outer, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
+        self.out = nn.Linear(width, outer)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, ids: Int[Tensor, "N V"], action: Float[Tensor, "N 1 outer"]) -> Float[Tensor, "N V outer"]:
+        known = ids.clamp_min(0)
+        x = self.code(known)
+        if self.digit is not None:
+            x = x + F.embedding(self.digits[known], self.digit.weight).sum(-2)
+        x = torch.where((ids >= 0)[..., None], x, self.none) + self.act(action)
+        x = x.transpose(1, 2).unflatten(2, self.grid) + self.place
+        x = x[:, None]
+        for block in self.blocks:
+            x = block(x)
+        return self.out(F.silu(x[:, 0].flatten(2).transpose(1, 2)))
