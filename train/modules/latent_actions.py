@@ -1,11 +1,12 @@
 """Learns actions from video in which nobody said what was done: K codes that tell apart what follows from one moment.
 
-As in Genie (arXiv:2402.15391), an inverse model names a code for what happened, and a forward model sees the past and
-the code, and draws the next picture. The forward model first learns to do without a code, and the inverse model sees
-nothing of the next picture but where it differs from that. So the few bits are left for what does not follow from the
-past: somebody's action. Codes collapse easily (LAPA's issues 17 and 50). Each bit is the sign of a channel (lookup-free
-quantisation, arXiv:2310.05737), and whitening keeps all of them in use. A code that describes the next picture is no
-action (issue 38): ``agreement`` asks whether it does the same in another episode.
+As in Genie (arXiv:2402.15391), an inverse model names a code for what happened, with which the next picture can be
+drawn. Three things make a code an action. A forward model first learns to do without one, and the inverse model sees of
+the next picture only where it differs from that: so the few bits are left for what does not follow from the past. What
+a code does is drawn from the last picture alone, which shows no motion: else "it goes on" and "it turns back" would be
+codes, and not "up" and "down". And each bit is the sign of a channel (lookup-free quantisation, arXiv:2310.05737) that
+whitening keeps in use, for codes collapse easily (LAPA's issues 17 and 50). A code that describes the next picture is
+no action (issue 38): ``agreement`` asks whether it does the same in another episode.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Trunk(nn.Module):
 
 
 class LatentActions(nn.Module):
-    """Inverse and forward model. Codes are numbered 0 to ``num_codes`` - 1.
+    """Inverse and forward model, and what codes do. Codes are numbered 0 to ``num_codes`` - 1.
 
     While ``noisy`` is set, training keeps the channels smooth, with noise: that lets gradients settle before signs do.
     """
@@ -98,10 +99,11 @@ class LatentActions(nn.Module):
         self.inverse = Trunk(3 * 2 * PAST, width, depth, patch)
         self.point = nn.Linear(2 * width, bits)
         self.norm = Whitening(bits)
-        self.forward_model = Trunk(3 * (2 * PAST - 1), width, depth, patch)
+        self.forward_model, self.effect = Trunk(3 * (2 * PAST - 1), width, depth, patch), Trunk(3, width, depth, patch)
         self.scales = nn.Sequential(nn.Linear(bits, width), nn.GELU(), nn.Linear(width, depth * 2 * width))
-        self.draw = nn.Conv2d(width, 3 * patch**2, 1)
+        self.draw, self.draw_effect = (nn.Conv2d(width, 3 * patch**2, 1) for _ in range(2))
         nn.init.zeros_(self.draw.weight)
+        nn.init.zeros_(self.draw_effect.weight)
 
     @staticmethod
     def _with_changes(pictures: Tensor) -> Tensor:
@@ -126,13 +128,21 @@ class LatentActions(nn.Module):
         return soft + (hard - soft).detach(), codes
 
     def foresee(
-        self, past: Float[Tensor, "N n 3 H W"], digits: Float[Tensor, "N C"] | None = None
+        self,
+        past: Float[Tensor, "N n 3 H W"],
+        digits: Float[Tensor, "N C"] | None = None,
+        foreseen: Float[Tensor, "N 3 H W"] | None = None,
     ) -> Float[Tensor, "N 3 H W"]:
-        """The next picture, from the past alone where there are no digits."""
-        digits = past.new_zeros(len(past), self.point.out_features) if digits is None else digits
+        """The next picture, from the past alone where there are no digits; ``foreseen`` is that one, if it is known."""
+        if foreseen is None:
+            foreseen = past[:, -1] + self._drawn(self.draw(self.forward_model(self._with_changes(past))), past)
+        if digits is None:
+            return foreseen
         scales = self.scales(digits).unflatten(1, (-1, 2, self.draw.in_channels))
-        change = F.pixel_shuffle(self.draw(self.forward_model(self._with_changes(past), scales)), self.patch)
-        return past[:, -1] + change[..., : past.shape[-2], : past.shape[-1]]
+        return foreseen.detach() + self._drawn(self.draw_effect(self.effect(past[:, -1], scales)), past)
+
+    def _drawn(self, patches: Tensor, like: Tensor) -> Tensor:
+        return F.pixel_shuffle(patches, self.patch)[..., : like.shape[-2], : like.shape[-1]]
 
 
 class LatentActionModule(ScheduledModule):
@@ -160,7 +170,7 @@ class LatentActionModule(ScheduledModule):
         warmup_steps: int = 50,
         total_steps: int = 2000,
         moving_weight: float = 20.0,
-        alone_share: float = 0.35,
+        alone_share: float = 0.4,
         noise_share: float = 0.1,
         pixels: int = 48 * 48,
         frames_per_step: int | None = None,
@@ -201,7 +211,7 @@ class LatentActionModule(ScheduledModule):
         if told >= 0:
             self.model.noisy = told < self.noise_steps
             digits, _ = self.model.infer(past, following, foreseen)
-            coded = ((self.model.foresee(past, digits) - following).square() * weight).sum()
+            coded = ((self.model.foresee(past, digits, foreseen) - following).square() * weight).sum()
             loss = alone + coded
             self.log("coded", coded.detach(), batch_size=len(past))
         self.log_dict({"loss": loss.detach(), "alone": alone.detach()}, batch_size=len(past))
