@@ -1,12 +1,16 @@
 """Learns actions from video in which nobody said what was done: K codes that tell apart what follows from one moment.
 
 As in Genie (arXiv:2402.15391), an inverse model names a code for what happened, with which the next picture can be
-drawn. Three things make a code an action. A forward model first learns to do without one, and the inverse model sees of
-the next picture only where it differs from that: so the few bits are left for what does not follow from the past. What
-a code does is drawn from the last picture alone, which shows no motion: else "it goes on" and "it turns back" would be
-codes, and not "up" and "down". And each bit is the sign of a channel (lookup-free quantisation, arXiv:2310.05737) that
-whitening keeps in use, for codes collapse easily (LAPA's issues 17 and 50). A code that describes the next picture is
-no action (issue 38): ``agreement`` asks whether it does the same in another episode.
+drawn. Codes collapse easily (LAPA's issues 17 and 50), and one that describes the next picture is no action (issue 38).
+Four things make a code an action:
+
+- A forward model first learns to do without one. So the few bits are left for what does not follow from the past.
+- What a code does is drawn from the last picture, which shows no motion. Else codes would be "it goes on" and "it turns
+  back", not "up" and "down".
+- The inverse model sees nothing but how the picture changed. Else a code would mean "up" below and "down" above.
+- Each bit is the sign of a channel (lookup-free quantisation, arXiv:2310.05737) that whitening keeps in use.
+
+``agreement`` asks whether a code does the same in another episode.
 """
 
 from __future__ import annotations
@@ -96,7 +100,7 @@ class LatentActions(nn.Module):
     def __init__(self, bits: int = 3, width: int = 64, depth: int = 4, patch: int = 4) -> None:
         super().__init__()
         self.num_codes, self.patch, self.noisy = 2**bits, patch, False
-        self.inverse = Trunk(3 * 2 * PAST, width, depth, patch)
+        self.inverse = Trunk(3, width, depth, patch)
         self.point = nn.Linear(2 * width, bits)
         self.norm = Whitening(bits)
         self.forward_model, self.effect = Trunk(3 * (2 * PAST - 1), width, depth, patch), Trunk(3, width, depth, patch)
@@ -110,17 +114,16 @@ class LatentActions(nn.Module):
         """(N, n, 3, H, W) and the changes between them, as channels."""
         return torch.cat([pictures, _CLEARER * (pictures[:, 1:] - pictures[:, :-1])], 1).flatten(1, 2)
 
-    def points(self, past: Tensor, following: Tensor, foreseen: Tensor | None = None) -> Float[Tensor, "N C"]:
-        """What the bits are the signs of, before it is whitened. ``foreseen``: by the past alone, if that is known."""
-        foreseen = self.foresee(past) if foreseen is None else foreseen
-        x = self.inverse(torch.cat([self._with_changes(past), _CLEARER * (following - foreseen.detach())], 1))
+    def points(self, past: Tensor, following: Tensor) -> Float[Tensor, "N C"]:
+        """What the bits are the signs of, before it is whitened."""
+        x = self.inverse(_CLEARER * (following - past[:, -1]))
         return self.point(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
 
     def infer(
-        self, past: Float[Tensor, "N n 3 H W"], following: Float[Tensor, "N 3 H W"], foreseen: Tensor | None = None
+        self, past: Float[Tensor, "N n 3 H W"], following: Float[Tensor, "N 3 H W"]
     ) -> tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]:
         """What was done between: the code's digits, through which gradients flow, and its number."""
-        point = self.norm(self.points(past, following, foreseen))
+        point = self.norm(self.points(past, following))
         soft, hard = point.tanh(), torch.where(point > 0, 1.0, -1.0)
         codes = ((hard > 0).long() << torch.arange(hard.shape[1], device=hard.device)).sum(1)
         if self.noisy and self.training:
@@ -210,7 +213,7 @@ class LatentActionModule(ScheduledModule):
         alone = loss = ((foreseen - following).square() * weight).sum()
         if told >= 0:
             self.model.noisy = told < self.noise_steps
-            digits, _ = self.model.infer(past, following, foreseen)
+            digits, _ = self.model.infer(past, following)
             coded = ((self.model.foresee(past, digits, foreseen) - following).square() * weight).sum()
             loss = alone + coded
             self.log("coded", coded.detach(), batch_size=len(past))
