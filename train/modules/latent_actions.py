@@ -31,6 +31,7 @@ PAST = 2  # pictures before the next one: where things are, and how they move
 _NOISE = 0.3
 _CLEARER = 4.0  # changes are small beside pictures
 MOVES = 0.04  # change of a pixel, of 1, from which on it moves
+_CUT = 0.9  # share of pixels: where more of them change at once, nobody did it
 
 
 class Whitening(nn.Module):
@@ -148,6 +149,13 @@ class LatentActions(nn.Module):
         return F.pixel_shuffle(patches, self.patch)[..., : like.shape[-2], : like.shape[-1]]
 
 
+def _without_cuts(past: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments (N, ...) without those in which everything changes: a flash among the changes that actions make would be
+    worth a code, and hide what whitening sees of the others."""
+    changed = ((following - past[:, -1]).abs().amax(1) > MOVES).float().mean((1, 2)) < _CUT
+    return (past[changed], following[changed]) if changed.any() else (past, following)
+
+
 class LatentActionModule(ScheduledModule):
     """Lightning module around :class:`LatentActions`.
 
@@ -207,7 +215,7 @@ class LatentActionModule(ScheduledModule):
         return weight / (3 * len(past) * weight.sum((1, 2, 3), keepdim=True))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        past, following = self.pairs(batch["frames"])
+        past, following = _without_cuts(*self.pairs(batch["frames"]))
         weight = self._weight(past, following)
         foreseen, told = self.model.foresee(past), self.global_step - self.alone_steps
         alone = loss = ((foreseen - following).square() * weight).sum()
