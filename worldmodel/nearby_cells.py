@@ -22,6 +22,8 @@ class NearbyCells(nn.Module):
     ``digits`` (codes, n) are the parts of which FSQ's codes are made, if it made them: alike codes begin alike.
     """
 
+    digits: Tensor
+
     def __init__(
         self, num_codes: int, grid: tuple[int, int], outer: int, width: int, blocks: int, digits: Tensor | None
     ) -> None:

@@ -32,7 +32,7 @@ BARS = {"probe": 0.8, "codes_used": 6, "inferred_against_shuffled_db": 1.0, "oth
 
 def effects(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of uint8 pictures (1 + n, H, W, 3), one a step: 0 up, 1 nothing, 2 down (n,), and where that is seen (n,)."""
-    paddle = (np.abs(frames.astype(int) - GREEN) < NEAR).all(-1)
+    paddle: np.ndarray = np.all(np.abs(frames.astype(int) - GREEN) < NEAR, axis=-1)
     size = paddle.sum((1, 2))
     height = (paddle.sum(2) * np.arange(paddle.shape[1])).sum(1) / np.maximum(size, 1)
     moved = np.diff(height)
