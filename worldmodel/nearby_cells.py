@@ -29,7 +29,7 @@ class NearbyCells(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.code = nn.Embedding(num_codes, width)
+        self.codes = nn.Embedding(num_codes, width)  # not "code", which a traced module has already
         self.none = nn.Parameter(torch.zeros(width))
         self.place = nn.Parameter(torch.zeros(width, *grid))
         if digits is not None:
@@ -46,7 +46,7 @@ class NearbyCells(nn.Module):
 
     def forward(self, ids: Int[Tensor, "N V"], action: Float[Tensor, "N 1 outer"]) -> Float[Tensor, "N V outer"]:
         known = ids.clamp_min(0)
-        x = self.code(known)
+        x = self.codes(known)
         if self.digit is not None:
             x = x + F.embedding(self.digits[known], self.digit.weight).sum(-2)
         x = torch.where((ids >= 0)[..., None], x, self.none) + self.act(action)
