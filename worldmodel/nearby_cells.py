@@ -1,8 +1,8 @@
 """What the last picture says of the next one, cell by cell: each looks at its neighbours, by convolution.
 
-Most of what happens in a picture comes from nearby, and a small convolution over the grid finds that out in far fewer
-updates than attention does, which is left with what is far away in space or time. It looks at nothing that is sampled
-in the step, so it is computed once a step, whatever number of passes its ids take.
+Most of what happens in a picture comes from nearby. A small convolution over the grid says so cheaply, and attention is
+left with what is far away in space or time. It looks at nothing that is sampled in the step, so it is computed once a
+step, whatever number of passes its ids take.
 """
 
 from __future__ import annotations

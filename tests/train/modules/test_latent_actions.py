@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.modules.latent_actions import LatentActionModule, LatentActions, Whitening, compare, figures
+from train.modules.latent_actions import (
+    LatentActionModule,
+    LatentActions,
+    Whitening,
+    _without_cuts,
+    compare,
+    figures,
+)
 
 SIZE, BLOCK, PUSH, STRIDE = 24, 5, 3, 2
 PUSHES = torch.tensor([[0, 0], [PUSH, 0], [-PUSH, 0], [0, PUSH], [0, -PUSH]])
@@ -91,3 +98,13 @@ def test_any_size_of_picture_is_taken() -> None:
     digits, codes = model.infer(past, following)
     assert codes.shape == (2,)
     assert model.foresee(past, digits).shape == following.shape
+
+
+def test_a_cut_is_no_action() -> None:
+    past, following = LatentActionModule().pairs(clips(4, 4, seed=3)[0])
+    following = following.clone()
+    following[5] = 1 - past[5, -1]
+    kept, after = _without_cuts(past, following)
+    assert len(kept) == len(after) == len(past) - 1
+    assert torch.equal(after, torch.cat([following[:5], following[6:]]))
+    assert len(_without_cuts(past[5:6], following[5:6])[0]) == 1  # nothing else to learn from
