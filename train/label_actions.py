@@ -54,40 +54,38 @@ def read_module(checkpoint: str | Path) -> LatentActionModule:
     return module.eval()
 
 
-def steps_of(module: LatentActionModule, episode: Episode) -> tuple[Tensor, Tensor]:
-    """Pasts and what followed for each of an episode's n steps; before the first picture there was the same one."""
-    r = module.frames_per_step
-    frames = torch.from_numpy(episode.frames)
-    return module.pairs(torch.cat([frames[:1].expand(r, -1, -1, -1), frames])[None])
-
-
 def some_steps(module: LatentActionModule, store: EpisodeStore, split: str, most: int) -> tuple[Tensor, Tensor]:
-    """About ``most`` steps, the same number of each episode, episode by episode. Of the first there is no past."""
+    """About ``most`` steps, the same number of each episode, episode by episode."""
     chosen = store.split(split)
     each = max(1, most // max(1, len(chosen)))
-    pasts, followings = [], []
+    lasts, followings = [], []
     for index in chosen:
-        past, following = steps_of(module, store.read(index))
-        take = torch.linspace(min(1, len(past) - 1), len(past) - 1, min(each, len(past))).long()
-        pasts.append(past[take])
+        last, following = _steps_of(module, store.read(index))
+        take = torch.linspace(0, len(last) - 1, min(each, len(last))).long()
+        lasts.append(last[take])
         followings.append(following[take])
-    return torch.cat(pasts), torch.cat(followings)
+    return torch.cat(lasts), torch.cat(followings)
+
+
+def _steps_of(module: LatentActionModule, episode: Episode) -> tuple[Tensor, Tensor]:
+    return module.pairs(torch.from_numpy(episode.frames)[None])
 
 
 @torch.no_grad()
+def _points(module: LatentActionModule, last: Tensor, following: Tensor) -> Tensor:
+    parts = zip(last.split(_ROWS), following.split(_ROWS), strict=True)
+    return torch.cat([module.model.points(*part) for part in parts])
+
+
 def settle(module: LatentActionModule, store: EpisodeStore) -> None:
-    """Whitens by the training episodes, so that each bit halves them."""
-    past, following = some_steps(module, store, "train", _SETTLED_BY)
-    parts = zip(past.split(_ROWS), following.split(_ROWS), strict=True)
-    module.model.norm.settle(torch.cat([module.model.points(*part) for part in parts]))
+    """Finds the codes, in the training episodes."""
+    module.model.settle(_points(module, *some_steps(module, store, "train", _SETTLED_BY)))
 
 
 @torch.no_grad()
 def codes_of(module: LatentActionModule, episode: Episode) -> np.ndarray:
     """int64 (n,)."""
-    past, following = steps_of(module, episode)
-    parts = zip(past.split(_ROWS), following.split(_ROWS), strict=True)
-    return torch.cat([module.model.infer(*part)[1] for part in parts]).numpy()
+    return module.model.code(_points(module, *_steps_of(module, episode))).numpy()
 
 
 def read_labels(path: Path) -> Labels:

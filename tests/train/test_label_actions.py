@@ -54,8 +54,8 @@ def test_a_copy_has_actions_and_a_second_run_changes_nothing(
     assert numbers["codes_used"] >= 5
     assert numbers["inferred_against_shuffled_db"] > 2
     copy, film = EpisodeStore(tmp_path / "labelled"), EpisodeStore(tmp_path / "film")
-    codes = np.stack([copy.read(i).actions[1:, 0] for i in range(20)])  # type: ignore[index]
-    right = sum(np.bincount(done[:, 1:][codes == code], minlength=5).max() for code in np.unique(codes))
+    codes = np.stack([copy.read(i).actions[:, 0] for i in range(20)])  # type: ignore[index]
+    right = sum(np.bincount(done[codes == code], minlength=5).max() for code in np.unique(codes))
     assert right > 0.7 * codes.size
     assert np.array_equal(copy.read(3).frames, film.read(3).frames)
     assert copy.split("test") == film.split("test")
@@ -67,15 +67,15 @@ def test_a_copy_has_actions_and_a_second_run_changes_nothing(
 
 def test_a_few_labels_name_the_codes(checkpoint: Path, tmp_path: Path) -> None:
     done, names = record(tmp_path / "film"), ("stay", "down", "up", "right", "left")
-    rows = [f"{i},{step},{names[done[i, step]]}" for i in range(6) for step in range(1, 8)]
+    rows = [f"{i},{step},{names[done[i, step]]}" for i in range(6) for step in range(8)]
     (tmp_path / "labels.csv").write_text("episode,step,action\n" + "\n".join(rows) + "\n", encoding="utf-8")
     labels = label_actions.read_labels(tmp_path / "labels.csv")
     numbers = label_actions.label_actions(tmp_path / "film", checkpoint, tmp_path / "named", labels=labels)
     assert numbers["labels_agree"] > 0.7
     copy = EpisodeStore(tmp_path / "named")
     (part,) = copy.schema.actions.parts
-    found = np.stack([copy.read(i).actions[1:, 0] for i in range(20)])  # type: ignore[index]
-    truth = np.vectorize(lambda push: list(part.names).index(names[push]))(done[:, 1:])
+    found = np.stack([copy.read(i).actions[:, 0] for i in range(20)])  # type: ignore[index]
+    truth = np.vectorize(lambda push: list(part.names).index(names[push]))(done)
     assert (found == truth).mean() > 0.7
 
 

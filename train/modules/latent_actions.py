@@ -1,14 +1,14 @@
 """Learns actions from video in which nobody said what was done: K codes that tell apart what follows from one moment.
 
-As in Genie (arXiv:2402.15391), an inverse model names a code for what happened, with which the next picture can be
-drawn. Codes collapse easily (LAPA's issues 17 and 50), and one that describes the next picture is no action (issue 38).
-Four things make a code an action:
+As in Genie (arXiv:2402.15391), an inverse model says in few numbers what happened, from which and the last picture
+another network draws the next one. Codes collapse easily (LAPA's issues 17 and 50), and one that describes the next
+picture is no action (issue 38). Three things make a code an action:
 
-- A forward model first learns to do without one. So the few bits are left for what does not follow from the past.
-- What a code does is drawn from the last picture, which shows no motion. Else codes would be "it goes on" and "it turns
-  back", not "up" and "down".
 - The inverse model sees nothing but how the picture changed. Else a code would mean "up" below and "down" above.
-- Each bit is the sign of a channel (lookup-free quantisation, arXiv:2310.05737) that whitening keeps in use.
+- The next picture is drawn from the last one alone, which shows no motion. Else codes would be "as foreseen" and
+  "turned back", whichever way that is.
+- The few numbers stay smooth while they are learned: noise limits what they can say, and whitening keeps all of them in
+  use. Codes are the clusters that k-means finds in them afterwards, so no code can be lost in training.
 
 ``agreement`` asks whether a code does the same in another episode.
 """
@@ -22,40 +22,36 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from vector_quantize_pytorch import VectorQuantize
 
 from train.data.episode_store import EpisodeStore
 from train.modules.picture_losses import decibels
 from train.modules.schedule import ScheduledModule
 
-PAST = 2  # pictures before the next one: where things are, and how they move
-_NOISE = 0.3
+_NOISE = 0.35  # of numbers whose spread is 1
 _CLEARER = 4.0  # changes are small beside pictures
 MOVES = 0.04  # change of a pixel, of 1, from which on it moves
 _CUT = 0.9  # share of pixels: where more of them change at once, nobody did it
+_ROUNDS = 50  # of k-means
 
 
 class Whitening(nn.Module):
     """A batch's values (N, C), centred, and neither alike nor of different spread, as by a batch norm that also takes
-    out what channels share (arXiv:1804.08450). Otherwise all bits of a code would say the same.
+    out what channels share (arXiv:1804.08450). Otherwise all of them would say the same.
 
-    At evaluation it whitens by running averages, or by what ``settle`` was given.
+    At evaluation it whitens by what ``settle`` was given.
     """
 
     mean: Tensor
     covariance: Tensor
 
-    def __init__(self, channels: int, momentum: float = 0.05) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.momentum = momentum
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("covariance", torch.eye(channels))
 
     def forward(self, values: Tensor) -> Tensor:
-        mean, covariance = self.mean, self.covariance
-        if self.training:
-            mean, covariance = self._of(values)
-            self.mean.lerp_(mean.detach(), self.momentum)
-            self.covariance.lerp_(covariance.detach(), self.momentum)
+        mean, covariance = self._of(values) if self.training else (self.mean, self.covariance)
         root = torch.linalg.cholesky(covariance)
         return torch.linalg.solve_triangular(root, (values - mean).T, upper=False).T
 
@@ -93,67 +89,58 @@ class Trunk(nn.Module):
 
 
 class LatentActions(nn.Module):
-    """Inverse and forward model, and what codes do. Codes are numbered 0 to ``num_codes`` - 1.
+    """Inverse model, what its numbers do to a picture, and their codes, 0 to ``num_codes`` - 1.
 
-    While ``noisy`` is set, training keeps the channels smooth, with noise: that lets gradients settle before signs do.
+    There are no codes before :meth:`settle`.
     """
 
-    def __init__(self, bits: int = 3, width: int = 64, depth: int = 4, patch: int = 4) -> None:
+    centres: Tensor
+
+    def __init__(self, num_codes: int = 8, dims: int = 2, width: int = 64, depth: int = 4, patch: int = 4) -> None:
         super().__init__()
-        self.num_codes, self.patch, self.noisy = 2**bits, patch, False
-        self.inverse = Trunk(3, width, depth, patch)
-        self.point = nn.Linear(2 * width, bits)
-        self.norm = Whitening(bits)
-        self.forward_model, self.effect = Trunk(3 * (2 * PAST - 1), width, depth, patch), Trunk(3, width, depth, patch)
-        self.scales = nn.Sequential(nn.Linear(bits, width), nn.GELU(), nn.Linear(width, depth * 2 * width))
-        self.draw, self.draw_effect = (nn.Conv2d(width, 3 * patch**2, 1) for _ in range(2))
+        self.num_codes, self.patch = num_codes, patch
+        self.inverse, self.effect = (Trunk(3, width, depth, patch) for _ in range(2))
+        self.point = nn.Linear(2 * width, dims)
+        self.norm = Whitening(dims)
+        self.register_buffer("centres", torch.zeros(num_codes, dims))
+        self.scales = nn.Sequential(nn.Linear(dims, width), nn.GELU(), nn.Linear(width, depth * 2 * width))
+        self.draw = nn.Conv2d(width, 3 * patch**2, 1)
         nn.init.zeros_(self.draw.weight)
-        nn.init.zeros_(self.draw_effect.weight)
 
-    @staticmethod
-    def _with_changes(pictures: Tensor) -> Tensor:
-        """(N, n, 3, H, W) and the changes between them, as channels."""
-        return torch.cat([pictures, _CLEARER * (pictures[:, 1:] - pictures[:, :-1])], 1).flatten(1, 2)
-
-    def points(self, past: Tensor, following: Tensor) -> Float[Tensor, "N C"]:
-        """What the bits are the signs of, before it is whitened."""
-        x = self.inverse(_CLEARER * (following - past[:, -1]))
+    def points(self, last: Float[Tensor, "N 3 H W"], following: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C"]:
+        """What was done between two pictures, before it is whitened."""
+        x = self.inverse(_CLEARER * (following - last))
         return self.point(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
 
-    def infer(
-        self, past: Float[Tensor, "N n 3 H W"], following: Float[Tensor, "N 3 H W"]
-    ) -> tuple[Float[Tensor, "N C"], Int[Tensor, " N"]]:
-        """What was done between: the code's digits, through which gradients flow, and its number."""
-        point = self.norm(self.points(past, following))
-        soft, hard = point.tanh(), torch.where(point > 0, 1.0, -1.0)
-        codes = ((hard > 0).long() << torch.arange(hard.shape[1], device=hard.device)).sum(1)
-        if self.noisy and self.training:
-            return soft + _NOISE * torch.randn_like(soft), codes
-        return soft + (hard - soft).detach(), codes
+    @torch.no_grad()
+    def settle(self, points: Float[Tensor, "N C"]) -> None:
+        """Finds the codes of what was done in these moments, the same whenever it is asked."""
+        self.norm.settle(points)
+        white = self.norm.eval()(points)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            clusters = VectorQuantize(
+                white.shape[1], self.num_codes, kmeans_init=True, kmeans_iters=_ROUNDS, threshold_ema_dead_code=0
+            )
+            clusters.train()(white[None].cpu())
+        self.centres.copy_(clusters.codebook)
 
-    def foresee(
-        self,
-        past: Float[Tensor, "N n 3 H W"],
-        digits: Float[Tensor, "N C"] | None = None,
-        foreseen: Float[Tensor, "N 3 H W"] | None = None,
-    ) -> Float[Tensor, "N 3 H W"]:
-        """The next picture, from the past alone where there are no digits; ``foreseen`` is that one, if it is known."""
-        if foreseen is None:
-            foreseen = past[:, -1] + self._drawn(self.draw(self.forward_model(self._with_changes(past))), past)
-        if digits is None:
-            return foreseen
-        scales = self.scales(digits).unflatten(1, (-1, 2, self.draw.in_channels))
-        return foreseen.detach() + self._drawn(self.draw_effect(self.effect(past[:, -1], scales)), past)
+    def code(self, points: Float[Tensor, "N C"]) -> Int[Tensor, " N"]:
+        """The nearest code of what was done."""
+        return torch.cdist(self.norm(points), self.centres).argmin(1)
 
-    def _drawn(self, patches: Tensor, like: Tensor) -> Tensor:
-        return F.pixel_shuffle(patches, self.patch)[..., : like.shape[-2], : like.shape[-1]]
+    def act(self, last: Float[Tensor, "N 3 H W"], what: Float[Tensor, "N C"]) -> Float[Tensor, "N 3 H W"]:
+        """The next picture, if this was done: whitened points, or ``centres`` of codes."""
+        scales = self.scales(what).unflatten(1, (-1, 2, self.draw.in_channels))
+        change = F.pixel_shuffle(self.draw(self.effect(last, scales)), self.patch)
+        return last + change[..., : last.shape[-2], : last.shape[-1]]
 
 
-def _without_cuts(past: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+def _without_cuts(last: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
     """Moments (N, ...) without those in which everything changes: a flash among the changes that actions make would be
     worth a code, and hide what whitening sees of the others."""
-    changed = ((following - past[:, -1]).abs().amax(1) > MOVES).float().mean((1, 2)) < _CUT
-    return (past[changed], following[changed]) if changed.any() else (past, following)
+    changed = ((following - last).abs().amax(1) > MOVES).float().mean((1, 2)) < _CUT
+    return (last[changed], following[changed]) if changed.any() else (last, following)
 
 
 class LatentActionModule(ScheduledModule):
@@ -161,18 +148,18 @@ class LatentActionModule(ScheduledModule):
 
     Args:
         recording: folder whose videos are learned from; says what a step is.
-        bits: of a code; 3 make eight actions.
+        num_codes: how many actions there are.
+        dims: of what is said of a moment before it becomes a code.
         width, depth, patch: size of the two networks.
         moving_weight: how much more a pixel counts that moves.
-        alone_share: of the training, in which the forward model first learns what follows from the past alone.
-        noise_share: of the training after that, in which bits are smooth and noisy.
         pixels: larger pictures than about this are averaged: many updates tell more of actions than fine detail.
     """
 
     def __init__(
         self,
         recording: str | None = None,
-        bits: int = 3,
+        num_codes: int = 8,
+        dims: int = 2,
         width: int = 64,
         depth: int = 4,
         patch: int = 4,
@@ -181,8 +168,6 @@ class LatentActionModule(ScheduledModule):
         warmup_steps: int = 50,
         total_steps: int = 2000,
         moving_weight: float = 20.0,
-        alone_share: float = 0.4,
-        noise_share: float = 0.1,
         pixels: int = 48 * 48,
         frames_per_step: int | None = None,
     ) -> None:
@@ -192,52 +177,47 @@ class LatentActionModule(ScheduledModule):
             frames_per_step = EpisodeStore(recording).schema.frames_per_step
         self.frames_per_step = frames_per_step or 1
         self.hparams["frames_per_step"] = self.frames_per_step  # a checkpoint needs no recording
-        self.model = LatentActions(bits, width, depth, patch)
+        self.model = LatentActions(num_codes, dims, width, depth, patch)
         self.moving_weight, self.pixels = moving_weight, pixels
-        self.alone_steps, self.noise_steps = int(alone_share * total_steps), int(noise_share * total_steps)
-        self.seen: list[Tensor] = []
+        self.seen: list[tuple[Tensor, Tensor]] = []
 
     def pairs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 clips (B, 1 + r * n, H, W, 3) to pasts (N, 2, 3, h, w) and what followed (N, 3, h, w), in [0, 1]."""
+        """uint8 clips (B, 1 + r * n, H, W, 3) to each step's last picture (N, 3, h, w) and what followed, in [0, 1]."""
         pictures = frames[:, :: self.frames_per_step].permute(0, 1, 4, 2, 3).float() / 255
         coarser = round((pictures.shape[-2] * pictures.shape[-1] / self.pixels) ** 0.5)
         if coarser > 1:
             few = F.avg_pool2d(pictures.flatten(0, 1), coarser, ceil_mode=True)
             pictures = few.unflatten(0, pictures.shape[:2])
-        pictures = torch.cat([pictures[:, :1], pictures], 1) if pictures.shape[1] == PAST else pictures
-        steps = pictures.unfold(1, PAST + 1, 1).movedim(-1, 2).flatten(0, 1)
-        return steps[:, :PAST], steps[:, PAST]
+        return pictures[:, :-1].flatten(0, 1), pictures[:, 1:].flatten(0, 1)
 
-    def _weight(self, past: Tensor, following: Tensor) -> Tensor:
+    def _weight(self, last: Tensor, following: Tensor) -> Tensor:
         """Of each pixel; all moments count the same, however much moves in them."""
-        moves = ((following - past[:, -1]).abs().amax(1, keepdim=True) > MOVES).float()
+        moves = ((following - last).abs().amax(1, keepdim=True) > MOVES).float()
         weight = 1 + self.moving_weight * F.max_pool2d(moves, 5, stride=1, padding=2)
-        return weight / (3 * len(past) * weight.sum((1, 2, 3), keepdim=True))
+        return weight / weight.sum((1, 2, 3), keepdim=True)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        past, following = _without_cuts(*self.pairs(batch["frames"]))
-        weight = self._weight(past, following)
-        foreseen, told = self.model.foresee(past), self.global_step - self.alone_steps
-        alone = loss = ((foreseen - following).square() * weight).sum()
-        if told >= 0:
-            self.model.noisy = told < self.noise_steps
-            digits, _ = self.model.infer(past, following)
-            coded = ((self.model.foresee(past, digits, foreseen) - following).square() * weight).sum()
-            loss = alone + coded
-            self.log("coded", coded.detach(), batch_size=len(past))
-        self.log_dict({"loss": loss.detach(), "alone": alone.detach()}, batch_size=len(past))
+        last, following = _without_cuts(*self.pairs(batch["frames"]))
+        weight = self._weight(last, following)
+        said = self.model.norm(self.model.points(last, following))
+        made = self.model.act(last, said + _NOISE * torch.randn_like(said))
+        # Measured by what nothing done would get, so that gradients are never too small for the optimizer.
+        loss = ((made - following).square() * weight).sum()
+        loss = loss / ((last - following).square() * weight).sum().clamp_min(1e-6)
+        self.log("loss", loss.detach(), batch_size=len(last))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        figures = compare(self.model, *self.pairs(batch["frames"]))
-        self.seen.append(figures.codes)
-        named = {"val/moving_psnr": figures.inferred, "val/moving_psnr_shuffled": figures.shuffled}
-        self.log_dict(named | {"val/agreement": figures.agreement}, on_epoch=True, batch_size=len(figures.codes))
+        self.seen.append(self.pairs(batch["frames"]))
 
     def on_validation_epoch_end(self) -> None:
-        codes = torch.cat(self.seen)
+        last, following = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
         self.seen.clear()
-        self.log("val/codes_used", float(used(codes, self.model.num_codes)))
+        self.model.settle(self.model.points(last, following))
+        found = compare(self.model, last, following)
+        named = {"val/moving_psnr": found.inferred, "val/moving_psnr_shuffled": found.shuffled}
+        self.log_dict(named | {"val/agreement": found.agreement})
+        self.log("val/codes_used", float(used(found.codes, self.model.num_codes)))
 
 
 @dataclass(frozen=True)
@@ -253,20 +233,19 @@ class Compared:
 
 
 @torch.no_grad()
-def compare(model: LatentActions, past: Tensor, following: Tensor) -> Compared:
+def compare(model: LatentActions, last: Tensor, following: Tensor) -> Compared:
     """Of moments (N, ...) in an order in which neighbours are of one episode, so half the batch on is another."""
-    digits, codes = model.infer(past, following)
-    away = len(codes) // 2
-    moves = ((following - past[:, -1]).abs().amax(1, keepdim=True) > MOVES).float()
+    codes = model.code(model.points(last, following))
+    others = codes.roll(len(codes) // 2)
+    moves = ((following - last).abs().amax(1, keepdim=True) > MOVES).float()
 
     def score(made: Tensor) -> Tensor:
         square = (made.clamp(0, 1) - following).square().mean(1, keepdim=True)
         return decibels((square * moves).sum() / moves.sum().clamp_min(1))
 
-    elsewhere = model.foresee(past, digits.roll(away, 0))
-    again = model.infer(past, elsewhere)[1]
-    agreement = (again == codes.roll(away, 0)).float().mean()
-    return Compared(score(model.foresee(past, digits)), score(elsewhere), agreement, codes)
+    elsewhere = model.act(last, model.centres[others])
+    agreement = (model.code(model.points(last, elsewhere)) == others).float().mean()
+    return Compared(score(model.act(last, model.centres[codes])), score(elsewhere), agreement, codes)
 
 
 def used(codes: Tensor, num_codes: int) -> int:
