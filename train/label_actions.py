@@ -29,7 +29,7 @@ from train.data.episode_store import EpisodeStore
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.data.recording_layout import SPLITS
 from train.export import read_checkpoint
-from train.modules.latent_actions import LatentActionModule, compare, figures
+from train.modules.latent_actions import LatentActionModule, compare, figures, without_cuts
 from train.running.progress_bar import progress_bar
 
 SHARD = 16  # episodes
@@ -55,12 +55,12 @@ def read_module(checkpoint: str | Path) -> LatentActionModule:
 
 
 def some_steps(module: LatentActionModule, store: EpisodeStore, split: str, most: int) -> tuple[Tensor, Tensor]:
-    """About ``most`` steps, the same number of each episode, episode by episode."""
+    """About ``most`` steps, the same number of each episode, episode by episode; no cuts."""
     chosen = store.split(split)
     each = max(1, most // max(1, len(chosen)))
     lasts, followings = [], []
     for index in chosen:
-        last, following = _steps_of(module, store.read(index))
+        last, following = without_cuts(*_steps_of(module, store.read(index)))
         take = torch.linspace(0, len(last) - 1, min(each, len(last))).long()
         lasts.append(last[take])
         followings.append(following[take])

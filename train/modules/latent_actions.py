@@ -136,7 +136,7 @@ class LatentActions(nn.Module):
         return last + change[..., : last.shape[-2], : last.shape[-1]]
 
 
-def _without_cuts(last: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+def without_cuts(last: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
     """Moments (N, ...) without those in which everything changes: a flash among the changes that actions make would be
     worth a code, and hide what whitening sees of the others."""
     changed = ((following - last).abs().amax(1) > MOVES).float().mean((1, 2)) < _CUT
@@ -197,7 +197,7 @@ class LatentActionModule(ScheduledModule):
         return weight / weight.sum((1, 2, 3), keepdim=True)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        last, following = _without_cuts(*self.pairs(batch["frames"]))
+        last, following = without_cuts(*self.pairs(batch["frames"]))
         weight = self._weight(last, following)
         said = self.model.norm(self.model.points(last, following))
         made = self.model.act(last, said + _NOISE * torch.randn_like(said))
@@ -208,7 +208,7 @@ class LatentActionModule(ScheduledModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        self.seen.append(self.pairs(batch["frames"]))
+        self.seen.append(without_cuts(*self.pairs(batch["frames"])))
 
     def on_validation_epoch_end(self) -> None:
         last, following = (torch.cat(parts) for parts in zip(*self.seen, strict=True))

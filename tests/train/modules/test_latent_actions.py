@@ -13,9 +13,9 @@ from train.modules.latent_actions import (
     LatentActionModule,
     LatentActions,
     Whitening,
-    _without_cuts,
     compare,
     figures,
+    without_cuts,
 )
 
 SIZE, BLOCK, PUSH, STRIDE = 24, 5, 3, 2
@@ -112,7 +112,7 @@ def test_a_cut_is_no_action() -> None:
     last, following = LatentActionModule().pairs(clips(4, 4, seed=3)[0])
     following = following.clone()
     following[5] = 1 - last[5]
-    kept, after = _without_cuts(last, following)
+    kept, after = without_cuts(last, following)
     assert len(kept) == len(after) == len(last) - 1
     assert torch.equal(after, torch.cat([following[:5], following[6:]]))
-    assert len(_without_cuts(last[5:6], following[5:6])[0]) == 1  # nothing else to learn from
+    assert len(without_cuts(last[5:6], following[5:6])[0]) == 1  # nothing else to learn from
