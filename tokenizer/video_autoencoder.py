@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokenizer.causal_conv import ChannelNorm, ResidualBlock, StreamingCache
@@ -29,6 +29,8 @@ class VideoTokenizerConfig:
     """Sizes of the tokenizer. ``patch`` pixels are folded away first, then 2x2 patches make one cell.
 
     ``resolution`` is the side of a square picture or (height, width), in multiples of the cell.
+    With ``still`` a picture is learned over which all others are drawn: what places mostly show.
+    With ``spread`` each channel of a latent has the same spread over a batch, so that codes are in use from the start.
     ``edge`` is the width in pixels of the edges that are drawn from a state (see ``coverage`` in `ray_casting.py`),
     ``mark`` how large a body without a size is drawn before it is learned (see ``BodyLayers``).
     """
@@ -38,6 +40,8 @@ class VideoTokenizerConfig:
     patch: int = 4
     encoder_width: int = 256
     encoder_blocks: int = 2
+    spread: bool = False
+    still: bool = False
     decoder_width: int = 128
     decoder_blocks: int = 2
     detail_width: int = 64
@@ -88,6 +92,8 @@ class Encoder(nn.Module):
         self.merge = nn.Conv2d(width, 2 * width, 2, stride=2)
         self.coarse = nn.ModuleList(ResidualBlock(2 * width, spatial=1) for _ in range(config.encoder_blocks))
         self.head = nn.Sequential(ChannelNorm(2 * width), nn.Conv2d(2 * width, latent_dim, 1))
+        if config.spread:
+            self.head.append(nn.BatchNorm2d(latent_dim, affine=False, momentum=0.05))
 
     def forward(self, frames: Float[Tensor, "N r 3 H W"]) -> Float[Tensor, "N C h w"]:
         p = self.patch
@@ -138,6 +144,7 @@ class Decoder(nn.Module):
         )
         self.split = nn.Conv2d(width, 4 * detail, 1)
         self.detail_place = nn.Parameter(torch.zeros(detail, 2 * rows, 2 * columns))
+        self.still = nn.Parameter(torch.zeros(3, *config.size)) if config.still else None
         self.motion = self.correct = None
         self.layer = scene_renderer(schema, config.size, hidden=config.shader_width, edge=config.edge, mark=config.mark)
         if self.layer is not None and schema is not None:
@@ -152,6 +159,9 @@ class Decoder(nn.Module):
         self.fine = nn.ModuleList(ResidualBlock(detail) for _ in range(config.detail_blocks))
         self.norm = ChannelNorm(detail)
         self.head = nn.Conv2d(detail, config.patch_values, 1)
+        if config.still:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def draw(self, shown: FrameStates) -> Float[Tensor, "B T r 4 H W"] | None:
         """What is drawn of states over the picture's frames, (B, T, r, 4, H, W); None for a decoder without states."""
@@ -170,21 +180,35 @@ class Decoder(nn.Module):
         cache: StreamingCache | None = None,
         shown: FrameStates | None = None,
         drawn: Float[Tensor, "B T r 4 H W"] | None = None,
+        at: Int[Tensor, "B 2"] | None = None,
     ) -> Float[Tensor, "B T r 3 H W"]:
-        """``drawn`` is what :meth:`draw` made of ``shown``, if that is at hand."""
+        """``drawn`` is what :meth:`draw` made of ``shown``, if that is at hand.
+
+        ``at`` is the first row and column of cells, where codes are those of a part of the picture.
+        """
         steps = codes.shape[1]
         x = codes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x = self.embed(x) + self.place
+        place, detail_place = self.place, self.detail_place
+        if at is not None:
+            rows, columns = codes.shape[3:]
+            place = _part(place, at, (rows, columns)).repeat_interleave(steps, 0)
+            detail_place = _part(detail_place, 2 * at, (2 * rows, 2 * columns)).repeat_interleave(steps, 0)
+        x = self.embed(x) + place
         x = x.unflatten(0, (-1, steps))
         for block in self.coarse:
             x = block(x, cache)
         x = nn.functional.pixel_shuffle(self.split(x.flatten(0, 1)), 2)
-        x = x.contiguous(memory_format=torch.channels_last) + self.detail_place
+        x = x.contiguous(memory_format=torch.channels_last) + detail_place
         x = x[:, None]
         for block in self.fine:
             x = block(x)
         x = nn.functional.silu(self.norm(x[:, 0]))
         frames = self._to_frames(self.head(x), steps)
+        if self.still is not None:
+            still, cell = self.still[None], self.config.cell
+            if at is not None:
+                still = _part(self.still, cell * at, (cell * codes.shape[3], cell * codes.shape[4]))
+            frames = frames + still[:, None, None]
         if shown is not None:
             drawn = self.draw(shown) if drawn is None else drawn
         if shown is not None and drawn is not None:
@@ -196,3 +220,9 @@ class Decoder(nn.Module):
     def _to_frames(self, cells: Tensor, steps: int) -> Tensor:
         r, p = self.config.frames_per_step, self.config.patch
         return rearrange(cells, "(b t) (r c p q) h w -> b t r c (h p) (w q)", t=steps, r=r, c=3, p=p, q=p)
+
+
+def _part(whole: Float[Tensor, "C H W"], at: Int[Tensor, "B 2"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+    """The parts of this size that begin at these rows and columns."""
+    rows, columns = (at[:, i, None] + torch.arange(size[i], device=at.device) for i in range(2))
+    return whole[:, rows[:, :, None], columns[:, None]].movedim(0, 1)

@@ -75,26 +75,33 @@ class VideoTokenizer(nn.Module):
 
     # -- training -----------------------------------------------------------------------------------
 
-    def forward(self, video: Tensor, shown: FrameStates | None = None, wrong: Tensor | None = None) -> Reconstruction:
+    def forward(
+        self,
+        video: Tensor,
+        shown: FrameStates | None = None,
+        wrong: Tensor | None = None,
+        at: Int[Tensor, "B 2"] | None = None,
+    ) -> Reconstruction:
         """Reconstructs float video (B, 1 + r * n, 3, H, W) in [0, 1] with gradients through the quantizer.
 
         ``wrong`` bool (B, 1 + n, h, w) marks cells that the decoder is given another cell's code for, to learn
-        what a rollout's mistakes look like.
+        what a rollout's mistakes look like. ``at`` is the row and column of cells at which clips begin that are cut out
+        of a picture, in whole cells.
         """
-        quantized, batch = self._quantize(video), len(video)
+        quantized, batch = self._quantize(video, whole=at is None), len(video)
         codes = quantized.codes.unflatten(0, (batch, -1))
         if wrong is not None:
             others = codes.detach().movedim(2, -1).flatten(0, 3)
             others = others[torch.randperm(len(others), device=codes.device)].view_as(codes.movedim(2, -1))
             codes = torch.where(wrong[:, :, None], others.movedim(-1, 2), codes)
         drawn = None if shown is None else self.decoder.draw(shown)
-        video = self._join(self.decoder(codes, shown=shown, drawn=drawn)) + 0.5
+        video = self._join(self.decoder(codes, shown=shown, drawn=drawn, at=at)) + 0.5
         alone = None if drawn is None else self._join(drawn[:, :, :, :3]) + 0.5
         return Reconstruction(video, quantized.indices.unflatten(0, (batch, -1)), quantized.loss, alone)
 
-    def _quantize(self, video: Tensor) -> Quantized:
+    def _quantize(self, video: Tensor, *, whole: bool = True) -> Quantized:
         r = self.frames_per_step
-        if video.dim() != 5 or video.shape[2:] != (3, *self.size):
+        if whole and (video.dim() != 5 or video.shape[2:] != (3, *self.size)):
             raise ValueError(
                 f"this tokenizer takes clips of {said_size(self.size)} RGB frames (height x width), "
                 f"got shape {tuple(video.shape)}: resize them first"

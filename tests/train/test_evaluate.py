@@ -230,6 +230,7 @@ def test_the_report_shows_pictures_and_bars(figures: tuple[dict, Path]) -> None:
     assert page.index("found in this world.") < page.index("median picture") < page.index("rollouts.png")
 
 
+@pytest.mark.slow
 def test_an_evaluation_repeats_with_its_seed(figures: tuple[dict, Path], world: World) -> None:
     again = evaluate(world, [fake_episode(0), fake_episode(1, steps=11)], effort=TINY, recipe=RECIPE)
     for part in ("tokenizer", "rollout", "read", "edit"):

@@ -118,7 +118,7 @@ def make(engine: str) -> tuple[dict[str, Tensor], list[str]]:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_the_bundled_world_plays_as_it_was_kept(engine: str) -> None:
     if engine == "openvino":
         pytest.importorskip("openvino")

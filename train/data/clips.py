@@ -25,6 +25,8 @@ from train.data.episode_store import EpisodeStore
 from train.data.resizing import Fit, Resample
 from train.running.exact_resume import refuse_changes
 
+_MEDIAN_OF = 64  # frames of an episode, about
+
 
 class Store(Protocol):
     """What is asked of a store of episodes."""
@@ -79,6 +81,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         cache_in_memory: bool = True,
         *,
         segmentation: bool = False,
+        background: bool = False,
         windows_per_episode: int = 1,
         cache_gigabytes: float = 8.0,
         cache_folder: str | Path | None = None,
@@ -95,6 +98,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.fit: Fit | None = fit
         self.resample: Resample = resample
         self.segmentation, self.windows_per_episode = segmentation, windows_per_episode
+        self._backgrounds: dict[int, Tensor] | None = {} if background else None
         spans = {i: self.store.span(i, split) for i in self.store.split(split)}
         if not spans:
             raise ValueError(f"the recording has no {split} episodes: record more of them")
@@ -131,7 +135,13 @@ class ClipDataset(Dataset[dict[str, Any]]):
                 f"episode {index} has no more than {episode.num_steps} steps in its video: lower num_steps below "
                 f"{self.num_steps}, or leave the episode out"
             )
-        return clip_to_tensors(episode.window(min(start, last), self.num_steps))
+        item = clip_to_tensors(episode.window(min(start, last), self.num_steps))
+        if self._backgrounds is not None:
+            if index not in self._backgrounds:
+                some = episode.frames[:: max(1, len(episode.frames) // _MEDIAN_OF)]
+                self._backgrounds[index] = torch.from_numpy(some).median(0).values
+            item["background"] = self._backgrounds[index]
+        return item
 
     def _read(self, index: int) -> Episode:
         if index in self._cache:
@@ -239,6 +249,7 @@ class ClipDataModule(L.LightningDataModule):
         resolution: one number for a square, or [height, width], None for the recording's own; the upsampler's target
             is larger.
         segmentation: also give which entity each pixel shows.
+        background: also give what each pixel mostly shows in its episode.
         windows_per_episode: how often an epoch visits each episode.
         validation_windows: how many windows validation looks at, always the same ones.
         cache_gigabytes: decoded episodes kept in memory, shared out between the workers.
@@ -263,6 +274,7 @@ class ClipDataModule(L.LightningDataModule):
         cache_folder: str | None = None,
         fit: Fit | None = None,
         resample: Resample = "area",
+        background: bool = False,
         camera: str | None = None,
         frames_per_step: int | None = None,
     ) -> None:
@@ -275,6 +287,7 @@ class ClipDataModule(L.LightningDataModule):
         )
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.windows_per_episode, self.validation_windows = windows_per_episode, validation_windows
+        self.background = background
         self.cache_gigabytes, self.cache_folder = cache_gigabytes, cache_folder
         self.fit: Fit | None = fit
         self.resample: Resample = resample
@@ -295,6 +308,7 @@ class ClipDataModule(L.LightningDataModule):
             self.resolution,
             self.seed,
             segmentation=self.segmentation,
+            background=self.background,
             windows_per_episode=self.windows_per_episode if split == "train" else 1,
             cache_gigabytes=self.cache_gigabytes / max(1, self.num_workers),
             cache_folder=self.cache_folder,

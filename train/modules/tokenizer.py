@@ -29,6 +29,9 @@ from train.modules.picture_losses import (
 )
 from train.modules.schedule import ScheduledModule, load_trained
 
+_SEEN = 0.06  # of 1, by which a pixel moves or differs from the background
+_ELSEWHERE = 0.02  # how often a cell with nothing in it is learned from, to one with something
+
 
 def cut_in(values: Tensor, chosen: Tensor) -> Tensor:
     """Values (B, n, ...) in which those ``chosen`` (B, n) are the batch's next clip's."""
@@ -54,12 +57,14 @@ class TokenizerModule(ScheduledModule):
         l1_weight, temporal_weight, laplacian_weight, worst_weight: of absolute error, of squared change of the error
             from frame to frame, of absolute error by bands of frequency, and of the worst pixels' squared error,
             beside squared error, which counts 1 (see ``picture_losses.py``).
+        parts, part_cells: of each window so many squares of so many cells are learned from, where something is seen
+            (0: whole pictures, as where states are drawn). Most of many a picture is background, which is soon learned.
         quantizer_weight: of what the quantizer asks for itself; FSQ asks for nothing.
         lpips_weight: of LPIPS, for which the package ``lpips`` must be installed.
         adversarial_weight: pull of a 3-D patch discriminator on the last layer, over that of the reconstruction.
         adversarial_start: step from which the discriminator trains and pulls, when reconstruction has settled.
         noise_steps: for so many steps, noise stands in for FSQ's rounding.
-        cut_share: share of latent frames that are cut in from another clip.
+        cut_share: share of latent frames that are cut in from another clip; of whole pictures only.
         schema: the scene schema as its ``to_json`` gives it, or the folder of a recording: the decoder is then told
             the scene states of a batch. None: it decodes from ids alone.
         state_dropout: share of clips whose states are withheld, so that ids alone can be decoded too. Half of these
@@ -95,6 +100,8 @@ class TokenizerModule(ScheduledModule):
         adversarial_weight: float = 0.0,
         adversarial_start: int = 2000,
         quantizer_weight: float = 0.1,
+        parts: int = 0,
+        part_cells: int = 5,
     ) -> None:
         super().__init__()
         schema = schema_json(schema)
@@ -110,6 +117,7 @@ class TokenizerModule(ScheduledModule):
             self.tokenizer.encoder.requires_grad_(False)
         self.body_weight, self.l1_weight, self.temporal_weight = body_weight, l1_weight, temporal_weight
         self.quantizer_weight = quantizer_weight
+        self.parts, self.part_cells = parts if self.tokenizer.schema is None else 0, part_cells
         self.noise_steps, self.cut_share, self.seed = noise_steps, cut_share, seed
         self.state_dropout, self.wrong_share = state_dropout, wrong_share
         self.laplacian_weight, self.worst_weight, self.lpips_weight = laplacian_weight, worst_weight, lpips_weight
@@ -124,10 +132,28 @@ class TokenizerModule(ScheduledModule):
         if "segmentation" in batch:
             bodies = (batch["segmentation"] > 0).float()
             mask = nn.functional.max_pool2d(bodies, 2 * near + 1, stride=1, padding=near)
-        else:  # without segmentation, what moves stands in for what matters
-            change = (video[:, 1:] - video[:, :-1]).abs().amax(2)
-            mask = (nn.functional.pad(change, (0, 0, 0, 0, 1, 0)) > 0.06).float()
+        else:  # without segmentation, what moves stands in for what matters, and what differs from the background
+            change = nn.functional.pad((video[:, 1:] - video[:, :-1]).abs().amax(2), (0, 0, 0, 0, 1, 0))
+            if "background" in batch:
+                background = batch["background"].permute(0, 3, 1, 2)[:, None].float() / 255
+                change = torch.maximum(change, (video - background).abs().amax(2))
+            mask = (change > _SEEN).float()
         return video, mask
+
+    def _cut_out(self, video: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Squares of clips and masks, more often where the mask has something, and the cells (N, 2) they begin at."""
+        grid, cell = torch.tensor(self.tokenizer.grid), self.tokenizer.config.cell
+        side = int(torch.minimum(grid, torch.tensor(self.part_cells)).min())
+        seen = nn.functional.max_pool2d(mask.amax(1), cell).flatten(1).cpu() + _ELSEWHERE
+        chosen = torch.multinomial(seen, self.parts, replacement=True, generator=generator).flatten()
+        middle = torch.stack([chosen // grid[1], chosen % grid[1]], 1)
+        at = middle - torch.randint(side, middle.shape, generator=generator)
+        at = at.clamp_min(0).minimum(grid - side)
+        rows, columns = ((cell * at[:, i, None] + torch.arange(cell * side)).to(video.device) for i in range(2))
+        clips = torch.arange(len(video), device=video.device).repeat_interleave(self.parts)[:, None, None]
+        rows, columns = rows[:, :, None], columns[:, None]
+        cut, seen = video.transpose(1, 2)[clips, :, :, rows, columns], mask[clips, :, rows, columns]
+        return cut.permute(0, 4, 3, 1, 2), seen.permute(0, 3, 1, 2), at.to(video.device)
 
     def _shown(self, batch: dict[str, Tensor], known: Tensor | None = None) -> FrameStates | None:
         """The batch's states as the decoder takes them, if it takes any."""
@@ -138,17 +164,24 @@ class TokenizerModule(ScheduledModule):
         return FrameStates.of(batch["states"], known)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        still = self.tokenizer.decoder.still
+        if still is not None and self.global_step == 0 and "background" in batch:  # a first guess
+            still.data.copy_(batch["background"].float().mean(0).permute(2, 0, 1) / 255 - 0.5)
         video, mask = self._inputs(batch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        at = None
+        if self.parts:
+            video, mask, at = self._cut_out(video, mask, generator)
         rows, r = len(video), self.tokenizer.frames_per_step
         latents = 1 + (video.shape[1] - 1) // r
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
         draw = torch.rand(3, rows, generator=generator)
         dropped = torch.ones(rows, dtype=torch.bool) if self.tokenizer.schema is None else draw[0] < self.state_dropout
-        mirrored = (dropped & (draw[1] < 0.5)).to(video.device)
+        mirrored = dropped & (draw[1] < 0.5) & (self.tokenizer.schema is not None)  # else what is where is learned
+        mirrored = mirrored.to(video.device)
         video = torch.where(mirrored[:, None, None, None, None], video.flip(-1), video)
         mask = torch.where(mirrored[:, None, None, None], mask.flip(-1), mask)
 
-        chosen = torch.rand(rows, latents, generator=generator) < self.cut_share
+        chosen = torch.rand(rows, latents, generator=generator) < (0 if self.parts else self.cut_share)
         chosen[:, 0] = False
         known = cut_in((~dropped)[:, None].expand(-1, latents), chosen)
         level = draw[2].square() * self.wrong_share
@@ -163,7 +196,7 @@ class TokenizerModule(ScheduledModule):
         if shown is not None:
             shown = FrameStates(cut_in(shown.state, chosen), cut_in(shown.previous, chosen), known)
         self.tokenizer.quantizer.noisy = self.global_step < self.noise_steps
-        out = self.tokenizer(video, shown, wrong if shown is not None else None)
+        out = self.tokenizer(video, shown, wrong if shown is not None else None, at)
         error = out.video.float() - video
         weight = (1 + self.body_weight * mask)[:, :, None]
         recon = (weight * error.square()).mean()

@@ -30,6 +30,14 @@ def test_frames_actions_and_states_of_a_window_belong_together():
         assert item["states"].dtype == torch.float32
 
 
+def test_a_window_tells_what_its_episode_mostly_shows_if_it_is_asked():
+    item = dataset(background=True)[3]
+    frames = NumberedStore().read(int(item["frames"][0, 0, 0, 0])).frames
+    assert item["background"].shape == (4, 4, 3)
+    assert torch.equal(item["background"], torch.from_numpy(frames).median(0).values)
+    assert "background" not in dataset()[3]
+
+
 def test_a_draw_means_the_same_window_whoever_asks_and_whenever():
     one, other = dataset(), dataset(cache_in_memory=False)
     draws = [31, 2, 17, 2, 100]
