@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--look", action="store_true", help="say what is found, and stop")
     played = parser.add_argument_group("of an environment")
     add_environment_options(played)
-    played.add_argument("--steps", type=int, default=64, help="most steps of a recorded episode")
+    played.add_argument("--steps", type=int, default=128, help="most steps of a recorded episode")
     clips = parser.add_argument_group("of clips and datasets")
     clips.add_argument("--fps", type=int, help="frames a second that are kept of a video")
     clips.add_argument("--frames-per-step", type=int, help="frames that one step shows")

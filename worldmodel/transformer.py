@@ -184,8 +184,9 @@ class KeysValues:
 
 @dataclass(frozen=True)
 class Logits:
-    """header: (B, header, vocabulary); state: (B, T, S, local state ids); video: (B, T, V, codes); outcome: of the
-    picture, see ``FrameOutcome``. Video and outcome are None where they were not asked for or cannot be."""
+    """header: (B, header, vocabulary); state: (B, T, S, local state ids); video: (B, T, V, codes), or (n, codes) where
+    only some cells were asked for; outcome: of the picture, see ``FrameOutcome``. Video and outcome are None where they
+    were not asked for or cannot be."""
 
     header: Tensor
     state: Tensor
@@ -479,12 +480,20 @@ class Dynamics(nn.Module):
 
     # -- teacher forcing ----------------------------------------------------------------------------
 
-    def forward(self, batch: DynamicsBatch, k: int, *, state_k: int | None = None, with_video: bool = True) -> Logits:
+    def forward(
+        self,
+        batch: DynamicsBatch,
+        k: int,
+        *,
+        state_k: int | None = None,
+        with_video: bool = True,
+        cells: Bool[Tensor, "B T V"] | None = None,
+    ) -> Logits:
         """Logits for every id of a batch of scenes, each predicted from exactly what streaming would show it.
 
         ``k`` is the number of video tokens per pass, ``state_k`` that of state tokens (the default mode's, if None); a
         first state goes id by id. ``with_video=False`` runs the state's part alone, which is exact when the state does
-        not look at video.
+        not look at video. ``cells`` are those whose ids are asked for, all of them if None.
         """
         layout, config, window = self.layout, self.config, self.config.window
         batch_size, steps = batch.actions.shape[:2]
@@ -555,9 +564,11 @@ class Dynamics(nn.Module):
         video = outcome = None
         if with_video:
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1)
-            video = self.video_logits(x[:, :, count:], before)
+            hidden = x[:, :, count:]
+            asked = (hidden, before) if cells is None else (hidden[cells], before[cells])
+            video = self.video_logits(*asked)
             if self.frame_outcome is not None:
-                outcome = self.frame_outcome(x[:, :, count:], batch.input_video, before)
+                outcome = self.frame_outcome(hidden, batch.input_video, before)
         return Logits(self.header_head(header).float(), state, video, outcome)
 
     def condition_event(self, event: Tensor) -> Tensor | None:

@@ -1,8 +1,9 @@
 """Whether what matters in a game is there, and goes where it is told: counts of things, not errors of pixels.
 
 ``python -m tests.benchmarks.pixels --world W --recording DIR [--json F]``, where DIR is what W was trained on, recorded
-from ALE/Pong-v5, ALE/Breakout-v5 or MiniGrid. Held-out episodes are imagined on their own actions from where a prompt
-of ``CONTEXT`` steps ends. Of the last frame of each step:
+from ALE/Pong-v5, ALE/Breakout-v5 or MiniGrid. Held-out episodes are imagined on their own actions, from where a prompt
+of ``CONTEXT`` steps ends; a game's from where a ball is in play, for no picture tells when one will be served. Of the
+last frame of each step:
 
 ``game.one_ball``: of the steps in which the real picture has exactly one ball, in how many ours has exactly one too.
 ``game.one_ball_tokenizer``: the same of the real pictures through the tokenizer, the most that can be reached.
@@ -144,23 +145,36 @@ def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int) 
     if game is None and not env.startswith("MiniGrid"):
         raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
     for rows in (episodes[i : i + ROWS] for i in range(0, len(episodes), ROWS)):
-        for row, ours in zip(rows, _imagined(world, rows, steps), strict=True):
+        begins = [CONTEXT if game is None else served(game, row, r) for row in rows]
+        for row, begin, ours in zip(rows, begins, _imagined(world, rows, begins, steps), strict=True):
             real = torch.from_numpy(row.frames)
-            seen = real[CONTEXT * r :: r][: 1 + steps]
+            seen = real[begin * r :: r][: 1 + steps]
             ours = torch.cat([seen[:1], ours])[: len(seen)]
             if game is None:
                 judge_grid(seen.shape[1] // 8, seen, ours, shares)
             else:
-                through = world.tokenizer.decode(world.tokenizer.encode(real[None]))[0][CONTEXT * r :: r][: 1 + steps]
+                through = world.tokenizer.decode(world.tokenizer.encode(real[None]))[0]
+                through = through[begin * r :: r][: 1 + steps]
                 judge_game(game, median_picture(real), seen, ours, through, shares)
     return shares.numbers()
 
 
-def _imagined(world: World, episodes: list[Episode], steps: int) -> Tensor:
+def served(game: Game, episode: Episode, r: int) -> int:
+    """The first step after a prompt that shows one ball, if there is any."""
+    frames = torch.from_numpy(episode.frames)
+    one = count_things(game.ball(frames[::r], median_picture(frames))) == 1
+    later = one[CONTEXT:-1].nonzero()
+    return CONTEXT + int(later[0]) if len(later) else CONTEXT
+
+
+def _imagined(world: World, episodes: list[Episode], begins: list[int], steps: int) -> Tensor:
     """The last frame of each step, uint8 (B, T, H, W, 3)."""
-    clips = [episode.window(0, CONTEXT) for episode in episodes]
+    clips = [episode.window(begin - CONTEXT, CONTEXT) for episode, begin in zip(episodes, begins, strict=True)]
     rollout = start(world, clips, seed=0, sampling=world.sampling)
-    after = [episode.window(CONTEXT, steps) for episode in episodes]
+    after = [
+        episode.window(begin, min(steps, episode.num_steps - begin))
+        for episode, begin in zip(episodes, begins, strict=True)
+    ]
     return imagine(rollout, recorded_actions(world, after, steps)).frames[:, :, -1]
 
 

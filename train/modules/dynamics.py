@@ -57,6 +57,7 @@ class DynamicsModule(ScheduledModule):
         config: fields of ``DynamicsConfig``.
         state_noise: standard deviation of the noise on states, in units of each field's largest change.
         corruption: at most this share of the fed-back video ids is replaced by random ones.
+        quiet_share: share of the cells far from any change whose ids an update asks for; these weigh more instead.
         event_weight: how much more a step that is told something counts.
         mode_shares: how often each of ``tokens_per_pass`` is trained.
         state_mode_shares: how often each of ``state_tokens_per_pass`` is.
@@ -79,6 +80,7 @@ class DynamicsModule(ScheduledModule):
         state_noise: float = 0.003,
         corruption: float = 0.1,
         change_weight: float = 3.0,
+        quiet_share: float = 1.0,
         state_weight: float = 1.0,
         header_weight: float = 0.3,
         caption_weight: float = 0.1,
@@ -104,6 +106,7 @@ class DynamicsModule(ScheduledModule):
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
         self.state_mode_shares = torch.tensor(state_mode_shares or [1.0] * len(self.dynamics.state_modes))
         self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
+        self.quiet_share = quiet_share
         self.state_weight, self.header_weight = state_weight, header_weight
         self.caption_weight, self.event_weight = caption_weight, event_weight
         self.caption_dropout, self.action_dropout, self.outcome_weight = caption_dropout, action_dropout, outcome_weight
@@ -198,7 +201,11 @@ class DynamicsModule(ScheduledModule):
         prepared, targets = self.prepare(batch, disturb=disturb)
         if self.only_outcome:
             return {"loss": self._outcome_loss(prepared)}
-        logits = self.dynamics(prepared, k, state_k=state_k, with_video="video" in batch)
+        near, cells = near_changes(prepared.video, self.layout.grid), None
+        if self.quiet_share < 1:
+            near[:, 0] = 0
+            cells = (near > 0) | (torch.rand(near.shape, device=near.device) < self.quiet_share) if disturb else None
+        logits = self.dynamics(prepared, k, state_k=state_k, with_video="video" in batch, cells=cells)
         foreseen = ~batch["skipped"][:, 1:]
         total, out = torch.zeros((), device=self.device), {}
         if self.layout.num_state:
@@ -212,7 +219,7 @@ class DynamicsModule(ScheduledModule):
             out["caption"] = self._caption_loss(some)
             total = total + self.caption_weight * out["caption"]
         if logits.video is not None:
-            weighted, out["video"] = self._video_loss(prepared, logits.video, foreseen)
+            weighted, out["video"] = self._video_loss(prepared.video, logits.video, foreseen, near, cells)
             total = total + weighted
         if logits.outcome is not None:
             found = self._frame_outcome_losses(batch, logits.outcome, foreseen)
@@ -256,14 +263,20 @@ class DynamicsModule(ScheduledModule):
         spoken[:, :2] = False
         return F.cross_entropy(logits.header[spoken], header_ids[spoken])
 
-    def _video_loss(self, batch: DynamicsBatch, logits: Tensor, foreseen: Tensor) -> tuple[Tensor, Tensor]:
+    def _video_loss(
+        self, video: Tensor, logits: Tensor, foreseen: Tensor, near: Tensor, cells: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Weighted, and nats an id. What follows a jump in time cannot be foreseen where no state tells of it."""
-        nats = F.cross_entropy(logits.flatten(0, 2), batch.video.flatten(), reduction="none")
-        weight = 1 + (self.change_weight - 1) * near_changes(batch.video, self.layout.grid)
+        count = torch.ones_like(near)
+        if cells is not None:
+            count = torch.where(near > 0, 1.0, 1 / self.quiet_share)[cells]
+            near, video = near[cells], video[cells]
+        nats = F.cross_entropy(logits.flatten(0, -2), video.flatten(), reduction="none").view_as(count)
+        weight = count * (1 + (self.change_weight - 1) * near)
         if not self.layout.num_state:
-            weight = weight * F.pad(foreseen, (1, 0), value=True)[..., None]
-        weight = weight.flatten()
-        return (nats * weight).sum() / weight.sum(), nats.mean()
+            known = F.pad(foreseen, (1, 0), value=True)[..., None]
+            weight = weight * (known if cells is None else known.expand_as(cells)[cells])
+        return (nats * weight).sum() / weight.sum(), (nats * count).sum() / count.sum()
 
     def _frame_outcome_losses(
         self, batch: dict[str, Tensor], logits: OutcomeLogits, foreseen: Tensor

@@ -212,6 +212,22 @@ def test_states_alone_train_without_video(tokens: Path) -> None:
     assert "video" not in alone
 
 
+def test_asking_for_some_quiet_cells_says_the_same_on_average(tokens: Path) -> None:
+    torch.manual_seed(0)
+    module, batch = DynamicsModule(str(tokens), CONFIG, quiet_share=0.5), batch_of(tokens)
+    video = batch["video"]
+    logits = torch.randn(*video.shape, module.layout.vocabulary.size("video"))
+    near, foreseen = near_changes(video, module.layout.grid), ~batch["skipped"][:, 1:]
+    near[:, 0] = 0
+    assert 0 < near.mean() < 1
+    whole, nats = module._video_loss(video, logits, foreseen, near, None)
+    found = []
+    for _ in range(200):
+        cells = (near > 0) | (torch.rand(near.shape) < 0.5)
+        found.append(torch.stack(module._video_loss(video, logits[cells], foreseen, near, cells)))
+    torch.testing.assert_close(torch.stack(found).mean(0), torch.stack([whole, nats]), rtol=0.01, atol=0)
+
+
 def test_a_jump_carries_no_state_loss(tokens: Path) -> None:
     module = DynamicsModule(str(tokens), CONFIG)
     batch = batch_of(tokens)
