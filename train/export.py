@@ -13,6 +13,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def read_estimator(checkpoint: str | Path) -> StateEstimator:
     )
 
 
+_BY_CHANCE = Sampling(video_temperature=1.0, top_p=0.9)
+
+
 def export_world(
     tokenizer: str | Path,
     tokens: str | Path,
@@ -99,7 +103,8 @@ def export_world(
     """Joins the trained parts and writes a world folder. The tokens' vocabulary must be the dynamics'.
 
     ``recipe`` names the world that it was learned from, by default the one of this schema: its page and its guidance
-    come with the weights, unless another ``guidance`` or ``page`` is given.
+    come with the weights, unless another ``guidance`` or ``page`` is given. Where no state is sampled,
+    pictures are: the likeliest one always would never serve a ball that may come at any time.
     """
     store, saved = TokenStore(tokens), read_checkpoint(dynamics)
     config = DynamicsConfig(**(saved["hyper_parameters"].get("config") or {}))
@@ -118,7 +123,7 @@ def export_world(
         dynamics=network,
         upsampler=None if upsampler is None else read_upsampler(upsampler),
         estimator=None if estimator is None else read_estimator(estimator),
-        sampling=Sampling(guidance=guidance),
+        sampling=replace(Sampling() if store.schema.num_values else _BY_CHANCE, guidance=guidance),
         page=page or ({} if origin is None else origin.page),
         recipe=name or "",
     )
