@@ -144,37 +144,39 @@ def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int) 
     game = next((game for name, game in GAMES.items() if env.startswith(name)), None)
     if game is None and not env.startswith("MiniGrid"):
         raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
-    for rows in (episodes[i : i + ROWS] for i in range(0, len(episodes), ROWS)):
-        begins = [CONTEXT if game is None else served(game, row, r) for row in rows]
-        for row, begin, ours in zip(rows, begins, _imagined(world, rows, begins, steps), strict=True):
+    begun = [(episode, begin) for episode in episodes for begin in beginnings(game, episode, r, steps)]
+    for rows in (begun[i : i + ROWS] for i in range(0, len(begun), ROWS)):
+        for (row, begin), ours in zip(rows, _imagined(world, rows, steps), strict=True):
             real = torch.from_numpy(row.frames)
             seen = real[begin * r :: r][: 1 + steps]
             ours = torch.cat([seen[:1], ours])[: len(seen)]
             if game is None:
                 judge_grid(seen.shape[1] // 8, seen, ours, shares)
             else:
-                through = world.tokenizer.decode(world.tokenizer.encode(real[None]))[0]
-                through = through[begin * r :: r][: 1 + steps]
+                clip = torch.from_numpy(row.window(begin, len(seen) - 1).frames)
+                through = world.tokenizer.decode(world.tokenizer.encode(clip[None]))[0][::r]
                 judge_game(game, median_picture(real), seen, ours, through, shares)
     return shares.numbers()
 
 
-def served(game: Game, episode: Episode, r: int) -> int:
-    """The first step after a prompt that shows one ball, if there is any."""
-    frames = torch.from_numpy(episode.frames)
+def beginnings(game: Game | None, episode: Episode, r: int, steps: int) -> list[int]:
+    """Steps after a prompt to begin at, ``steps`` apart: of a game those that show one ball."""
+    last = (len(episode.frames) - 1) // r - 1
+    if game is None:
+        return list(range(CONTEXT, last + 1, steps))
+    frames, found = torch.from_numpy(episode.frames), []
     one = count_things(game.ball(frames[::r], median_picture(frames))) == 1
-    later = one[CONTEXT:-1].nonzero()
-    return CONTEXT + int(later[0]) if len(later) else CONTEXT
+    for step in one.nonzero().flatten().tolist():
+        if CONTEXT <= step <= last and (not found or step >= found[-1] + steps):
+            found.append(step)
+    return found
 
 
-def _imagined(world: World, episodes: list[Episode], begins: list[int], steps: int) -> Tensor:
+def _imagined(world: World, rows: list[tuple[Episode, int]], steps: int) -> Tensor:
     """The last frame of each step, uint8 (B, T, H, W, 3)."""
-    clips = [episode.window(begin - CONTEXT, CONTEXT) for episode, begin in zip(episodes, begins, strict=True)]
+    clips = [episode.window(begin - CONTEXT, CONTEXT) for episode, begin in rows]
     rollout = start(world, clips, seed=0, sampling=world.sampling)
-    after = [
-        episode.window(begin, min(steps, episode.num_steps - begin))
-        for episode, begin in zip(episodes, begins, strict=True)
-    ]
+    after = [episode.window(begin, min(steps, episode.num_steps - begin)) for episode, begin in rows]
     return imagine(rollout, recorded_actions(world, after, steps)).frames[:, :, -1]
 
 
