@@ -16,8 +16,8 @@ import torch
 from demo.app import build_app
 from demo.server import listen, served
 from train import check_world, evaluate, export, record, tokenize
-from train.export import read_checkpoint
 from train.running import cli
+from train.running.checkpoint import read_checkpoint
 from worldmodel.world import World
 
 from .demo.test_play_socket import player

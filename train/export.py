@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from train.data.tokens import TokenStore
+from train.running.checkpoint import read_checkpoint, take_weights
 from train.worlds.registry import of_schema
 from train.worlds.registry import recipe as registered
 from worldmodel.sampling import Sampling
@@ -30,27 +27,6 @@ from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
 from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A Lightning checkpoint, read as data. Raises ValueError when it is missing or broken."""
-    if not Path(path).is_file():
-        raise ValueError(f"no checkpoint at {path}: train first, or name the run's last.ckpt")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        kind = type(error).__name__
-        raise ValueError(f"{path} is broken ({kind}): resume the run, or take another checkpoint") from None
-
-
-def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> None:
-    """Loads the weights that a Lightning module kept under ``prefix``. Raises ValueError for another network's."""
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).split("\n\t")[-1].strip()
-        raise ValueError(f"the checkpoint's weights are of another version or kind ({first}): train it again") from None
 
 
 def _read(checkpoint: str | Path, prefix: str, build: Callable[[dict[str, Any], StateSchema | None], Any]) -> Any:

@@ -28,8 +28,8 @@ from tokenizer.clip import Episode
 from train.data.episode_store import EpisodeStore
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.data.recording_layout import SPLITS
-from train.export import read_checkpoint
 from train.modules.latent_actions import LatentActionModule, compare, figures, without_cuts
+from train.running.checkpoint import read_checkpoint
 from train.running.progress_bar import progress_bar
 
 SHARD = 16  # episodes

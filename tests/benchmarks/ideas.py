@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.data.tokens import TokenDataModule, TokenStore
-from train.export import read_checkpoint
 from train.measure.bodies import Bodies
 from train.measure.metrics import psnr
 from train.modules.dynamics import DynamicsModule
+from train.running.checkpoint import read_checkpoint
 from worldmodel.bench import time_steps
 from worldmodel.sampling import sample
 from worldmodel.transformer import Block, DynamicsBatch, DynamicsConfig

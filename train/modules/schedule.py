@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from torch import nn
 
+from train.running.checkpoint import read_checkpoint
+
 _EPS = 1e-12  # errors of pictures are small, and their gradients far smaller: 1e-8 would hold steps back
 
 
@@ -103,7 +105,7 @@ def load_trained(module: nn.Module, checkpoint: str, prefix: str) -> None:
     A model may have grown since: layers that the checkpoint lacks keep their initial weights, further inputs of
     a linear layer start at zero, and further experts as the first one (as eDiff-I splits them, arXiv:2211.01324).
     """
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    saved = read_checkpoint(checkpoint)["state_dict"]
     weights = {name: value for name, value in saved.items() if name.startswith(prefix)}
     ours = {name: value for name, value in module.state_dict().items() if name.startswith(prefix)}
     for name in ours.keys() - weights.keys():

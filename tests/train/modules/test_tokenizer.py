@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -88,3 +91,14 @@ def test_latents_are_spread_by_what_was_seen_in_training() -> None:
         spread = encoder(frames)
     assert torch.allclose(spread.std((0, 2, 3)), torch.ones(spread.shape[1]), atol=0.01)
     assert torch.allclose(encoder.eval()(frames), spread, atol=0.1)
+
+
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "broken.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"no checkpoint at .*: train first"):
+        TokenizerModule(config=SIZES, start_from=str(tmp_path / "missing.ckpt"))
+    with pytest.raises(ValueError, match=r"broken\.ckpt is broken .*: resume the run"):
+        TokenizerModule(config=SIZES, start_from=str(tmp_path / "broken.ckpt"))
+    torch.save({"state_dict": {"tokenizer.odd": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="holds no weights for this model"):
+        TokenizerModule(config=SIZES, start_from=str(tmp_path / "other.ckpt"))
