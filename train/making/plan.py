@@ -15,7 +15,7 @@ from train.worlds.contract import Stage
 
 FILE = "plan.json"
 LEAST = 30  # updates of a training
-_SHARES = {"record": 0.15, "latent actions": 0.2, "tokenizer": 0.25, "dynamics": 1.0}  # of what is left, in this order
+_SHARES = {"record": 0.15, "latent actions": 0.2, "tokenizer": 0.35, "dynamics": 1.0}  # of what is left, in this order
 
 
 @dataclass(frozen=True, kw_only=True)
