@@ -170,6 +170,7 @@ def test_a_world_of_captions_alone_can_be_told_nothing():
 
 
 @pytest.mark.usefixtures("_graphs")
+@pytest.mark.slow
 def test_openvino_is_told_too():
     rollouts = [world.start(seed=3, sampling=LIVELY) for world in (WORLD, fast(WORLD))]
     for rollout in rollouts:
