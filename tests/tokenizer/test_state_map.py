@@ -20,9 +20,15 @@ SCHEMA = StateSchema(
 
 def tiny(frames_per_step: int = 1) -> VideoTokenizer:
     torch.manual_seed(0)
-    sizes = {"encoder_width": 16, "encoder_blocks": 1, "decoder_width": 16, "decoder_blocks": 1, "detail_width": 16}
     config = VideoTokenizerConfig(
-        resolution=16, frames_per_step=frames_per_step, quantizer=QuantizerConfig(kind="fsq", levels=(4, 4)), **sizes
+        resolution=16,
+        frames_per_step=frames_per_step,
+        encoder_width=16,
+        encoder_blocks=1,
+        decoder_width=16,
+        decoder_blocks=1,
+        detail_width=16,
+        quantizer=QuantizerConfig(kind="fsq", levels=(4, 4)),
     )
     return VideoTokenizer(config, SCHEMA).eval()
 
