@@ -19,7 +19,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from train.measure.content import count_things
 from train.measure.foreground import median_picture
 from train.measure.free_running import CONTEXT, ROWS, imagine, recorded_actions, start
 from train.worlds.gym_world import GymWorld
+from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 STEPS = 64
@@ -136,7 +137,7 @@ def judge_grid(cell: int, real: Tensor, ours: Tensor, shares: Shares) -> None:
             shares.note(f"held_{name}", right(real[:1], real[step : step + 1]))
 
 
-def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int) -> dict[str, float]:
+def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int, sampling: Sampling) -> dict[str, float]:
     """Over at most ``most`` held-out episodes, tests before validation."""
     r, shares = world.tokenizer.frames_per_step, Shares()
     chosen = [*store.split("test"), *store.split("validation")][:most]
@@ -146,7 +147,7 @@ def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int) 
         raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
     begun = [(episode, begin) for episode in episodes for begin in beginnings(game, episode, r, steps)]
     for rows in (begun[i : i + ROWS] for i in range(0, len(begun), ROWS)):
-        for (row, begin), ours in zip(rows, _imagined(world, rows, steps), strict=True):
+        for (row, begin), ours in zip(rows, _imagined(world, rows, steps, sampling), strict=True):
             real = torch.from_numpy(row.frames)
             seen = real[begin * r :: r][: 1 + steps]
             ours = torch.cat([seen[:1], ours])[: len(seen)]
@@ -172,10 +173,10 @@ def beginnings(game: Game | None, episode: Episode, r: int, steps: int) -> list[
     return found
 
 
-def _imagined(world: World, rows: list[tuple[Episode, int]], steps: int) -> Tensor:
+def _imagined(world: World, rows: list[tuple[Episode, int]], steps: int, sampling: Sampling) -> Tensor:
     """The last frame of each step, uint8 (B, T, H, W, 3)."""
     clips = [episode.window(begin - CONTEXT, CONTEXT) for episode, begin in rows]
-    rollout = start(world, clips, seed=0, sampling=world.sampling)
+    rollout = start(world, clips, seed=0, sampling=sampling)
     after = [episode.window(begin, min(steps, episode.num_steps - begin)) for episode, begin in rows]
     return imagine(rollout, recorded_actions(world, after, steps)).frames[:, :, -1]
 
@@ -186,14 +187,20 @@ def main() -> int:
     parser.add_argument("--recording", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--episodes", type=int, default=64)
+    parser.add_argument(
+        "--video-temperature", type=float, help="the world's own, if nothing is said; so for the next two"
+    )
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--tokens-per-pass", type=int)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    told = {name: getattr(asked, name) for name in ("video_temperature", "top_p", "tokens_per_pass")}
     beside = asked.recording.parent / "world.yaml"  # where train.make writes it
     env = GymWorld.load(beside if beside.is_file() else asked.recording / "world.yaml").env
     try:
-        numbers = measure(
-            World.from_pretrained(asked.world), EpisodeStore(asked.recording), env, asked.steps, asked.episodes
-        )
+        world, store = World.from_pretrained(asked.world), EpisodeStore(asked.recording)
+        sampling = replace(world.sampling, **{name: value for name, value in told.items() if value is not None})
+        numbers = measure(world, store, env, asked.steps, asked.episodes, sampling)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
