@@ -63,8 +63,11 @@ def attend(
         # In training the fused kernel and its backward pass are the slower way on a CPU; for few queries it is slower
         # to lay the pieces together than to go through them.
         query = query * query.shape[-1] ** -0.5
-        scores = torch.cat([query @ key.transpose(-2, -1) for key in keys], -1)
-        shares = (scores if bias is None else scores + bias).softmax(-1).split([key.shape[2] for key in keys], -1)
+        scores = [query @ key.transpose(-2, -1) for key in keys]
+        whole = scores[0] if len(scores) == 1 else torch.cat(scores, -1)
+        if bias is not None:
+            whole += bias  # in place: scores are the largest tensors of a training step
+        shares = whole.softmax(-1).split([key.shape[2] for key in keys], -1)
         attended = shares[0] @ values[0]
         for share, value in zip(shares[1:], values[1:], strict=True):
             attended = attended + share @ value

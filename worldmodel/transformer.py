@@ -652,5 +652,5 @@ def _shift(ids: Tensor, k: int, *, first_by: int) -> Tensor:
 
 def _windows(x: Tensor, window: int) -> Tensor:
     """(B, T, heads, Q, d) to each step's last ``window`` steps and itself, (B, T, heads, (window + 1) * Q, d)."""
-    padded = F.pad(x, (0, 0, 0, 0, 0, 0, window, 0))
-    return padded.unfold(1, window + 1, 1).movedim(-1, 3).flatten(3, 4)
+    padded, steps = F.pad(x, (0, 0, 0, 0, 0, 0, window, 0)), x.shape[1]
+    return torch.cat([padded[:, i : i + steps] for i in range(window + 1)], 3)
