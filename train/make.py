@@ -18,13 +18,14 @@ from pathlib import Path
 
 from train.making import sources
 from train.making.card import model_card
-from train.making.plan import Plan, duration, share_out
+from train.making.plan import TRAININGS, Plan, duration, share_out
 from train.making.runner import StageError, alone_in, run
 from train.making.stages import AMOUNTS, SIZES, Making
-from train.making.trial import measure
+from train.making.trial import again, measure
 from train.worlds.gym_world import add_environment_options
 
 MINUTES = 60.0
+LONG = 300.0  # seconds of a training before which its speed is measured again
 SAMPLE = 32  # episodes that are recorded before anything is measured
 SOURCES = ("env", "videos", "lerobot", "minari", "recording", "world")
 
@@ -88,8 +89,11 @@ def finish(making: Making, plan: Plan, wanted: float | None, command: str) -> No
         print(f"  {duration(plan.gone + plan.left)} in all, {duration(plan.left)} left", flush=True)
     for name in names:
         fitted = making if name == "record" else making.fitted()
-        if name == "dynamics" and wanted is not None and not fitted.run(name).exists():
-            plan.refill(name, wanted, making.work)
+        if name in TRAININGS and wanted is not None and not fitted.run(name).exists():
+            begun = time.monotonic()
+            pace = again(fitted, name) if plan.expected[name] > LONG else None
+            plan.spent["measure"] += time.monotonic() - begun
+            plan.refill(name, wanted, making.work, pace)
         run([stage for stage in fitted.stages(plan.amounts) if stage.name == name], plan.keeper(making.work))
     figures = json.loads((making.work / "evaluation.json").read_text(encoding="utf-8"))
     about = f"# {making.source.name}\n\n" + "\n".join(f"* {line}" for line in making.source.said)

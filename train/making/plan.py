@@ -15,6 +15,7 @@ from train.worlds.contract import Stage
 
 FILE = "plan.json"
 LEAST = 30  # updates of a training
+TRAININGS = {"latent actions": "latent", "tokenizer": "tokenizer", "dynamics": "dynamics"}  # and which speed is theirs
 _SHARES = {"record": 0.15, "latent actions": 0.2, "tokenizer": 0.35, "dynamics": 1.0}  # of what is left, in this order
 
 
@@ -86,12 +87,18 @@ class Plan:
         """Seconds that what is not done should take."""
         return sum(seconds for name, seconds in self.expected.items() if name not in self.spent)
 
-    def refill(self, name: str, wanted: float, work: Path) -> None:
-        """Gives the last training what the stages before it left of ``wanted`` seconds, or took of them."""
-        each = self.speeds[name]
-        free = wanted - self.gone - (self.left - self.expected[name]) - self.speeds["start"]
-        self.amounts[name] = max(LEAST, int(free / each))
-        self.expected[name] = self.speeds["start"] + self.amounts[name] * each
+    def refill(self, name: str, wanted: float, work: Path, each: float | None = None) -> None:
+        """Gives a training that has not begun its share of what is left of ``wanted`` seconds; the last gets all.
+
+        ``each``: seconds of an update, if they were measured again.
+        """
+        if each is not None:
+            self.speeds[TRAININGS[name]] = each
+        each, start = self.speeds[TRAININGS[name]], self.speeds["start"]
+        left = {other: seconds for other, seconds in self.expected.items() if other not in self.spent}
+        others = sum(start if other in TRAININGS else seconds for other, seconds in left.items())
+        self.amounts[name] = max(LEAST, int(_SHARES[name] * (wanted - self.gone - others) / each))
+        self.expected[name] = start + self.amounts[name] * each
         self.save(work)
 
 
@@ -103,8 +110,7 @@ def share_out(seconds: float, speeds: Speeds, most: int, sample: int) -> tuple[d
     """
     amounts: dict[str, int] = {}
     expected = dict.fromkeys(("export tokenizer", "export world"), speeds.start) | {"evaluate": speeds.evaluate}
-    trainings = {"latent actions": speeds.latent, "tokenizer": speeds.tokenizer, "dynamics": speeds.dynamics}
-    trained = {name: each for name, each in trainings.items() if each is not None}
+    trained = {name: each for name, key in TRAININGS.items() if (each := getattr(speeds, key)) is not None}
     free = seconds - sum(expected.values()) - (len(trained) + 1) * speeds.start
     handled = speeds.frames * (speeds.tokenize + speeds.label)  # of an episode, beside training
     episodes = sample

@@ -58,22 +58,23 @@ def run(stages: Iterable[Stage], done: Callable[[Stage, float], None] | None = N
             continue
         print(f"== {stage.name}: python -m {' '.join(stage.command)}", flush=True)
         begun = time.monotonic()
-        code = _run(stage)
-        if code:
-            raise StageError(stage, code)
+        run_stage(stage)
         stage.proof.parent.mkdir(parents=True, exist_ok=True)
         stage.proof.touch()
         if done is not None:
             done(stage, time.monotonic() - begun)
 
 
-def _run(stage: Stage) -> int:
+def run_stage(stage: Stage) -> None:
+    """One stage, whether it is done or not. Raises as :func:`run` does."""
     command = [sys.executable, "-m", "train.making.child", *stage.command]
     quiet = {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=quiet | os.environ)
     try:
-        return process.wait()
+        code = process.wait()
     except KeyboardInterrupt:  # the terminal has told the stage as well: it saves what it can
         with suppress(KeyboardInterrupt):
             process.wait()
         raise
+    if code:
+        raise StageError(stage, code)

@@ -1,11 +1,12 @@
 """Measures how fast each stage goes on this machine, in about half a minute.
 
-Every stage is run as it will be, but for a few updates and in one process, and what comes out is thrown away.
+Every stage is run as it will be, but for a few updates, and what comes out is thrown away.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from train.making.plan import Speeds
+from train.making.plan import TRAININGS, Speeds
+from train.making.runner import run_stage
 from train.making.stages import Making
 from train.worlds.contract import Stage
 
@@ -28,9 +30,8 @@ def measure(making: Making) -> Speeds:
     start = _start_seconds()
     from train.data.tokens import TokenStore
 
-    trial = replace(making, work=making.work / "trial", out=making.work / "trial/world")
-    amounts = dict.fromkeys(("latent actions", "tokenizer", "dynamics"), UPDATES)
-    stages = {stage.name: stage for stage in trial.stages(amounts | {"record": 0})}
+    trial = _trial(making)
+    stages = _short(trial)
     speeds: dict[str, float] = {}
     labelled = 0.0
     if "latent actions" in stages:
@@ -48,6 +49,23 @@ def measure(making: Making) -> Speeds:
     return Speeds(start=start, **speeds)
 
 
+def again(making: Making, name: str) -> float:
+    """Seconds of an update of a training, measured anew after :func:`measure`: others may want the machine now, or have
+    left it."""
+    trial = _trial(making)
+    shutil.rmtree(trial.run(name), ignore_errors=True)
+    return _updates(trial, _short(trial)[name])
+
+
+def _trial(making: Making) -> Making:
+    return replace(making, work=making.work / "trial", out=making.work / "trial/world")
+
+
+def _short(trial: Making) -> dict[str, Stage]:
+    """Stages that train for a few updates."""
+    return {stage.name: stage for stage in trial.stages(dict.fromkeys(TRAININGS, UPDATES) | {"record": 0})}
+
+
 def _start_seconds() -> float:
     """Seconds that a stage takes before its first piece of work: most of them to import what it needs."""
     begun = time.monotonic()
@@ -56,11 +74,9 @@ def _start_seconds() -> float:
 
 
 def _updates(trial: Making, stage: Stage) -> float:
-    """Seconds of an update, by a run of a few."""
-    from train.running.cli import main
-
+    """Seconds of an update, by a run of a few, in a process of its own as all stages are."""
     given = ["--trainer.log_every_n_steps", "2", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
-    main([*stage.command[1:], *given])
+    run_stage(replace(stage, command=(*stage.command, *given)))
     lines = (trial.run(stage.name) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["step"] >= _WARM]
     return 3600 * (rows[-1]["hours"] - rows[0]["hours"]) / (rows[-1]["step"] - rows[0]["step"])

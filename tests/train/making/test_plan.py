@@ -45,7 +45,7 @@ def test_a_source_that_is_whole_is_not_recorded() -> None:
 
 def test_the_last_training_gets_what_those_before_it_left(tmp_path: Path) -> None:
     amounts, expected = share_out(600, speeds(), most=600, sample=32)
-    pace = {"start": 5.0, "dynamics": 0.3}
+    pace = {"start": 5.0, "tokenizer": 0.1, "dynamics": 0.3}
     plan = Plan(options={"env": "x"}, amounts=amounts, expected=expected, speeds=pace)
     keep = plan.keeper(tmp_path)
     for name in ("record", "tokenizer", "export tokenizer", "tokenize"):
@@ -55,6 +55,21 @@ def test_the_last_training_gets_what_those_before_it_left(tmp_path: Path) -> Non
     assert LEAST <= plan.amounts["dynamics"] < before
     assert plan.gone + plan.left == pytest.approx(600, abs=2 + LEAST * 0.3)
     assert Plan.load(tmp_path) == plan
+
+
+def test_a_training_is_planned_again_by_what_is_measured_when_it_begins(tmp_path: Path) -> None:
+    amounts, expected = share_out(3600, speeds(latent=0.1), most=600, sample=32)
+    pace = {"start": 5.0, "latent": 0.1, "tokenizer": 0.1, "dynamics": 0.3}
+    plan = Plan(options={"env": "x"}, amounts=dict(amounts), expected=expected, speeds=pace)
+    keep = plan.keeper(tmp_path)
+    keep(Stage(name="record", proof=tmp_path / "record", command=()), expected["record"])
+    plan.refill("latent actions", 3600, tmp_path)
+    assert plan.amounts["latent actions"] == pytest.approx(amounts["latent actions"], rel=0.02)
+    plan.refill("latent actions", 3600, tmp_path, each=0.2)  # half as fast now
+    assert plan.amounts["latent actions"] == pytest.approx(amounts["latent actions"] / 2, rel=0.02)
+    keep(Stage(name="latent actions", proof=tmp_path / "x", command=()), 3 * expected["latent actions"])
+    plan.refill("tokenizer", 3600, tmp_path)
+    assert LEAST < plan.amounts["tokenizer"] < 0.8 * amounts["tokenizer"]  # it bears its share of the delay
 
 
 def test_a_broken_plan_is_refused_with_a_sentence(tmp_path: Path) -> None:
