@@ -47,9 +47,8 @@ def settle_threads(world: World) -> None:
     """Measured now that nothing else loads: a thread more than the machine has free makes steps slower."""
     import torch
 
-    from worldmodel.threads import choose_threads, keep_memory
+    from worldmodel.threads import choose_threads
 
-    keep_memory()
     if world.device.type == "cpu":
         torch.set_num_threads(choose_threads().count)
 

@@ -50,7 +50,7 @@ from train.worlds.contract import Recipe, Size
 from train.worlds.held_out import held_out, held_out_states
 from worldmodel.engines.choice import ENGINES
 from worldmodel.sampling import Sampling
-from worldmodel.threads import choose_threads, keep_memory
+from worldmodel.threads import choose_threads
 from worldmodel.upsampler import Upsampler
 from worldmodel.world import World
 
@@ -412,7 +412,6 @@ def main(arguments: list[str] | None = None) -> int:
     effort = replace(effort, episodes=chosen.episodes or effort.episodes)
     if effort.episodes < 1:
         parser.error("--episodes must be at least 1")
-    keep_memory()
     threads = choose_threads()
     torch.set_num_threads(threads.count)
     try:

@@ -25,7 +25,7 @@ import worldmodel.engines.torch_engine as engine_file
 from worldmodel.engines.choice import ENGINES
 from worldmodel.sampling import Sampling
 from worldmodel.storage import default_world
-from worldmodel.threads import choose_threads, keep_memory
+from worldmodel.threads import choose_threads
 from worldmodel.transformer import Dynamics
 from worldmodel.world import World
 
@@ -186,7 +186,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="instead of the number that a short measurement chooses")
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     chosen = parser.parse_args(arguments)
-    keep_memory()
     threads = chosen.threads or choose_threads().count
     torch.set_num_threads(threads)
     try:

@@ -24,6 +24,7 @@ from worldmodel.rollout import Rollout
 from worldmodel.sampling import Sampling, sample, uniforms
 from worldmodel.state_estimator import StateEstimator
 from worldmodel.storage import Release
+from worldmodel.threads import keep_memory
 from worldmodel.transformer import Dynamics
 from worldmodel.upsampler import Upsampler
 
@@ -272,6 +273,7 @@ class World:
 
         Raises ValueError when there is no such world, or when its files do not belong together.
         """
+        keep_memory()
         world = cls.__new__(cls)
         world._hold(*storage.load(name, device=device, attention=attention), engine)
         return world

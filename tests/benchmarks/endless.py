@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from worldmodel.engines.choice import ENGINES
-from worldmodel.threads import keep_memory
 from worldmodel.world import World
 
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -87,7 +86,6 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="the first picture beside the last")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    keep_memory()
     found = endure(World.from_pretrained(chosen.world, engine=chosen.engine), chosen.steps, upsample=chosen.upsample)
     figures = {name: value for name, value in asdict(found).items() if name not in ("first", "last")}
     figures["growth"] = found.growth

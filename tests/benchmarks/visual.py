@@ -22,7 +22,6 @@ import yaml
 import train
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
-from worldmodel.threads import keep_memory
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
 
@@ -109,7 +108,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    keep_memory()
     device = torch.device(chosen.device)
     world = World.from_pretrained(chosen.world, device=chosen.device)
     state = world.start(seed=0).state[:1].cpu()

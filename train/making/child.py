@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 
+from worldmodel.threads import keep_memory
+
 
 def end_with_parent(seconds: float = 0.2) -> None:
     """Ends this process soon after its parent has ended."""
@@ -26,6 +28,7 @@ def end_with_parent(seconds: float = 0.2) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    keep_memory()
     module = sys.argv[1]
     sys.argv = [f"python -m {module}", *sys.argv[2:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
