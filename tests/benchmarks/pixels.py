@@ -6,10 +6,14 @@ of ``CONTEXT`` steps ends; a game's from where a ball is in play, for no picture
 last frame of each step:
 
 ``game.one_ball``: of the steps in which the real picture has exactly one ball, in how many ours has exactly one too.
-``game.one_ball_tokenizer``: the same of the real pictures through the tokenizer, the most that can be reached.
-``game.paddle_obeys_N``: how often the player's own paddle is within 4 pixels of 80 of the real one after N steps.
+``game.no_ball``: in how many it has none.
+``game.ball_follows_8``: how often our ball is within 4 pixels of 80 of the real one after 8 steps, where there is one.
+``game.paddle_obeys_N``: the same of the player's own paddle after N steps.
 ``game.next_exact``, ``game.exact_8``: of a grid world, how often every cell is right after 1 and after 8 steps.
-Each beside the same for the first picture held, as ``game.held_…``: what a world that does nothing would get.
+
+Beside each, ``game.held_…``: the first picture held, what a world that does nothing would get; ``game.tokenizer_…``:
+the real pictures through the tokenizer; ``game.itself_…``: an Atari game that is played again from the same moment by
+the same actions. It repeats the last action in a quarter of its frames, by chance, so that no world can foresee all.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,13 +36,15 @@ from train.data.episode_store import EpisodeStore
 from train.measure.content import count_things
 from train.measure.foreground import median_picture
 from train.measure.free_running import CONTEXT, ROWS, imagine, recorded_actions, start
-from train.worlds.gym_world import GymWorld
+from train.worlds.gym_world import GymSimulator, GymWorld
+from train.worlds.play import draw_episode
 from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 STEPS = 64
+OTHER_LUCK = 7  # frames played elsewhere, so that chance goes another way
 NEAR = 40  # levels within which a colour is that colour
-CLOSE = 4 / 80  # of the picture's side, for a paddle
+CLOSE = 4 / 80  # of the picture's side
 SAME = 24  # levels that a cell's mean error may reach
 
 
@@ -92,6 +100,16 @@ def centre(masks: Tensor, along: int) -> Tensor:
     return (masks.sum(3 - along) * places).sum(1) / masks.sum((1, 2))
 
 
+def off(ours: Tensor, real: Tensor, along: int) -> Tensor:
+    """How far masks are from others along an axis, in shares of a picture's side, (N,).
+
+    Infinite where ours has nothing, NaN where the real one has nothing.
+    """
+    there = centre(real, along)
+    far = (centre(ours, along).nan_to_num(torch.inf) - there).abs() / real.shape[along]
+    return torch.where(there.isnan(), torch.nan, far)
+
+
 class Shares:
     """How often each thing was so, of how many times it was asked."""
 
@@ -108,20 +126,22 @@ class Shares:
         return {f"game.{name}": self.right[name] / n for name, n in self.asked.items() if n}
 
 
-def judge_game(game: Game, median: Tensor, real: Tensor, ours: Tensor, ceiling: Tensor, shares: Shares) -> None:
-    """One rollout: pictures (1 + T, H, W, 3), one before and one of each step."""
-    one = count_things(game.ball(real, median))[1:] == 1
-    for name, seen in (("", ours), ("_tokenizer", ceiling)):
-        count = count_things(game.ball(seen, median))[1:]
-        shares.note(f"one_ball{name}", count == 1, one)
-        shares.note(f"no_ball{name}", count == 0, one)
-    there, made = (centre(game.paddle(seen), game.along) for seen in (real, ours))
-    for step in (8, 16):
-        if step < len(real):
-            near = CLOSE * real.shape[game.along]
-            seen = torch.tensor([bool(there[step].isfinite() and there[0].isfinite())])
-            shares.note(f"paddle_obeys_{step}", torch.tensor([bool((made[step] - there[step]).abs() <= near)]), seen)
-            shares.note(f"held_paddle_obeys_{step}", torch.tensor([bool((there[0] - there[step]).abs() <= near)]), seen)
+def judge_game(game: Game, median: Tensor, real: Tensor, tried: dict[str, Tensor], shares: Shares) -> None:
+    """One rollout by several: pictures (1 + T, H, W, 3) each, one before and one of each step."""
+    balls, paddles = game.ball(real, median), game.paddle(real)
+    one = count_things(balls) == 1
+    for name, seen in tried.items():
+        ours = game.ball(seen, median)
+        count = count_things(ours)
+        shares.note(f"{name}one_ball", count[1:] == 1, one[1:])
+        shares.note(f"{name}no_ball", count[1:] == 0, one[1:])
+        ball = torch.stack([off(ours, balls, along) for along in (1, 2)]).amax(0)
+        paddle = off(game.paddle(seen), paddles, game.along)
+        for step in (8, 16):
+            if step < len(real):
+                at = slice(step, step + 1)
+                shares.note(f"{name}paddle_obeys_{step}", paddle[at] <= CLOSE, ~paddle[at].isnan())
+                shares.note(f"{name}ball_follows_{step}", ball[at] <= CLOSE, one[at])
 
 
 def judge_grid(cell: int, real: Tensor, ours: Tensor, shares: Shares) -> None:
@@ -137,17 +157,40 @@ def judge_grid(cell: int, real: Tensor, ours: Tensor, shares: Shares) -> None:
             shares.note(f"held_{name}", right(real[:1], real[step : step + 1]))
 
 
-def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int, sampling: Sampling) -> dict[str, float]:
+def played_again(simulator: GymSimulator, episode: Episode, seed: int, begin: int, steps: int) -> Tensor:
+    """An Atari game from step ``begin`` of an episode, by the episode's actions and other luck: the last frame of each
+    step, uint8 (T, H, W, 3). Raises ValueError where the episode cannot be played again."""
+    ale: Any = simulator.env.get_wrapper_attr("ale")
+    assert episode.actions is not None
+    actions = [simulator.world.recorded_schema.actions.unflatten(action) for action in episode.actions]
+    picture, _ = simulator.reset(seed=seed)
+    for action in actions[:begin]:
+        picture = simulator.step(action)[0]
+    if (picture != episode.frames[begin * simulator.world.frame_skip]).any():
+        raise ValueError("the recorded game cannot be played again: was it recorded by another version?")
+    state = ale.cloneState()
+    for _ in range(OTHER_LUCK):
+        ale.act(0)
+    ale.restoreState(state)
+    return torch.from_numpy(np.stack([simulator.step(action)[0] for action in actions[begin : begin + steps]]))
+
+
+def measure(
+    world: World, store: EpisodeStore, made_of: GymWorld, steps: int, most: int, sampling: Sampling
+) -> dict[str, float]:
     """Over at most ``most`` held-out episodes, tests before validation."""
-    r, shares = world.tokenizer.frames_per_step, Shares()
+    r, shares, env = world.tokenizer.frames_per_step, Shares(), made_of.env
     chosen = [*store.split("test"), *store.split("validation")][:most]
-    episodes = [one for one in map(store.read, chosen) if (len(one.frames) - 1) // r > CONTEXT + 1]
+    episodes = [(i, one) for i in chosen if (len((one := store.read(i)).frames) - 1) // r > CONTEXT + 1]
     game = next((game for name, game in GAMES.items() if env.startswith(name)), None)
     if game is None and not env.startswith("MiniGrid"):
         raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
-    begun = [(episode, begin) for episode in episodes for begin in beginnings(game, episode, r, steps)]
+    simulator, seed = made_of.simulator(made_of.size), store.settings["seed"]
+    seeds = {i: draw_episode(made_of.recipe(), seed, i)[0] for i, _ in episodes}
+    begun = [(i, episode, begin) for i, episode in episodes for begin in beginnings(game, episode, r, steps)]
     for rows in (begun[i : i + ROWS] for i in range(0, len(begun), ROWS)):
-        for (row, begin), ours in zip(rows, _imagined(world, rows, steps, sampling), strict=True):
+        imagined = _imagined(world, [row[1:] for row in rows], steps, sampling)
+        for (i, row, begin), ours in zip(rows, imagined, strict=True):
             real = torch.from_numpy(row.frames)
             seen = real[begin * r :: r][: 1 + steps]
             ours = torch.cat([seen[:1], ours])[: len(seen)]
@@ -156,7 +199,9 @@ def measure(world: World, store: EpisodeStore, env: str, steps: int, most: int, 
             else:
                 clip = torch.from_numpy(row.window(begin, len(seen) - 1).frames)
                 through = world.tokenizer.decode(world.tokenizer.encode(clip[None]))[0][::r]
-                judge_game(game, median_picture(real), seen, ours, through, shares)
+                again = played_again(simulator, row, seeds[i], begin, len(seen) - 1)
+                tried = {"": ours, "tokenizer_": through, "itself_": torch.cat([seen[:1], again])}
+                judge_game(game, median_picture(real), seen, tried | {"held_": seen[:1].expand_as(seen)}, shares)
     return shares.numbers()
 
 
@@ -196,11 +241,11 @@ def main() -> int:
     asked = parser.parse_args()
     told = {name: getattr(asked, name) for name in ("video_temperature", "top_p", "tokens_per_pass")}
     beside = asked.recording.parent / "world.yaml"  # where train.make writes it
-    env = GymWorld.load(beside if beside.is_file() else asked.recording / "world.yaml").env
+    made_of = GymWorld.load(beside if beside.is_file() else asked.recording / "world.yaml")
     try:
         world, store = World.from_pretrained(asked.world), EpisodeStore(asked.recording)
         sampling = replace(world.sampling, **{name: value for name, value in told.items() if value is not None})
-        numbers = measure(world, store, env, asked.steps, asked.episodes, sampling)
+        numbers = measure(world, store, made_of, asked.steps, asked.episodes, sampling)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
