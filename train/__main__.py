@@ -1,10 +1,13 @@
 """`python -m train fit --config …`"""
 
+import signal
 import sys
 
 
 def main() -> None:
-    from train.running.cli import main as run  # importing Lightning takes seconds
+    from lightning.pytorch.utilities.exceptions import SIGTERMException  # importing Lightning takes seconds
+
+    from train.running.cli import main as run
     from worldmodel.threads import keep_memory
 
     keep_memory()
@@ -12,6 +15,8 @@ def main() -> None:
         run()
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # by itself it exits with 0, as if all were done
 
 
 if __name__ == "__main__":

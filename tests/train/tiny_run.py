@@ -1,6 +1,7 @@
 """A training run of a second: a small module with dropout, and windows of numbers in place of a recording.
 
-The environment's KILL_AT says before which batch (counted from the run's start) the process kills itself.
+The environment's KILL_AT says before which batch (counted from the run's start) the process kills itself,
+KILL_WITH by which signal.
 """
 
 import os
@@ -77,7 +78,7 @@ class TinyModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         if str(self.trainer.fit_loop.epoch_loop.total_batch_idx) == os.environ.get("KILL_AT"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, os.environ.get("KILL_WITH", "SIGKILL")))
         loss = self._loss(batch)
         self.log("loss", loss.detach(), batch_size=len(batch["frames"]))
         return loss

@@ -35,11 +35,12 @@ def arguments(folder: Path, *more: str) -> list[str]:
     ]
 
 
-def killed(folder: Path, *more: str, at: int) -> None:
+def killed(folder: Path, *more: str, at: int, by: str = "SIGKILL", code: int = -9) -> None:
     """Runs in another process, which kills itself before its ``at``-th batch. An epoch has 6."""
     environment = {
         **os.environ,
         "KILL_AT": str(at),
+        "KILL_WITH": by,
         "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
@@ -50,7 +51,7 @@ def killed(folder: Path, *more: str, at: int) -> None:
         text=True,
         encoding="utf-8",
     )
-    assert ended.returncode == -9, ended.stderr
+    assert ended.returncode == code, ended.stderr
 
 
 def assert_equal_checkpoints(first: Path, second: Path) -> None:
@@ -92,6 +93,10 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, at
     for one, other in zip(resumed.model.parameters(), whole.model.parameters()):
         assert torch.equal(one, other)
     assert_equal_checkpoints(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_run_that_is_told_to_end_does_not_say_that_it_is_done(tmp_path: Path):
+    killed(tmp_path, at=8, by="SIGTERM", code=143)
 
 
 def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_start(tmp_path: Path):
