@@ -25,7 +25,7 @@ from train.making.trial import again, measure
 from train.worlds.gym_world import add_environment_options
 
 MINUTES = 60.0
-LONG = 300.0  # seconds of a training before which its speed is measured again
+LONG = 600.0  # seconds of a training before which its speed is measured again
 SAMPLE = 32  # episodes that are recorded before anything is measured
 SOURCES = ("env", "videos", "lerobot", "minari", "recording", "world")
 

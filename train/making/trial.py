@@ -21,6 +21,7 @@ from train.worlds.contract import Stage
 
 UPDATES = 16
 _WARM = 6  # updates that are slower than the others
+_AGAIN, _READ = 96, 56  # the same of a whole recording, whose episodes are read one by one at first
 _ROLLED = 300  # steps of eight rows that an evaluation takes, about
 _PICTURED = 12.0  # seconds that its pictures and page take
 
@@ -54,16 +55,16 @@ def again(making: Making, name: str) -> float:
     left it."""
     trial = _trial(making)
     shutil.rmtree(trial.run(name), ignore_errors=True)
-    return _updates(trial, _short(trial)[name])
+    return _updates(trial, _short(trial, _AGAIN)[name], _READ)
 
 
 def _trial(making: Making) -> Making:
     return replace(making, work=making.work / "trial", out=making.work / "trial/world")
 
 
-def _short(trial: Making) -> dict[str, Stage]:
+def _short(trial: Making, updates: int = UPDATES) -> dict[str, Stage]:
     """Stages that train for a few updates."""
-    return {stage.name: stage for stage in trial.stages(dict.fromkeys(TRAININGS, UPDATES) | {"record": 0})}
+    return {stage.name: stage for stage in trial.stages(dict.fromkeys(TRAININGS, updates) | {"record": 0})}
 
 
 def _start_seconds() -> float:
@@ -73,12 +74,12 @@ def _start_seconds() -> float:
     return 1.3 * (time.monotonic() - begun)
 
 
-def _updates(trial: Making, stage: Stage) -> float:
+def _updates(trial: Making, stage: Stage, warm: int = _WARM) -> float:
     """Seconds of an update, by a run of a few, in a process of its own as all stages are."""
     given = ["--trainer.log_every_n_steps", "2", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
     run_stage(replace(stage, command=(*stage.command, *given)))
     lines = (trial.run(stage.name) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["step"] >= _WARM]
+    rows = [row for row in map(json.loads, lines) if row["step"] >= warm]
     return 3600 * (rows[-1]["hours"] - rows[0]["hours"]) / (rows[-1]["step"] - rows[0]["step"])
 
 
