@@ -121,8 +121,9 @@ class OutcomeLogits:
 class FrameOutcome(nn.Module):
     """Reward and end read from a step's picture, for worlds whose state does not hold them.
 
-    Every cell tells its new code, the one before it and what the transformer knew there; what came near each other is
-    joined by two convolutions, and the picture's mean and its strongest cells say what happened.
+    Every cell tells its new code, the one before it and what its slot was told before it was drawn: what was done, and
+    what is nearby. What came near each other is joined by two convolutions, and the picture's mean and its strongest
+    cells say what happened.
 
     Args:
         rewards: the values that a reward may take; none where there is no reward.
@@ -151,11 +152,11 @@ class FrameOutcome(nn.Module):
         self.end = nn.Linear(2 * hidden, 1) if ends else None
 
     def forward(
-        self, hidden: Float[Tensor, "*b V width"], ids: Int[Tensor, "*b V"], previous: Int[Tensor, "*b V"]
+        self, told: Float[Tensor, "*b V width"], ids: Int[Tensor, "*b V"], previous: Int[Tensor, "*b V"]
     ) -> OutcomeLogits:
-        """Video slots' hidden (..., V, width), their ids (..., V) and the last picture's, -1 for none."""
-        before = self.before(previous.clamp_min(0)) * (previous >= 0)[..., None].to(hidden.dtype)
-        cells = self.known(hidden) + self.new(ids.clamp_min(0)) + before
+        """What video slots are told (..., V, width), their ids (..., V) and the last picture's, -1 for none."""
+        before = self.before(previous.clamp_min(0)) * (previous >= 0)[..., None].to(told.dtype)
+        cells = self.known(told) + self.new(ids.clamp_min(0)) + before
         x = cells.flatten(0, -3).transpose(1, 2).unflatten(2, self.grid)
         x = x + F.gelu(self.near(F.gelu(x)))
         x = (x + F.gelu(self.wide(x))).flatten(2)

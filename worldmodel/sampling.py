@@ -10,6 +10,7 @@ from torch import Tensor
 
 MOST = 64  # ids that a draw with top_p chooses from: to find them is far quicker than to sort a large codebook
 
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How ids are drawn. Temperature 0 takes the likeliest id; ``tokens_per_pass`` and ``state_tokens_per_pass`` None

@@ -184,8 +184,8 @@ class KeysValues:
 
 @dataclass(frozen=True)
 class Logits:
-    """header: (B, header, vocabulary); state: (B, T, S, local state ids); video: (B, T, V, codes), or (n, codes) where
-    only some cells were asked for; outcome: of the picture, see ``FrameOutcome``. Video and outcome are None where they
+    """header: (B, header, vocabulary); state: (B, T, S, local state ids); video: (B, T, V, codes), or (B, T, n, codes)
+    where n cells were asked for; outcome: of the picture, see ``FrameOutcome``. Video and outcome are None where they
     were not asked for or cannot be."""
 
     header: Tensor
@@ -487,13 +487,14 @@ class Dynamics(nn.Module):
         *,
         state_k: int | None = None,
         with_video: bool = True,
-        cells: Bool[Tensor, "B T V"] | None = None,
+        cells: Int[Tensor, "B T n"] | None = None,
     ) -> Logits:
         """Logits for every id of a batch of scenes, each predicted from exactly what streaming would show it.
 
         ``k`` is the number of video tokens per pass, ``state_k`` that of state tokens (the default mode's, if None); a
         first state goes id by id. ``with_video=False`` runs the state's part alone, which is exact when the state does
-        not look at video. ``cells`` are those whose ids are asked for, all of them if None.
+        not look at video. ``cells`` are those whose ids are asked for in each frame, all of them if None: the others
+        need no last block, whose output nobody reads.
         """
         layout, config, window = self.layout, self.config, self.config.window
         batch_size, steps = batch.actions.shape[:2]
@@ -528,7 +529,7 @@ class Dynamics(nn.Module):
         turn = self.turn(far)  # (T, 1, 1, d) each
         biases = self._block_biases(header_bias, batch.event_block, steps, length, k, state_k)
 
-        for block in self.blocks:
+        for depth, block in enumerate(self.blocks, 1):
             query, key, value = block.project(header, origin_cos, origin_sin)  # type: ignore[operator]
             header = block.finish(header, attend(query, [key], [value], header_bias))  # type: ignore[operator]
             q, keys, values = block.project(x, cos, sin)  # type: ignore[operator]  # (B, T, heads, Q, d)
@@ -537,6 +538,8 @@ class Dynamics(nn.Module):
                 home = self.turn(torch.tensor([-i]))
                 far_keys.append(rotate(keys[:, i], *(c[0] for c in home)))
                 far_values.append(values[:, i])
+            if cells is not None and depth == config.depth:
+                x, q, biases = _only_asked(x, q, biases, cells, count)
             q, parts = q.flatten(0, 1), []
             for rows, reach, bias in biases:  # the state's slots see only the others' first ``reach`` slots
                 far_key = rotate(torch.cat([key, *(a[:, :, :reach] for a in far_keys)], 2)[:, None], *turn)
@@ -564,11 +567,10 @@ class Dynamics(nn.Module):
         video = outcome = None
         if with_video:
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1)
-            hidden = x[:, :, count:]
-            asked = (hidden, before) if cells is None else (hidden[cells], before[cells])
-            video = self.video_logits(*asked)
+            video = self.video_logits(x[:, :, count:], before if cells is None else before.gather(-1, cells))
             if self.frame_outcome is not None:
-                outcome = self.frame_outcome(hidden, batch.input_video, before)
+                told = conditioning.unflatten(0, (batch_size, steps))
+                outcome = self.frame_outcome(told, batch.input_video, before)
         return Logits(self.header_head(header).float(), state, video, outcome)
 
     def condition_event(self, event: Tensor) -> Tensor | None:
@@ -648,6 +650,20 @@ def _shift(ids: Tensor, k: int, *, first_by: int) -> Tensor:
     moved = F.pad(ids.flatten(1), (k, 0), value=-1)[:, : steps * length].unflatten(1, (steps, length)).clone()
     moved[:, 0] = F.pad(ids[:, 0], (first_by, 0), value=-1)[:, :length]
     return moved
+
+
+def _only_asked(
+    x: Tensor, query: Tensor, biases: list[tuple[slice, int, Tensor]], cells: Tensor, count: int
+) -> tuple[Tensor, Tensor, list[tuple[slice, int, Tensor]]]:
+    """Inputs (B, T, Q, width), queries (B, T, heads, Q, d) and biases of a step's first ``count`` slots and of these
+    cells (B, T, n) alone."""
+    size, steps, asked = cells.shape
+    slots = torch.cat([torch.arange(count, device=x.device).expand(size, steps, -1), count + cells], -1)[..., None]
+    x = x.gather(2, slots.expand(-1, -1, -1, x.shape[-1]))
+    query = query.gather(3, slots[:, :, None].expand(-1, -1, query.shape[2], -1, query.shape[-1]))
+    *others, (_, reach, bias) = biases
+    rows = cells.flatten(0, 1)[:, None, :, None].expand(-1, -1, -1, bias.shape[-1])
+    return x, query, [*others, (slice(count, count + asked), reach, bias.gather(2, rows))]
 
 
 def _windows(x: Tensor, window: int) -> Tensor:

@@ -25,12 +25,21 @@ from worldmodel.outcome import OutcomeLogits
 from worldmodel.transformer import Dynamics, DynamicsBatch, DynamicsConfig, Logits
 from worldmodel.world import World
 
+NEAR_WEIGHT = 8.0  # how much likelier a cell near a change is asked for
+
 
 def near_changes(video: Tensor, grid: tuple[int, int]) -> Tensor:
     """Cells (B, T, V) whose id, or a neighbour's, differs from the frame before; everything in the first frame."""
     changed = F.pad(video[:, 1:] != video[:, :-1], (0, 0, 1, 0), value=True).float()
     near = F.max_pool2d(changed.unflatten(-1, grid), 3, stride=1, padding=1)
     return near.flatten(-2)
+
+
+def asked_cells(near: Tensor, share: float) -> Tensor:
+    """This share of the cells of each frame (B, T, V), drawn so that those near a change seldom lack: (B, T, n)."""
+    likelier = torch.where(near > 0, NEAR_WEIGHT, 1.0)  # weighted draws without replacement (Efraimidis and Spirakis)
+    drawn = torch.rand(near.shape, device=near.device) ** (1 / likelier)
+    return drawn.topk(max(1, round(share * near.shape[-1])), -1).indices
 
 
 def fitting(config: dict[str, Any], store: TokenStore) -> dict[str, Any]:
@@ -57,7 +66,8 @@ class DynamicsModule(ScheduledModule):
         config: fields of ``DynamicsConfig``.
         state_noise: standard deviation of the noise on states, in units of each field's largest change.
         corruption: at most this share of the fed-back video ids is replaced by random ones.
-        quiet_share: share of the cells far from any change whose ids an update asks for; these weigh more instead.
+        asked_share: share of a picture's cells whose ids an update asks for, most of them near a change; what is left
+            out weighs more elsewhere instead.
         event_weight: how much more a step that is told something counts.
         mode_shares: how often each of ``tokens_per_pass`` is trained.
         state_mode_shares: how often each of ``state_tokens_per_pass`` is.
@@ -80,7 +90,7 @@ class DynamicsModule(ScheduledModule):
         state_noise: float = 0.003,
         corruption: float = 0.1,
         change_weight: float = 3.0,
-        quiet_share: float = 1.0,
+        asked_share: float = 1.0,
         state_weight: float = 1.0,
         header_weight: float = 0.3,
         caption_weight: float = 0.1,
@@ -106,7 +116,7 @@ class DynamicsModule(ScheduledModule):
         self.mode_shares = torch.tensor(mode_shares or [1.0] * len(dynamics_config.tokens_per_pass))
         self.state_mode_shares = torch.tensor(state_mode_shares or [1.0] * len(self.dynamics.state_modes))
         self.state_noise, self.corruption, self.change_weight = state_noise, corruption, change_weight
-        self.quiet_share = quiet_share
+        self.asked_share = asked_share
         self.state_weight, self.header_weight = state_weight, header_weight
         self.caption_weight, self.event_weight = caption_weight, event_weight
         self.caption_dropout, self.action_dropout, self.outcome_weight = caption_dropout, action_dropout, outcome_weight
@@ -202,9 +212,9 @@ class DynamicsModule(ScheduledModule):
         if self.only_outcome:
             return {"loss": self._outcome_loss(prepared)}
         near, cells = near_changes(prepared.video, self.layout.grid), None
-        if self.quiet_share < 1:
+        if self.asked_share < 1:
             near[:, 0] = 0
-            cells = (near > 0) | (torch.rand(near.shape, device=near.device) < self.quiet_share) if disturb else None
+            cells = asked_cells(near, self.asked_share) if disturb else None
         logits = self.dynamics(prepared, k, state_k=state_k, with_video="video" in batch, cells=cells)
         foreseen = ~batch["skipped"][:, 1:]
         total, out = torch.zeros((), device=self.device), {}
@@ -268,14 +278,15 @@ class DynamicsModule(ScheduledModule):
     ) -> tuple[Tensor, Tensor]:
         """Weighted, and nats an id. What follows a jump in time cannot be foreseen where no state tells of it."""
         count = torch.ones_like(near)
-        if cells is not None:
-            count = torch.where(near > 0, 1.0, 1 / self.quiet_share)[cells]
-            near, video = near[cells], video[cells]
+        if cells is not None:  # each kind of cell counts as all of its kind
+            video, of, near = video.gather(-1, cells), near, near.gather(-1, cells)
+            near_all, near_asked = (kind.sum(-1, keepdim=True) for kind in (of, near))
+            quiet_all, quiet_asked = of.shape[-1] - near_all, near.shape[-1] - near_asked
+            count = torch.where(near > 0, near_all / near_asked.clamp_min(1), quiet_all / quiet_asked.clamp_min(1))
         nats = F.cross_entropy(logits.flatten(0, -2), video.flatten(), reduction="none").view_as(count)
         weight = count * (1 + (self.change_weight - 1) * near)
         if not self.layout.num_state:
-            known = F.pad(foreseen, (1, 0), value=True)[..., None]
-            weight = weight * (known if cells is None else known.expand_as(cells)[cells])
+            weight = weight * F.pad(foreseen, (1, 0), value=True)[..., None]
         return (nats * weight).sum() / weight.sum(), (nats * count).sum() / count.sum()
 
     def _frame_outcome_losses(

@@ -76,7 +76,7 @@ class GraphEngine(Engine, ABC):
 
         return self._run(f"canvas {k}", painted, (actions, previous, state, shown))
 
-    def video_pass(self, sampling: Sampling, past: Past, *given: Tensor) -> tuple[Tensor, KeysValues, Tensor | None]:
+    def video_pass(self, sampling: Sampling, past: Past, *given: Tensor) -> tuple[Tensor, KeysValues]:
         def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, KeysValues, Tensor | None]:
             return Engine.video_pass(self, sampling, past, *tensors)
 

@@ -60,12 +60,11 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A frame's ids (B, V), keys and values of all slots of its step, and what its slots held, (B, V, width), where
-    reward and end are read from it."""
+    """A frame's ids (B, V), keys and values of all slots of its step, and what its slots were told, (B, V, width)."""
 
     video_ids: Int[Tensor, "B V"]
     kept: KeysValues
-    hidden: Float[Tensor, "B V width"] | None = None
+    told: Float[Tensor, "B V width"]
 
 
 @dataclass(frozen=True)

@@ -112,27 +112,26 @@ class Engine:
         uniforms = query.uniforms[:, query.uniforms.shape[1] - num_video :]
         k = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
         conditioning = self.condition_frame(query.actions, previous, state, start.shown, k)
-        past, fed, drawn, held = start.past.followed_by(kept), previous[:, -k:], [], []
+        past, fed, drawn = start.past.followed_by(kept), previous[:, -k:], []
         if k < num_video:  # laid together once, with room for what is drawn: passes differ in what is hidden alone
             past = past.with_room(num_video)
         for begin in range(0, num_video, k):
             here, slots = slice(begin, begin + k), slice(settled + begin, settled + begin + k)
             places = query.cos[slots], query.sin[slots]
-            fed, new, hidden = self.video_pass(
+            fed, new = self.video_pass(
                 sampling, past, conditioning[:, here], fed, previous[:, here], *places, uniforms[:, here]
             )
             if query.fixed_video is not None:
                 fixed = query.fixed_video[:, here]
                 fed = torch.where(fixed >= 0, fixed, fed)
             drawn.append(fed)
-            held.append(hidden)
             if k < num_video:
                 past.fill(num_video - begin, new)
             else:
                 kept = join([kept, new])
         if k < num_video:
             kept = past.video[-1].last(settled + num_video)
-        return Drawn(torch.cat(drawn, 1), kept, None if held[0] is None else torch.cat(held, 1))
+        return Drawn(torch.cat(drawn, 1), kept, conditioning)
 
     def condition_frame(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
         """See ``Dynamics.condition_frame``."""
@@ -148,8 +147,8 @@ class Engine:
         cos: Tensor,
         sin: Tensor,
         uniforms: Tensor,
-    ) -> tuple[Tensor, KeysValues, Tensor | None]:
-        """k ids (B, k) of a picture, their slots' keys and values, and what the slots hold where that is read.
+    ) -> tuple[Tensor, KeysValues]:
+        """k ids (B, k) of a picture, and their slots' keys and values.
 
         ``fed`` (B, k) are the ids k places earlier, ``previous`` (B, k) the last picture's at the same places.
         """
@@ -158,14 +157,14 @@ class Engine:
         hidden, new = dynamics.core(x, cos, sin, past.pieces, pass_bias(past, own), self.parts.attention)
         logits = dynamics.video_logits(hidden, previous)
         ids = sample(logits, sampling.video_temperature, uniforms, sampling.top_p)[0]
-        return ids, new, None if dynamics.frame_outcome is None else hidden
+        return ids, new
 
     def outcome(self, drawn: Drawn, start: StepStart) -> tuple[Tensor | None, Tensor | None]:
         """Reward and end (B,) as the picture tells them, if it is asked."""
         reader = self.parts.dynamics.frame_outcome
-        if reader is None or drawn.hidden is None:
+        if reader is None:
             return None, None
-        return reader.likeliest(reader(drawn.hidden, drawn.video_ids, start.video_ids))
+        return reader.likeliest(reader(drawn.told, drawn.video_ids, start.video_ids))
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
         """See ``VideoTokenizer.decode_step``."""

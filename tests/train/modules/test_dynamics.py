@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizerConfig
 from train.data.tokens import TokenDataModule, TokenisedEpisode, TokenStore, TokenWindows, TokenWriter
-from train.modules.dynamics import DynamicsModule, near_changes
+from train.modules.dynamics import DynamicsModule, asked_cells, near_changes
 from train.modules.schedule import MuonAndAdamW, load_trained
 from train.modules.tokenizer import TokenizerModule, cut_in
 
@@ -212,20 +212,35 @@ def test_states_alone_train_without_video(tokens: Path) -> None:
     assert "video" not in alone
 
 
-def test_asking_for_some_quiet_cells_says_the_same_on_average(tokens: Path) -> None:
+def test_asking_for_some_cells_says_the_same_on_average(tokens: Path) -> None:
     torch.manual_seed(0)
-    module, batch = DynamicsModule(str(tokens), CONFIG, quiet_share=0.5), batch_of(tokens)
-    video = batch["video"]
-    logits = torch.randn(*video.shape, module.layout.vocabulary.size("video"))
-    near, foreseen = near_changes(video, module.layout.grid), ~batch["skipped"][:, 1:]
-    near[:, 0] = 0
-    assert 0 < near.mean() < 1
-    whole, nats = module._video_loss(video, logits, foreseen, near, None)
-    found = []
+    module, codes = DynamicsModule(str(tokens), CONFIG), 8
+    video, near = torch.randint(codes, (3, 5, 40)), (torch.rand(3, 5, 40) < 0.2).float()
+    logits = torch.randn(*video.shape, codes) + 2 * near[..., None] * torch.randn(codes)
+    foreseen = torch.rand(3, 4) < 0.9
+    whole = torch.stack(module._video_loss(video, logits, foreseen, near, None))
+    found, left_out = [], []
     for _ in range(200):
-        cells = (near > 0) | (torch.rand(near.shape) < 0.5)
-        found.append(torch.stack(module._video_loss(video, logits[cells], foreseen, near, cells)))
-    torch.testing.assert_close(torch.stack(found).mean(0), torch.stack([whole, nats]), rtol=0.01, atol=0)
+        cells = asked_cells(near, 0.4)
+        assert cells.shape == (3, 5, 16)
+        asked = logits.gather(2, cells[..., None].expand(-1, -1, -1, codes))
+        found.append(torch.stack(module._video_loss(video, asked, foreseen, near, cells)))
+        left_out.append(1 - near.gather(-1, cells).sum() / near.sum())
+    torch.testing.assert_close(torch.stack(found).mean(0), whole, rtol=0.01, atol=0)
+    assert torch.stack(left_out).mean() < 0.1  # few of those near a change
+
+
+def test_cells_that_are_asked_for_alone_are_told_as_among_all(tokens: Path) -> None:
+    module, batch = DynamicsModule(str(tokens), CONFIG), batch_of(tokens)
+    prepared, _ = module.prepare(batch, disturb=False)
+    cells = torch.rand(prepared.video.shape).topk(2, -1).indices
+    for k in (4, 2):
+        whole, some = (module.dynamics(prepared, k, cells=one) for one in (None, cells))
+        assert whole.video is not None
+        assert some.video is not None
+        asked = whole.video.gather(2, cells[..., None].expand(-1, -1, -1, whole.video.shape[-1]))
+        torch.testing.assert_close(some.video, asked, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(some.state, whole.state, atol=1e-5, rtol=1e-4)
 
 
 def test_a_jump_carries_no_state_loss(tokens: Path) -> None:
