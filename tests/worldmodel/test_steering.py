@@ -379,7 +379,8 @@ def assert_engines_agree(world: World, k: int, steer: Callable[[Rollout], None])
 
 
 @pytest.mark.usefixtures("_graphs")
-@pytest.mark.parametrize("k", [16, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [16, 4])
 def test_openvino_steers_as_torch_does(k: int):
     assert_engines_agree(WORLD, k, steer)
 
