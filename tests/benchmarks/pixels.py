@@ -185,7 +185,7 @@ def measure(
     game = next((game for name, game in GAMES.items() if env.startswith(name)), None)
     if game is None and not env.startswith("MiniGrid"):
         raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
-    simulator, seed = made_of.simulator(made_of.size), store.settings["seed"]
+    simulator, seed = GymSimulator(made_of), store.settings["seed"]
     seeds = {i: draw_episode(made_of.recipe(), seed, i)[0] for i, _ in episodes}
     begun = [(i, episode, begin) for i, episode in episodes for begin in beginnings(game, episode, r, steps)]
     for rows in (begun[i : i + ROWS] for i in range(0, len(begun), ROWS)):

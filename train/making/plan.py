@@ -94,11 +94,11 @@ class Plan:
         """
         if each is not None:
             self.speeds[TRAININGS[name]] = each
-        each, start = self.speeds[TRAININGS[name]], self.speeds["start"]
+        pace, start = self.speeds[TRAININGS[name]], self.speeds["start"]
         left = {other: seconds for other, seconds in self.expected.items() if other not in self.spent}
         others = sum(start if other in TRAININGS else seconds for other, seconds in left.items())
-        self.amounts[name] = max(LEAST, int(_SHARES[name] * (wanted - self.gone - others) / each))
-        self.expected[name] = start + self.amounts[name] * each
+        self.amounts[name] = max(LEAST, int(_SHARES[name] * (wanted - self.gone - others) / pace))
+        self.expected[name] = start + self.amounts[name] * pace
         self.save(work)
 
 

@@ -77,7 +77,7 @@ class GraphEngine(Engine, ABC):
         return self._run(f"canvas {k}", painted, (actions, previous, state, shown))
 
     def video_pass(self, sampling: Sampling, past: Past, *given: Tensor) -> tuple[Tensor, KeysValues]:
-        def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, KeysValues, Tensor | None]:
+        def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, KeysValues]:
             return Engine.video_pass(self, sampling, past, *tensors)
 
         return self._run(f"video {sampling}", drawn, (replace(past, whole=False), *given), lent=(1,))
