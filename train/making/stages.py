@@ -12,7 +12,7 @@ from train.making.sources import Source
 from train.worlds.contract import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-LONGEST = 6  # latent frames of a training window
+LONGEST = 12  # latent frames of a training window
 SIZES = ("tiny", "small", "base")
 AMOUNTS = {  # most episodes, and updates where no time is given
     "tiny": {"record": 24, "latent actions": 20, "tokenizer": 40, "dynamics": 40},
