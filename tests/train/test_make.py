@@ -29,18 +29,19 @@ def weights(world: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(world.glob("*.safetensors"))}
 
 
-def in_this_process(stage: Stage) -> int:
+def in_this_process(stage: Stage) -> None:
     """A stage without a process of its own, which would spend most of its time on imports."""
     module = "train.running.cli" if stage.command[0] == "train" else stage.command[0]
     code = import_module(module).main(list(stage.command[1:]))
-    return code if isinstance(code, int) else 0
+    if isinstance(code, int) and code:
+        raise runner.StageError(stage, code)
 
 
 def test_one_command_makes_a_world_that_is_played_and_stepped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(OUTSIDE))
-    monkeypatch.setattr(runner, "_run", in_this_process)
+    monkeypatch.setattr(runner, "run_stage", in_this_process)
     out = tmp_path / "tiller"
     command = ["--world", "pond:TILLER", "--size", "tiny", "--out", str(out)]
     assert make.main(command) == 0
