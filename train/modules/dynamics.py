@@ -211,11 +211,12 @@ class DynamicsModule(ScheduledModule):
         prepared, targets = self.prepare(batch, disturb=disturb)
         if self.only_outcome:
             return {"loss": self._outcome_loss(prepared)}
-        near, cells = near_changes(prepared.video, self.layout.grid), None
+        with_video, cells = "video" in batch, None
+        near = near_changes(prepared.video, self.layout.grid)
         if self.asked_share < 1:
             near[:, 0] = 0
-            cells = asked_cells(near, self.asked_share) if disturb else None
-        logits = self.dynamics(prepared, k, state_k=state_k, with_video="video" in batch, cells=cells)
+            cells = asked_cells(near, self.asked_share) if disturb and with_video else None
+        logits = self.dynamics(prepared, k, state_k=state_k, with_video=with_video, cells=cells)
         foreseen = ~batch["skipped"][:, 1:]
         total, out = torch.zeros((), device=self.device), {}
         if self.layout.num_state:

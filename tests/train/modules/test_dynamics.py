@@ -203,13 +203,16 @@ def test_dynamics_learn_every_modality(tokens: Path) -> None:
         assert value < 0.8 * before[name], name
 
 
-def test_states_alone_train_without_video(tokens: Path) -> None:
-    module = DynamicsModule(str(tokens), CONFIG)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_states_alone_train_without_video(share: float, tokens: Path) -> None:
+    module = DynamicsModule(str(tokens), CONFIG, asked_share=share)
     batch = batch_of(tokens)
     with_video = module.losses(batch, 4, disturb=False)
-    alone = module.losses({name: value for name, value in batch.items() if name != "video"}, 4, disturb=False)
+    states = {name: value for name, value in batch.items() if name != "video"}
+    alone = module.losses(states, 4, disturb=False)
     torch.testing.assert_close(alone["state"], with_video["state"])
     assert "video" not in alone
+    module.losses(states, 4, disturb=True)["loss"].backward()
 
 
 def test_asking_for_some_cells_says_the_same_on_average(tokens: Path) -> None:
