@@ -145,7 +145,7 @@ class FrameOutcome(nn.Module):
         self.grid = grid
         self.register_buffer("values", torch.tensor(rewards), persistent=False)
         self.new, self.before = nn.Embedding(num_codes, hidden), nn.Embedding(num_codes, hidden)
-        self.known = nn.Linear(width, hidden)
+        self.told = nn.Linear(width, hidden)
         self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.wide = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.reward = nn.Linear(2 * hidden, len(rewards)) if rewards else None
@@ -156,7 +156,7 @@ class FrameOutcome(nn.Module):
     ) -> OutcomeLogits:
         """What video slots are told (..., V, width), their ids (..., V) and the last picture's, -1 for none."""
         before = self.before(previous.clamp_min(0)) * (previous >= 0)[..., None].to(told.dtype)
-        cells = self.known(told) + self.new(ids.clamp_min(0)) + before
+        cells = self.told(told) + self.new(ids.clamp_min(0)) + before
         x = cells.flatten(0, -3).transpose(1, 2).unflatten(2, self.grid)
         x = x + F.gelu(self.near(F.gelu(x)))
         x = (x + F.gelu(self.wide(x))).flatten(2)
