@@ -11,8 +11,6 @@ import sys
 import threading
 import time
 
-from worldmodel.threads import keep_memory
-
 
 def end_with_parent(seconds: float = 0.2) -> None:
     """Ends this process soon after its parent has ended."""
@@ -28,6 +26,8 @@ def end_with_parent(seconds: float = 0.2) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    from worldmodel.threads import keep_memory  # importing torch takes seconds, in which the parent may end
+
     keep_memory()
     module = sys.argv[1]
     sys.argv = [f"python -m {module}", *sys.argv[2:]]
