@@ -7,13 +7,13 @@ last frame of each step:
 
 ``game.one_ball``: of the steps in which the real picture has exactly one ball, in how many ours has exactly one too.
 ``game.no_ball``: in how many it has none.
-``game.ball_follows_8``: how often our ball is within 4 pixels of 80 of the real one after 8 steps, where there is one.
-``game.paddle_obeys_N``: the same of the player's own paddle after N steps.
+``game.ball_follows_N``: how often our ball is within 4 pixels of 80 of the real one after N steps, where there is one.
+``game.paddle_obeys_N``: the same of the player's own paddle.
 ``game.next_exact``, ``game.exact_8``: of a grid world, how often every cell is right after 1 and after 8 steps.
 
-Beside each, ``game.held_…``: the first picture held, what a world that does nothing would get; ``game.tokenizer_…``:
-the real pictures through the tokenizer; ``game.itself_…``: an Atari game that is played again from the same moment by
-the same actions. It repeats the last action in a quarter of its frames, by chance, so that no world can foresee all.
+Beside each, ``game.held_…``: the first picture held, what a world that does nothing would get. Of Atari also
+``game.tokenizer_…``: the real pictures through the tokenizer, and ``game.itself_…``: the game played again from that
+moment by the same actions. It repeats the last action in a quarter of its frames, by chance: no world foresees all.
 """
 
 from __future__ import annotations
@@ -181,12 +181,11 @@ def measure(
     """Over at most ``most`` held-out episodes, tests before validation."""
     r, shares, env = world.tokenizer.frames_per_step, Shares(), made_of.env
     chosen = [*store.split("test"), *store.split("validation")][:most]
-    episodes = [(i, one) for i in chosen if (len((one := store.read(i)).frames) - 1) // r > CONTEXT + 1]
+    episodes = [(i, one) for i, one in zip(chosen, map(store.read, chosen), strict=True) if one.num_steps > CONTEXT + 1]
     game = next((game for name, game in GAMES.items() if env.startswith(name)), None)
     if game is None and not env.startswith("MiniGrid"):
         raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
-    simulator, seed = GymSimulator(made_of), store.settings["seed"]
-    seeds = {i: draw_episode(made_of.recipe(), seed, i)[0] for i, _ in episodes}
+    simulator = None if game is None else GymSimulator(made_of)
     begun = [(i, episode, begin) for i, episode in episodes for begin in beginnings(game, episode, r, steps)]
     for rows in (begun[i : i + ROWS] for i in range(0, len(begun), ROWS)):
         imagined = _imagined(world, [row[1:] for row in rows], steps, sampling)
@@ -194,12 +193,13 @@ def measure(
             real = torch.from_numpy(row.frames)
             seen = real[begin * r :: r][: 1 + steps]
             ours = torch.cat([seen[:1], ours])[: len(seen)]
-            if game is None:
+            if game is None or simulator is None:
                 judge_grid(seen.shape[1] // 8, seen, ours, shares)
             else:
                 clip = torch.from_numpy(row.window(begin, len(seen) - 1).frames)
                 through = world.tokenizer.decode(world.tokenizer.encode(clip[None]))[0][::r]
-                again = played_again(simulator, row, seeds[i], begin, len(seen) - 1)
+                seed, _ = draw_episode(made_of.recipe(), store.settings["seed"], i)
+                again = played_again(simulator, row, seed, begin, len(seen) - 1)
                 tried = {"": ours, "tokenizer_": through, "itself_": torch.cat([seen[:1], again])}
                 judge_game(game, median_picture(real), seen, tried | {"held_": seen[:1].expand_as(seen)}, shares)
     return shares.numbers()
