@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.sampling import sample, uniforms
+from worldmodel.sampling import MOST, sample, uniforms
 
 LOGITS = torch.tensor([-torch.inf, 2.0, 0.5, -torch.inf, -1.0, 1.0])
 MANY = 20_000
@@ -29,6 +29,14 @@ def test_top_p_keeps_the_likeliest_that_make_it_up():
     assert p[1] + p[5] < 0.9 < p[1] + p[5] + p[2]
     torch.testing.assert_close(shares(1.0, 0.9), kept / kept.sum(), atol=2e-3, rtol=0)
     assert shares(1.0, 1e-6)[1] == 1
+
+
+def test_top_p_chooses_among_the_likeliest_of_a_large_codebook():
+    logits = torch.zeros(1, 1, 4 * MOST)
+    logits[..., ::4] = 1  # MOST of them, and a little more than a third of the probability
+    evenly = ((torch.arange(MANY) + 0.5) / MANY)[None]
+    ids, _ = sample(logits.expand(1, MANY, -1), 1.0, evenly, 0.9)
+    assert set(ids[0].tolist()) == set(range(0, 4 * MOST, 4))
 
 
 def test_temperature_zero_takes_the_likeliest_and_still_tells_the_probabilities():
