@@ -31,5 +31,6 @@ def load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(weights)
     except RuntimeError:
         raise ValueError(
-            f"{path} holds weights of another model than the configuration beside it describes: export both together"
+            f"{path} holds weights of another model than the configuration beside it describes: export both together, "
+            "or make them again with this version"
         ) from None
