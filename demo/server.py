@@ -62,9 +62,11 @@ def served(app: Any, listener: socket.socket) -> Iterator[str]:
 def _server(app: Any) -> Any:
     import uvicorn
 
-    # Pictures hardly compress and deflate costs more than sending them; messages from players are small.
+    # Pictures hardly compress and deflate costs more than sending them; messages from players are small. uvicorn's own
+    # configuration of logging would close everybody else's handlers, and absl's closes the stream it writes to.
     return uvicorn.Server(
         uvicorn.Config(
-            app, log_level="warning", ws_max_size=MAX_MESSAGE, ws_per_message_deflate=False, timeout_graceful_shutdown=2
+            app, log_level="warning", log_config=None, ws_max_size=MAX_MESSAGE, ws_per_message_deflate=False,
+            timeout_graceful_shutdown=2,
         )
-    )
+    )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -107,7 +109,12 @@ def same_threads() -> Iterator[None]:
 def test_the_page_plays_the_simulator_through_its_socket(
     pond: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    kept, own = io.StringIO(), logging.getLogger("of somebody else")
+    handler = logging.StreamHandler(kept)
+    handler.close = kept.close  # type: ignore[method-assign]
+    own.addHandler(handler)
     assert main(["--smoke", "--simulate", "pond:TILLER", "--record", str(tmp_path)]) == 0
+    assert not kept.closed  # a server leaves other people's logging alone
     assert "2 episodes played by hand" in capsys.readouterr().out
     first, second = (EpisodeStore(tmp_path).read(i) for i in range(2))
     assert first.num_steps == 24
