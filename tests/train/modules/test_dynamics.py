@@ -13,7 +13,7 @@ from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizerConfig
 from train.data.tokens import TokenDataModule, TokenisedEpisode, TokenStore, TokenWindows, TokenWriter
 from train.modules.dynamics import DynamicsModule, asked_cells, near_changes
-from train.modules.schedule import MuonAndAdamW, load_trained
+from train.modules.schedule import Muon, MuonAndAdamW, load_trained
 from train.modules.tokenizer import TokenizerModule, cut_in
 
 from ...worldmodel.tiny_world import PLANE
@@ -263,6 +263,23 @@ def test_cells_near_a_change_are_found() -> None:
     near = near_changes(video, (4, 4))[0, 1].reshape(4, 4)
     assert near[:2, :2].all()
     assert near.sum() == 4
+
+
+def test_muon_does_as_torchs_does() -> None:
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 32), (32, 8), (8, 32))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    before = [p.detach().clone() for p in ours]
+    both = Muon(ours, 0.01, 0.02), torch.optim.Muon(theirs, lr=0.01, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimizer in both:
+            optimizer.step()
+    for a, b, begun in zip(ours, theirs, before, strict=True):
+        moved = (b - begun).norm()
+        assert (a - b).norm() < 0.03 * moved  # its iteration is in bfloat16
 
 
 def test_muon_moves_the_weights_it_is_given_and_its_state_comes_back() -> None:
