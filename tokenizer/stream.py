@@ -139,6 +139,17 @@ class Layout:
         place[self.step_video] = cells
         return place
 
+    def cell_order(self, k: int) -> Tensor:
+        """Cells in the order in which passes of ``k`` settle them, int64 (num_video,).
+
+        Row by row; of two passes the first settles every other cell, as on a checkerboard, so that the second sees what
+        all of its neighbours show.
+        """
+        cells = torch.arange(self.num_video)
+        if 2 * k != self.num_video:
+            return cells
+        return self.step_place[self.step_video].sum(-1).remainder(2).argsort(stable=True)
+
     def pack_header(
         self, text: Int[Tensor, "B text"], static: Int[Tensor, "B S0"], event: Int[Tensor, "B event"] | None = None
     ) -> Int[Tensor, "B header"]:

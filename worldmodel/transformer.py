@@ -475,7 +475,7 @@ class Dynamics(nn.Module):
         """In which pass of its step each slot is settled: int64 (step_length,)."""
         layout = self.layout
         state = torch.arange(layout.num_state) // max(1, state_k)
-        video = torch.arange(layout.num_video) // k + (int(state[-1]) + 1 if len(state) else 1)
+        video = layout.cell_order(k).argsort() // k + (int(state[-1]) + 1 if len(state) else 1)
         return torch.cat([torch.zeros(layout.num_action, dtype=torch.long), state, video])
 
     # -- teacher forcing ----------------------------------------------------------------------------
@@ -514,7 +514,8 @@ class Dynamics(nn.Module):
         x = self.condition_state(flat["actions"], flat["input_states"], known, event, state_k)
         x = self.feed_state(x, shifted.flatten(0, 1))
         if with_video:
-            fed = _shift(batch.input_video, k, first_by=k).flatten(0, 1)
+            order = layout.cell_order(k).to(device)
+            fed = _shift(batch.input_video[..., order], k, first_by=k)[..., order.argsort()].flatten(0, 1)
             before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1).flatten(0, 1)
             shown = torch.cat([batch.states[:, :1], batch.states[:, :-1]], 1).flatten(0, 1)
             conditioning = self.condition_frame(flat["actions"], before, flat["states"], shown, k)

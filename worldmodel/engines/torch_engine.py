@@ -112,26 +112,27 @@ class Engine:
         uniforms = query.uniforms[:, query.uniforms.shape[1] - num_video :]
         k = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
         conditioning = self.condition_frame(query.actions, previous, state, start.shown, k)
-        past, fed, drawn = start.past.followed_by(kept), previous[:, -k:], []
+        past, fed, drawn = start.past.followed_by(kept), previous, []
+        order, passes = None, [slice(None)]
         if k < num_video:  # laid together once, with room for what is drawn: passes differ in what is hidden alone
-            past = past.with_room(num_video)
-        for begin in range(0, num_video, k):
-            here, slots = slice(begin, begin + k), slice(settled + begin, settled + begin + k)
-            places = query.cos[slots], query.sin[slots]
+            past, order = past.with_room(num_video), dynamics.layout.cell_order(k).to(previous.device)
+            fed, passes = previous[:, order[-k:]], order.split(k)
+        for here in passes:
+            places = query.cos[settled:][here], query.sin[settled:][here]
             fed, new = self.video_pass(
                 sampling, past, conditioning[:, here], fed, previous[:, here], *places, uniforms[:, here]
             )
             if query.fixed_video is not None:
                 fixed = query.fixed_video[:, here]
                 fed = torch.where(fixed >= 0, fixed, fed)
-            drawn.append(fed)
-            if k < num_video:
-                past.fill(num_video - begin, new)
+            if order is not None:
+                past.fill(num_video - sum(ids.shape[1] for ids in drawn), new)
             else:
                 kept = join([kept, new])
-        if k < num_video:
-            kept = past.video[-1].last(settled + num_video)
-        return Drawn(torch.cat(drawn, 1), kept, conditioning)
+            drawn.append(fed)
+        if order is not None:
+            fed, kept = torch.cat(drawn, 1)[:, order.argsort()], past.video[-1].last(settled + num_video)
+        return Drawn(fed, kept, conditioning)
 
     def condition_frame(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
         """See ``Dynamics.condition_frame``."""
