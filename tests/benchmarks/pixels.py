@@ -9,6 +9,8 @@ last frame of each step:
 ``game.no_ball``: in how many it has none.
 ``game.ball_follows_N``: how often our ball is within 4 pixels of 80 of the real one after N steps, where there is one.
 ``game.paddle_obeys_N``: the same of the player's own paddle.
+``game.bricks_return``: of the steps in which no brick of the real game comes back, in how many one of ours does.
+``game.bricks_right_N``: how often every brick that is there after N steps, or is gone, is so in the real one too.
 ``game.next_exact``, ``game.exact_8``: of a grid world, how often every cell is right after 1 and after 8 steps.
 
 Beside each, ``game.held_…``: the first picture held, what a world that does nothing would get. Of Atari also
@@ -57,11 +59,12 @@ def coloured(pictures: Tensor, *colours: tuple[int, int, int]) -> Tensor:
 @dataclass(frozen=True)
 class Game:
     """ball: masks of it, given pictures and the episode's median. paddle: masks of the player's own. along: the axis on
-    which it moves, 1 up and down, 2 left and right."""
+    which it moves, 1 up and down, 2 left and right. bricks: which of a wall's are there, bool (N, bricks), of pictures."""
 
     ball: Callable[[Tensor, Tensor], Tensor]
     paddle: Callable[[Tensor], Tensor]
     along: int
+    bricks: Callable[[Tensor], Tensor] | None = None
 
 
 def _inside(mask: Tensor, top: float, bottom: float, left: float = 0.0, right: float = 1.0) -> Tensor:
@@ -74,6 +77,15 @@ def _inside(mask: Tensor, top: float, bottom: float, left: float = 0.0, right: f
 
 def _differs(pictures: Tensor, median: Tensor) -> Tensor:
     return (pictures.int() - median.int()).abs().amax(-1) > NEAR
+
+
+def breakout_bricks(pictures: Tensor) -> Tensor:
+    """Six rows of eighteen, of the game's 210 by 160 pixels six by eight each: what is narrower is a ball."""
+    height, width = pictures.shape[1:3]
+    rows = ((57 + 6 * torch.arange(6) + 3) / 210 * height).long()
+    columns = ((8 + 8 * torch.arange(18)[:, None] + torch.tensor([2, 4, 6])) / 160 * width).long()
+    bright = pictures[:, rows].amax(-1) > 2 * NEAR
+    return bright[:, :, columns].all(-1).flatten(1)
 
 
 GAMES = {
@@ -90,6 +102,7 @@ GAMES = {
         ),
         paddle=lambda seen: _inside(coloured(seen, (200, 72, 72)), 0.895, 0.93, 0.06, 0.94),
         along=2,
+        bricks=breakout_bricks,
     ),
 }
 
@@ -142,6 +155,21 @@ def judge_game(game: Game, median: Tensor, real: Tensor, tried: dict[str, Tensor
                 at = slice(step, step + 1)
                 shares.note(f"{name}paddle_obeys_{step}", paddle[at] <= CLOSE, ~paddle[at].isnan())
                 shares.note(f"{name}ball_follows_{step}", ball[at] <= CLOSE, one[at])
+    if game.bricks is not None:
+        judge_wall(game.bricks(real), {name: game.bricks(seen) for name, seen in tried.items()}, shares)
+
+
+def judge_wall(real: Tensor, tried: dict[str, Tensor], shares: Shares) -> None:
+    """Which bricks are there, bool (1 + T, bricks): of the real game and of several others."""
+
+    def back(wall: Tensor) -> Tensor:
+        return (wall[1:] & ~wall[:-1]).any(1)
+
+    for name, wall in tried.items():
+        shares.note(f"{name}bricks_return", back(wall), ~back(real))
+        for step in (8, 16):
+            if step < len(real):
+                shares.note(f"{name}bricks_right_{step}", (wall[step] == real[step]).all()[None])
 
 
 def judge_grid(cell: int, real: Tensor, ours: Tensor, shares: Shares) -> None:
