@@ -74,7 +74,8 @@ def settle(making: Making, plan: Plan, wanted: float | None) -> None:
         speeds = replace(speeds, episode=max(0.2 * plan.gone, plan.gone - speeds.start) / sample)
     plan.spent["measure"] = time.monotonic() - begun
     plan.speeds = asdict(speeds)
-    plan.amounts, plan.expected = share_out(wanted - plan.gone, speeds, usual["record"], sample)
+    most = max(sample, making.most_episodes)
+    plan.amounts, plan.expected = share_out(wanted - plan.gone, speeds, most, sample)
     plan.save(work)
 
 

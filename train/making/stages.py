@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from train.worlds.contract import Stage
 CONFIGS = Path(__file__).parents[1] / "configs"
 LONGEST = 12  # latent frames of a training window
 SIZES = ("tiny", "small", "base")
+KEPT = {"tiny": 1.0, "small": 3.5, "base": 8.0}  # gigabytes of frames that a training keeps in memory
 AMOUNTS = {  # most episodes, and updates where no time is given
     "tiny": {"record": 24, "latent actions": 20, "tokenizer": 40, "dynamics": 40},
     "small": {"record": 600, "latent actions": 2000, "tokenizer": 6000, "dynamics": 6000},
@@ -58,6 +60,14 @@ class Making:
         if usual < 2:
             raise ValueError(f"most episodes of {store.path} end within a step: no next step can be learned from them")
         return replace(self, blocks=usual) if usual < LONGEST else self
+
+    @property
+    def most_episodes(self) -> int:
+        """As many as :data:`AMOUNTS` says, if their frames can be kept in memory: else they were read again and again."""
+        store = EpisodeStore(self.source.recording)
+        counts = [store.num_frames(i) for split in ("train", "validation", "test") for i in store.split(split)]
+        each = 3 * prod(store.size) * sum(counts) / len(counts)
+        return max(1, min(AMOUNTS[self.size]["record"], int(1e9 * KEPT[self.size] / each)))
 
     def run(self, name: str) -> Path:
         return self.work / "runs" / name.replace(" ", "_")
@@ -137,6 +147,8 @@ class Making:
         if self.blocks is not None:
             of_tokens = kind == "dynamics"
             given["data__num_blocks" if of_tokens else "data__num_steps"] = self.blocks if of_tokens else 1
+        if kind != "dynamics":
+            given["data__cache_gigabytes"] = KEPT[self.size]
         for key, value in given.items():
             command += [f"--{key.replace('__', '.init_args.')}", str(value)]
         return self._stage(name, *command, about=f"{steps} updates (`{config.parent.name}/{config.name}`)")
