@@ -85,7 +85,8 @@ def _play(listener: socket, options: argparse.Namespace, load: Load, begun: floa
     settle_threads(world)
     if options.engine != "torch":  # which compiles: now, not when the first player waits for a picture
         world.start().step(world.actions.idle())
-    app = build_app(world, seats=options.seats)
+    others = {} if options.simulate else _others(options, load)
+    app = build_app(world, seats=options.seats, others=others)
     try:
         if options.smoke:
             return _smoke(app, listener, begun, options.json)
@@ -98,6 +99,16 @@ def _play(listener: socket, options: argparse.Namespace, load: Load, begun: floa
         if options.simulate is not None:
             print(cast(Any, world).close(), flush=True)
     return 0
+
+
+def _others(options: argparse.Namespace, load: Load) -> dict[str, tuple[str, Callable[[], World]]]:
+    """Bundled worlds besides the one that is opened: what they are called, and who loads them."""
+    from worldmodel.storage import bundled_worlds, default_world, page_of
+
+    names = [name for name in bundled_worlds() if name != (options.world or default_world())]
+    return {
+        name: (page_of(name).get("name", name), partial(load, name, options.device, options.engine)) for name in names
+    }
 
 
 def _smoke(app: Any, listener: Any, begun: float, file: Path | None) -> int:

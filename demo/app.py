@@ -6,7 +6,11 @@ The prompt, the seed and the examples are Gradio widgets whose events stay in th
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +18,9 @@ from typing import TYPE_CHECKING
 import gradio as gr
 from fastapi import FastAPI
 from gradio import themes
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from demo.play_socket import Playroom
 from tokenizer.state_schema import StateSchema
@@ -45,23 +51,27 @@ LOAD = """(async () => {
     document.addEventListener("world:next", () => document.querySelector("#next-world").click());
     play(stage, element.querySelector(".scene"));
 })()"""
-HEAD = "<h1>{name}</h1><p>{intro}</p>"
+HEAD = "<h1>{name}</h1><p>{intro}</p>{others}"
+OTHERS = "<nav aria-label='Other worlds'>Other worlds: {links}</nav>"
 INTRO = "Every frame is imagined by a world model as you play."
 THEME_TOGGLE = "() => { document.body.classList.toggle('dark') }"
 
 
-def build_page(world: World) -> gr.Blocks:
+def build_page(world: World, others: Mapping[str, str] | None = None) -> gr.Blocks:
     """The widgets. A world's page tells its name and what to begin with; all else the world says over the socket.
 
-    What the world cannot do is not shown: a prompt where it reads none, a map where it has no state.
+    What the world cannot do is not shown: a prompt where it reads none, a map where it has no state. ``others`` are the
+    pages of other worlds, names by address.
     """
     about, reads = world.page, world.text is not None
-    name = str(about.get("name") or world.schema.name.replace("_", " ").capitalize())
+    name = name_of(world)
+    links = " · ".join(f'<a href="{escape(to)}">{escape(other)}</a>' for to, other in (others or {}).items())
     intro = str(about.get("intro") or INTRO)
+    head = HEAD.format(name=escape(name), intro=escape(intro), others=OTHERS.format(links=links) if links else "")
     beginnings = about.get("examples", {}) if reads else {}
     with gr.Blocks(title=f"Play {name}", analytics_enabled=False) as page:
         with gr.Row(elem_id="page-head"):
-            gr.HTML(HEAD.format(name=escape(name), intro=escape(intro)), apply_default_css=False)
+            gr.HTML(head, apply_default_css=False)
             theme = gr.Button("Light / dark", size="sm", min_width=110, scale=0)
         with gr.Row():
             with gr.Column(scale=11, min_width=320):
@@ -109,8 +119,48 @@ def _motions(schema: StateSchema) -> list[tuple[str, str]]:
     return choices
 
 
-def build_app(world: World, *, seats: int = 4) -> FastAPI:
-    """The application: the socket at ``/play``, the page at ``/``. ``seats`` players at once."""
+def name_of(world: World) -> str:
+    """What a page calls it."""
+    return str(world.page.get("name") or world.schema.name.replace("_", " ").capitalize())
+
+
+class _Late:
+    """An application that is made when it is first asked for."""
+
+    def __init__(self, make: Callable[[], FastAPI]) -> None:
+        self.make, self.app, self.lock = make, None, asyncio.Lock()
+        self.running = AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.lock:
+            if self.app is None:
+                app = await asyncio.to_thread(self.make)
+                await self.running.enter_async_context(app.router.lifespan_context(app))
+                self.app = app
+        await self.app(scope, receive, send)
+
+
+def build_app(
+    world: World, *, seats: int = 4, others: Mapping[str, tuple[str, Callable[[], World]]] | None = None
+) -> FastAPI:
+    """The application: the socket at ``/play``, the page at ``/``. ``seats`` players at once.
+
+    ``others`` are further worlds, each at ``/worlds/KEY/``: what they are called, and who loads them. One is loaded
+    when somebody first opens its page.
+    """
+    others = others or {}
+    app = _application(world, seats, {f"worlds/{key}/": name for key, (name, _) in others.items()})
+
+    def late(key: str) -> FastAPI:
+        links = {"../../": name_of(world)} | {f"../{to}/": name for to, (name, _) in others.items() if to != key}
+        return _application(others[key][1](), seats, links)
+
+    for key in others:
+        app.router.routes.insert(0, Mount(f"/worlds/{key}", _Late(partial(late, key))))  # before the page, at "/"
+    return app
+
+
+def _application(world: World, seats: int, links: Mapping[str, str]) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.playroom = playroom = Playroom(world, seats=seats)
     app.add_api_websocket_route("/play", playroom.play)
@@ -119,7 +169,7 @@ def build_app(world: World, *, seats: int = 4) -> FastAPI:
     theme = themes.Default(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono)
     theme.set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
     return gr.mount_gradio_app(
-        app, build_page(world), path="/", theme=theme, css_paths=[ASSETS / "play.css"],
+        app, build_page(world, links), path="/", theme=theme, css_paths=[ASSETS / "play.css"],
         footer_links=[], run_history=False, show_error=False, ssr_mode=False,
     )  # fmt: skip
 

@@ -52,6 +52,11 @@ def default_world() -> str:
     return json.loads((BUNDLED / "index.json").read_text(encoding="utf-8"))["default"]
 
 
+def page_of(name: str) -> dict[str, Any]:
+    """What a bundled world's page says, without loading the world."""
+    return _read_json(BUNDLED / name / "world.json").get("page") or {}
+
+
 def save(parts: WorldParts, release: Release, folder: str | Path, *, half: bool = False) -> None:
     """Writes a world folder; with ``half``, weights as float16, in half the room.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.request import urlopen
 
 import av
 import numpy as np
@@ -21,7 +22,7 @@ from demo.server import listen, served
 from demo.session import Session
 from tokenizer.state_schema import StateSchema
 
-from ..worldmodel.tiny_world import tiny_world
+from ..worldmodel.tiny_world import STATELESS, tiny_world
 from .fake_world import SCHEMA, fake_film, fake_world
 
 
@@ -206,6 +207,32 @@ def test_a_real_world_of_frames_alone_is_played_through_the_socket(case):
 
     with served(build_app(world), listen("127.0.0.1", 0)) as url:
         asyncio.run(play(url))
+
+
+def test_another_world_is_loaded_when_its_page_is_opened():
+    loaded = []
+
+    def load() -> Any:
+        loaded.append(tiny_world(STATELESS, words=False))
+        return loaded[-1]
+
+    async def play(url: str) -> None:
+        async with player(url.replace("http", "ws") + "play") as me:
+            hello, _ = await me.hear()
+            assert hello["schema"] == loaded[-1].schema.to_json()
+
+    app = build_app(fake_world(step_s=0.002), others={"film": ("A film", load), "sea": ("A sea", load)})
+    with served(app, listen("127.0.0.1", 0)) as url:
+
+        def page(address: str) -> str:
+            with urlopen(url + address) as answer:
+                return answer.read().decode()
+
+        assert "worlds/film/" in page("")
+        assert not loaded
+        assert "../sea/" in page("worlds/film/")
+        asyncio.run(play(f"{url}worlds/film/"))
+        assert len(loaded) == 1
 
 
 def test_the_page_shows_what_the_world_brings_and_nothing_it_lacks():
