@@ -59,7 +59,7 @@ def coloured(pictures: Tensor, *colours: tuple[int, int, int]) -> Tensor:
 @dataclass(frozen=True)
 class Game:
     """ball: masks of it, given pictures and the episode's median. paddle: masks of the player's own. along: the axis on
-    which it moves, 1 up and down, 2 left and right. bricks: which of a wall's are there, bool (N, bricks), of pictures."""
+    which it moves, 1 up and down, 2 left and right. bricks: which of a wall's are there in pictures, (N, bricks)."""
 
     ball: Callable[[Tensor, Tensor], Tensor]
     paddle: Callable[[Tensor], Tensor]

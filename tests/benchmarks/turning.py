@@ -1,0 +1,161 @@
+"""Whether a world seen from within turns as it is told, and moves on as the real one does.
+
+``python -m tests.benchmarks.turning --world W --recording DIR [--left JSON --right JSON] [--json F]``, where DIR is
+what W was trained on: with latent actions, the labelled one. Unless they are given, ``left`` and ``right`` are the
+actions by which pictures of the training episodes move most to the right and to the left, as where one turns.
+
+``turning.opposite``: of ``PAIRS`` held-out moments, from how many ``HELD`` steps of left move the picture to the right,
+and as many of right to the left. ``turning.left``, ``turning.right``: each alone. ``turning.recorded_left``,
+``…_right``: how often a recorded step of that action does, which is what can be expected.
+
+Over ``STEPS`` free steps on recorded actions: ``moving.flow_against_real``, the mean length of the optical flow
+(Farneback) over the real one's, ``moving.sharpness_against_real``, the same of the Laplacian's variance, each also of
+the last quarter alone, ``…_late``, and ``moving.frozen``: of the steps in which the real picture moves, how many don't.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenizer.clip import Episode
+from train.data.episode_store import EpisodeStore
+from train.measure.free_running import CONTEXT, imagine, in_batches, recorded_actions, start
+from train.measure.metrics import laplacian_variance
+from worldmodel.world import World
+
+PAIRS, HELD, STEPS = 50, 8, 64
+EPISODES = 24  # from which actions are known
+LEAST = 0.02  # of all steps, in which an action must be seen
+STILL = 0.05  # pixels of flow, below which nothing moves
+
+
+def flow(pictures: Tensor) -> np.ndarray:
+    """Farneback's optical flow between uint8 pictures (1 + n, H, W, 3): pixels (n, H, W, 2) to the right and down."""
+    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures.numpy()]
+    flows = [
+        cv2.calcOpticalFlowFarneback(a, b, np.zeros((*a.shape, 2), np.float32), 0.5, 3, 11, 3, 5, 1.1, 0)
+        for a, b in pairwise(grey)
+    ]
+    return np.stack(flows)
+
+
+def sideways(pictures: Tensor) -> np.ndarray:
+    """How far each picture has moved to the right, (n,)."""
+    return flow(pictures)[..., 0].mean((1, 2))
+
+
+def turners(store: EpisodeStore) -> tuple[Any, Any]:
+    """The actions of left and right, by training episodes. Raises ValueError where there is no such choice."""
+    actions, r = store.schema.actions, store.schema.frames_per_step
+    if actions.num_parts != 1 or not hasattr(actions.parts[0], "names"):
+        raise ValueError("this recording's actions are not one choice: say --left and --right")
+    moved: dict[int, list[float]] = {}
+    for index in store.split("train")[:EPISODES]:
+        episode = store.read(index)
+        if episode.actions is None:
+            raise ValueError(f"{store.path} has no actions: name the labelled recording")
+        for action, dx in zip(episode.actions[1:, 0], sideways(torch.from_numpy(episode.frames[r::r])), strict=False):
+            moved.setdefault(int(action), []).append(float(dx))
+    total = sum(map(len, moved.values()))
+    mean = {action: float(np.mean(values)) for action, values in moved.items() if len(values) >= LEAST * total}
+    return max(mean, key=mean.__getitem__), min(mean, key=mean.__getitem__)
+
+
+def moments(store: EpisodeStore, after: int) -> list[tuple[Episode, int]]:
+    """Held-out episodes and steps at which a prompt ends, ``after`` steps before the end at least."""
+    found: list[tuple[Episode, int]] = []
+    chosen = [*store.split("test"), *store.split("validation")]
+    apart = max(HELD, sum(store.num_frames(i) for i in chosen) // store.schema.frames_per_step // PAIRS)
+    for index in chosen:
+        episode = store.read(index)
+        found += [(episode, step) for step in range(CONTEXT, episode.num_steps - after, apart)]
+    return found[:PAIRS]
+
+
+def measure_turning(world: World, store: EpisodeStore, left: Any, right: Any) -> dict[str, float]:
+    right_way: dict[str, list[np.ndarray]] = {"left": [], "right": []}
+    for rows in in_batches(moments(store, HELD)):
+        clips = [episode.window(step - CONTEXT, CONTEXT) for episode, step in rows]
+        for name, action, sign in (("left", left, 1), ("right", right, -1)):
+            rollout = start(world, clips, seed=0, sampling=world.sampling)
+            given = np.asarray(action) if isinstance(action, list) else action
+            last = imagine(rollout, [given] * HELD).frames[:, :, -1]
+            right_way[name].append(np.array([sign * sideways(one).mean() > 0 for one in last]))
+    lefts, rights = (np.concatenate(right_way[name]) for name in ("left", "right"))
+    numbers = {"turning.opposite": (lefts & rights).mean()}
+    numbers |= {"turning.left": lefts.mean(), "turning.right": rights.mean()}
+    recorded: dict[str, list[bool]] = {"left": [], "right": []}
+    r = store.schema.frames_per_step
+    for index in [*store.split("test"), *store.split("validation")][:EPISODES]:
+        episode = store.read(index)
+        assert episode.actions is not None
+        moved = sideways(torch.from_numpy(episode.frames[r::r]))
+        for name, action, sign in (("left", left, 1), ("right", right, -1)):
+            same = (episode.actions[1:] == np.asarray(action)).all(1)[: len(moved)]
+            recorded[name] += (sign * moved[same] > 0).tolist()
+    numbers |= {f"turning.recorded_{name}": np.mean(values) for name, values in recorded.items() if values}
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def measure_moving(world: World, store: EpisodeStore) -> dict[str, float]:
+    sums: dict[str, list[float]] = {}
+    r, late = store.schema.frames_per_step, slice(3 * STEPS // 4, None)
+    still = moved = 0
+    for rows in in_batches(moments(store, STEPS)[:16]):
+        rollout = start(world, [e.window(step - CONTEXT, CONTEXT) for e, step in rows], seed=0, sampling=world.sampling)
+        after = [episode.window(step, STEPS) for episode, step in rows]
+        made = imagine(rollout, recorded_actions(world, after, STEPS)).frames[:, :, -1]
+        for ours, clip in zip(made, after, strict=True):
+            real = torch.from_numpy(clip.frames[r::r])
+            lengths = [np.linalg.norm(flow(pictures), axis=-1).mean((1, 2)) for pictures in (ours, real)]
+            sharp = [laplacian_variance(pictures).numpy() for pictures in (ours, real)]
+            for name, (own, true) in {"flow": lengths, "sharpness": sharp}.items():
+                for part, steps in (("", slice(None)), ("_late", late)):
+                    sums.setdefault(f"{name}{part}", []).append(own[steps].mean())
+                    sums.setdefault(f"{name}{part} real", []).append(true[steps].mean())
+            moved += int((lengths[1] > STILL).sum())
+            still += int(((lengths[1] > STILL) & (lengths[0] < STILL)).sum())
+    numbers = {"moving.frozen": still / max(1, moved)}
+    for name in ("flow", "flow_late", "sharpness", "sharpness_late"):
+        kind, _, when = name.partition("_")
+        key = f"moving.{kind}_against_real{'_' + when if when else ''}"
+        numbers[key] = float(np.sum(sums[name]) / np.sum(sums[f"{name} real"]))
+    return numbers
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--world", required=True)
+    parser.add_argument("--recording", type=Path, required=True)
+    parser.add_argument("--left", type=json.loads, help="an action, as JSON")
+    parser.add_argument("--right", type=json.loads)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    try:
+        world, store = World.from_pretrained(asked.world), EpisodeStore(asked.recording)
+        told = asked.left is not None and asked.right is not None
+        left, right = (asked.left, asked.right) if told else turners(store)
+        numbers = measure_turning(world, store, left, right) | measure_moving(world, store)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"left is {left}, right is {right}")
+    for name, value in numbers.items():
+        print(f"{name:32} {value:.3g}")
+    if asked.json:
+        asked.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
