@@ -8,28 +8,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenizer.action_space import ActionSpace
+from worldmodel.nearby_cells import PictureSummary
 from worldmodel.sampling import sample
 
 
 class ActionPrior(nn.Module):
     """The next action's ids from the last picture's and the last action's, one distribution for each part."""
 
-    def __init__(self, actions: ActionSpace, num_codes: int, grid: tuple[int, int], hidden: int = 48) -> None:
+    def __init__(self, actions: ActionSpace, picture: PictureSummary, hidden: int = 48) -> None:
         super().__init__()
-        self.grid, self.sizes, self.offsets = grid, [part.size for part in actions.parts], actions.offsets
-        self.code = nn.Embedding(num_codes, hidden)
-        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.picture = picture
+        self.sizes, self.offsets = [part.size for part in actions.parts], actions.offsets
         self.last = nn.Embedding(actions.num_ids + 1, hidden)
-        self.join = nn.Linear(3 * hidden, 2 * hidden)
+        self.join = nn.Linear(picture.size + hidden, 2 * hidden)
         self.head = nn.Linear(2 * hidden, actions.num_ids)
 
     def forward(self, ids: Int[Tensor, "*b V"], last: Int[Tensor, "*b A"]) -> list[Float[Tensor, "*b size"]]:
         """Logits of each part, from a picture's ids (..., V) and the local ids (..., A) of what led to it, -1 for
         unknown."""
-        x = self.code(ids).flatten(0, -3).transpose(1, 2).unflatten(2, self.grid)
-        x = (x + F.gelu(self.near(x))).flatten(2)
-        seen = torch.cat([x.mean(2), x.amax(2)], 1).unflatten(0, ids.shape[:-1])
-        logits = self.head(F.gelu(self.join(torch.cat([seen, self.last(last + 1).mean(-2)], -1)))).float()
+        logits = self.head(F.gelu(self.join(torch.cat([self.picture(ids), self.last(last + 1).mean(-2)], -1)))).float()
         return [logits[..., begin : begin + size] for begin, size in zip(self.offsets, self.sizes)]
 
     def draw(

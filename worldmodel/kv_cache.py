@@ -92,7 +92,7 @@ class StepCache:
 
         anchors, window = config.anchor_frames, config.window
         self.far = room(self.start + anchors * self.count), room(anchors * layout.num_video)
-        self.near = room(window * self.count), room(window * layout.num_video)
+        self.near = room(config.long * self.count), room(window * layout.num_video)
         self.born = torch.full((batch,), clock)
         self.header_seen = torch.zeros(batch, self.start, dtype=torch.bool)
         self.event: Tensor | None = None
@@ -107,13 +107,14 @@ class StepCache:
     def _write(
         self, part: tuple[KeysValues, KeysValues], at: int, step: KeysValues, rows: Tensor | slice = slice(None)
     ) -> None:
-        """Puts a step's slots in their ``at``-th place."""
-        count, ids = self.count, self.dynamics.layout.num_video
-        start = at * count + (self.start if part is self.far else 0)
-        for piece, here, slots in (
-            (part[0], slice(start, start + count), slice(count)),
-            (part[1], slice(at * ids, (at + 1) * ids), slice(count, None)),
+        """Puts a step's slots in their ``at``-th place, or, in a ring, in that of step ``at``."""
+        header = self.start if part is self.far else 0
+        for piece, start, count, slots in (
+            (part[0], header, self.count, slice(self.count)),
+            (part[1], 0, self.dynamics.layout.num_video, slice(self.count, None)),
         ):
+            place = start + at * count % (piece.keys.shape[3] - start) if count else start
+            here = slice(place, place + count)
             piece.keys[:, rows, :, here] = step.keys[..., slots, :]
             piece.values[:, rows, :, here] = step.values[..., slots, :]
 
@@ -121,7 +122,7 @@ class StepCache:
         """Starts these rows anew: their first step becomes the one before ``clock``."""
         self.born[rows.cpu()] = self.clock - 1
         self.replace_header(rows, header, header_seen)
-        self._write(self.near, (self.clock - 1) % self.dynamics.config.window, first, rows)
+        self._write(self.near, self.clock - 1, first, rows)
 
     def replace_header(
         self, rows: Tensor, header: KeysValues, header_seen: Tensor, event: Tensor | None = None
@@ -142,7 +143,7 @@ class StepCache:
     def commit(self, step: KeysValues) -> None:
         """Appends one whole step for all rows and moves the clock. Positions count steps, not frames."""
         config = self.dynamics.config
-        self._write(self.near, self.clock % config.window, step)
+        self._write(self.near, self.clock, step)
         for i in range(config.anchor_frames):
             rows = (self.born + 1 + i == self.clock).nonzero()[:, 0]
             if len(rows):
@@ -158,10 +159,10 @@ class StepCache:
         config, layout = self.dynamics.config, self.dynamics.layout
         age = self.clock - 1 - self.born[:, None]  # steps since each row's first
         anchored = age > config.window + torch.arange(config.anchor_frames)
-        # How long ago each slot of the ring was written says who may see it.
-        recent = (self.clock - 1 - torch.arange(config.window)) % config.window <= age
         seen = [self.header_seen]
-        for size in (self.count, layout.num_video):
+        for size, kept in ((self.count, config.long), (layout.num_video, config.window)):
+            # How long ago each slot of the ring was written says who may see it.
+            recent = (self.clock - 1 - torch.arange(kept)) % kept <= age
             seen += [anchored.repeat_interleave(size, 1), recent.repeat_interleave(size, 1)]
         states, video = zip(self.far, self.near, strict=True)
         shown = torch.cat(seen, 1)

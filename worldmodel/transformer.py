@@ -33,7 +33,7 @@ from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout, Modality
 from worldmodel.action_prior import ActionPrior
 from worldmodel.attention import attend
-from worldmodel.nearby_cells import NearbyCells
+from worldmodel.nearby_cells import NearbyCells, PictureSummary
 from worldmodel.outcome import FrameOutcome, OutcomeLogits, outcome_reader
 from worldmodel.rotary import cos_sin, rotate
 
@@ -44,7 +44,9 @@ _HIDDEN = -1e4  # a bias that hides a key; finite, so that a row without keys ca
 class DynamicsConfig:
     """Size and memory of the transformer.
 
-    ``window`` steps are remembered besides the header and the first ``anchor_frames`` latent frames.
+    ``window`` steps are remembered besides the header and the first ``anchor_frames`` latent frames. Of ``memory``
+    steps, if that is more, action and state slots are; without a state they sum up the last picture, so that a long
+    past costs one key a step.
     ``tokens_per_pass`` are the video modes the weights are trained for; the first is the default.
     ``state_tokens_per_pass`` are the state's modes likewise; none means all of a state at once.
     ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
@@ -60,6 +62,7 @@ class DynamicsConfig:
     depth: int = 6
     heads: int = 4
     window: int = 4
+    memory: int = 0
     anchor_frames: int = 1
     max_text: int = 64
     max_event: int = 0
@@ -87,6 +90,11 @@ class DynamicsConfig:
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
+
+    @property
+    def long(self) -> int:
+        """Steps whose action and state slots are remembered."""
+        return max(self.window, self.memory)
 
 
 class Block(nn.Module):
@@ -241,12 +249,15 @@ class Dynamics(nn.Module):
             FrameOutcome(width, codes, layout.grid, config.rewards, config.predict_end) if in_frames else None
         )
         acts = config.predict_action and bool(schema.actions)
-        self.action_prior = ActionPrior(schema.actions, codes, layout.grid) if acts else None
         self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
-        self.nearby = None
+        parts = None if self.digits is None else self.digits.digits
+        self.action_prior = ActionPrior(schema.actions, PictureSummary(codes, layout.grid, parts)) if acts else None
+        self.nearby = self.summary = None
         if config.nearby_width:
-            parts = None if self.digits is None else self.digits.digits
             self.nearby = NearbyCells(codes, layout.grid, width, config.nearby_width, config.nearby_blocks, parts)
+        if config.memory and not has_state:
+            self.summary = PictureSummary(codes, layout.grid, parts)
+            self.summed = nn.Linear(self.summary.size, width)
         self.register_buffer("step_kinds", layout.step_modality, persistent=False)
         codec = StateCodec(schema)
         self.register_buffer("static_range", codec.legal_ranges("static"), persistent=False)
@@ -298,16 +309,21 @@ class Dynamics(nn.Module):
         known: Bool[Tensor, " N"],
         event: Float[Tensor, "N width"] | None = None,
         k: int | None = None,
+        previous_ids: Int[Tensor, "N V"] | None = None,
     ) -> Float[Tensor, "N slots width"]:
         """What a step's action and state slots know before any of its ids is known, (N, A + S, width).
 
         ``actions`` (N, A); ``state`` (N, F) the state the step starts from, read only where ``known`` (N,) (a first
         step starts from none, id by id); ``event`` (N, width) as :meth:`condition_event` makes it; ``k``, one of
-        ``state_modes``, ids of the state are predicted per pass (by default the first).
+        ``state_modes``, ids of the state are predicted per pass (by default the first); ``previous_ids`` (N, V) are the
+        last picture's, -1 or None for none, which are read where there is no state.
         """
         layout, act = self.layout, self.embed_action(actions)
         kinds = self.modality(self.step_kinds[: layout.num_settled])
         if not layout.num_state:
+            if self.summary is not None and previous_ids is not None:
+                seen = self.summed(self.summary(previous_ids.clamp_min(0)))
+                act = act + (seen * (previous_ids[:, :1] >= 0).to(act.dtype))[:, None]
             return act + kinds
         assert self.state_painter is not None
         painted = self.state_painter(state, event)
@@ -511,14 +527,15 @@ class Dynamics(nn.Module):
         shifted[:, 1:, self.not_yet_read(state_k)] = -1
         known = (torch.arange(steps, device=device) > 0).repeat(batch_size)
         event = self._condition_blocks(batch, steps)
-        x = self.condition_state(flat["actions"], flat["input_states"], known, event, state_k)
+        before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1)
+        told = before.flatten(0, 1) if with_video else None
+        x = self.condition_state(flat["actions"], flat["input_states"], known, event, state_k, told)
         x = self.feed_state(x, shifted.flatten(0, 1))
         if with_video:
             order = layout.cell_order(k).to(device)
             fed = _shift(batch.input_video[..., order], k, first_by=k)[..., order.argsort()].flatten(0, 1)
-            before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1).flatten(0, 1)
             shown = torch.cat([batch.states[:, :1], batch.states[:, :-1]], 1).flatten(0, 1)
-            conditioning = self.condition_frame(flat["actions"], before, flat["states"], shown, k)
+            conditioning = self.condition_frame(flat["actions"], before.flatten(0, 1), flat["states"], shown, k)
             x = torch.cat([x, self.feed_frame(conditioning, fed)], 1)
         length = x.shape[1]
         x = x.unflatten(0, (batch_size, steps))  # (B, T, Q, width)
@@ -546,9 +563,12 @@ class Dynamics(nn.Module):
                 far_key = rotate(torch.cat([key, *(a[:, :, :reach] for a in far_keys)], 2)[:, None], *turn)
                 far_value = torch.cat([value, *(a[:, :, :reach] for a in far_values)], 2)
                 far_value = far_value[:, None].expand(-1, steps, -1, -1, -1)
-                near_key, near_value = _windows(keys[..., :reach, :], window), _windows(values[..., :reach, :], window)
-                all_keys = torch.cat([far_key, near_key], 3).flatten(0, 1)
-                all_values = torch.cat([far_value, near_value], 3).flatten(0, 1)
+                old_key, old_value = (
+                    _windows(part[..., :count, :], config.long, window + 1) for part in (keys, values)
+                )
+                near_key, near_value = (_windows(part[..., :reach, :], window) for part in (keys, values))
+                all_keys = torch.cat([far_key, old_key, near_key], 3).flatten(0, 1)
+                all_values = torch.cat([far_value, old_value, near_value], 3).flatten(0, 1)
                 parts.append(attend(q[:, :, rows], [all_keys], [all_values], bias))
             attended = torch.cat(parts, 2).unflatten(0, (batch_size, steps))
             x = block.finish(x, attended)  # type: ignore[operator]
@@ -567,7 +587,6 @@ class Dynamics(nn.Module):
             state[:, 1:, self.outcome.slots] = self.outcome_logits(batch.states[:, 1:], batch.input_states[:, 1:])
         video = outcome = None
         if with_video:
-            before = F.pad(batch.input_video[:, :-1], (0, 0, 1, 0), value=-1)
             video = self.video_logits(x[:, :, count:], before if cells is None else before.gather(-1, cells))
             if self.frame_outcome is not None:
                 told = conditioning.unflatten(0, (batch_size, steps))
@@ -610,15 +629,21 @@ class Dynamics(nn.Module):
         if event_block is not None:
             caption = torch.arange(header_seen.shape[2], device=device) < layout.scene_end
             header_seen = header_seen & (caption | (t == event_block[:, None])[..., None])
-        ages = torch.arange(window, 0, -1, device=device)
         anchored = [t > window + i for i in range(1, min(self.config.anchor_frames, steps - 1) + 1)]
-        seen_steps = torch.stack([*anchored, *(t >= age for age in ages)], 1)  # (T, anchors and window)
+
+        def reached(longest: int, shortest: int, slots: int) -> Tensor:
+            """Of steps so many back, (T, steps times slots)."""
+            ages = torch.arange(longest, shortest - 1, -1, device=device)
+            return (t[:, None] >= ages).repeat_interleave(slots, 1)
+
         order = [self.pass_of_slot(k, 1), *[self.pass_of_slot(k, state_k)] * (steps - 1)]
         passes = torch.stack(order)[:, :length].to(device)
         inside = passes[:, None, :] <= passes[:, :, None]  # (T, Q, Q)
 
         def part(rows: slice, reach: int) -> tuple[slice, int, Tensor]:
-            seen = torch.cat([header_seen, seen_steps.repeat_interleave(reach, 1).expand(batch_size, -1, -1)], 2)
+            anchors = torch.stack(anchored, 1).repeat_interleave(reach, 1) if anchored else inside.new_zeros(steps, 0)
+            past = [anchors, reached(self.config.long, window + 1, count), reached(window, 1, reach)]
+            seen = torch.cat([header_seen, torch.cat(past, 1).expand(batch_size, -1, -1)], 2)
             own = inside[:, rows, :reach].expand(batch_size, -1, -1, -1)
             allowed = torch.cat([seen[:, :, None].expand(-1, -1, own.shape[2], -1), own], 3)
             return rows, reach, bias_of(allowed.flatten(0, 1), self.attention_dtype)[:, None]
@@ -667,7 +692,8 @@ def _only_asked(
     return x, query, [*others, (slice(count, count + asked), reach, bias.gather(2, rows))]
 
 
-def _windows(x: Tensor, window: int) -> Tensor:
-    """(B, T, heads, Q, d) to each step's last ``window`` steps and itself, (B, T, heads, (window + 1) * Q, d)."""
-    padded, steps = F.pad(x, (0, 0, 0, 0, 0, 0, window, 0)), x.shape[1]
-    return torch.cat([padded[:, i : i + steps] for i in range(window + 1)], 3)
+def _windows(x: Tensor, longest: int, shortest: int = 0) -> Tensor:
+    """(B, T, heads, Q, d) to each step's steps from so many back to so many, (B, T, heads, n * Q, d)."""
+    padded, steps = F.pad(x, (0, 0, 0, 0, 0, 0, longest, 0)), x.shape[1]
+    parts = [padded[:, i : i + steps] for i in range(longest - shortest + 1)]
+    return torch.cat(parts, 3) if parts else x[..., :0, :]

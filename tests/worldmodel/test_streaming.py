@@ -164,8 +164,19 @@ def test_of_two_passes_the_first_settles_every_other_cell(monkeypatch, schema: S
         tiny_world(UNSTEERED),
         tiny_world(anchor_frames=0),
         tiny_world(STATELESS, nearby_width=12, nearby_blocks=1),
+        tiny_world(STATELESS, memory=7),
+        tiny_world(memory=5),
     ],
-    ids=["plane", "state sees video", "no state", "no state, no actions", "no anchors", "nearby cells"],
+    ids=[
+        "plane",
+        "state sees video",
+        "no state",
+        "no state, no actions",
+        "no anchors",
+        "nearby cells",
+        "long memory",
+        "long memory of states",
+    ],
 )
 def test_cached_streaming_equals_the_whole_forward(monkeypatch, world: World, k: int):
     played = play(monkeypatch, world, k)

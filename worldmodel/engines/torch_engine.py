@@ -51,7 +51,7 @@ class Engine:
         uniforms, limits = query.uniforms[:, : layout.num_state], query.limits
         k = sampling.state_tokens_per_pass or dynamics.state_modes[0]
         known = query.actions.new_ones(len(query.actions), dtype=torch.bool)
-        conditioning = dynamics.condition_state(query.actions, state, known, start.past.event, k)
+        conditioning = dynamics.condition_state(query.actions, state, known, start.past.event, k, start.video_ids)
         cos, sin = query.cos[: layout.num_settled], query.sin[: layout.num_settled]
         if layout.num_state <= k:
             x = dynamics.feed_state(conditioning, ids)
