@@ -63,7 +63,7 @@ class Making:
 
     @property
     def most_episodes(self) -> int:
-        """As many as :data:`AMOUNTS` says, if their frames can be kept in memory: else they were read again and again."""
+        """As many as :data:`AMOUNTS` says, if their frames can be kept in memory: others are read anew each time."""
         store = EpisodeStore(self.source.recording)
         counts = [store.num_frames(i) for split in ("train", "validation", "test") for i in store.split(split)]
         each = 3 * prod(store.size) * sum(counts) / len(counts)
