@@ -19,7 +19,7 @@ import yaml
 from train.making import sources
 from train.making.plan import Plan
 from train.making.runner import alone_in
-from train.making.stages import CONFIGS, Making
+from train.making.stages import CONFIGS, WITH_STATE, Making
 from train.making.trial import again
 
 
@@ -35,8 +35,8 @@ def measure(out: Path) -> dict[str, float]:
         making = Making(source=sources.find(options, work, size), size=size, work=work, out=out).fitted()
         pace = {name: again(making, name) for name in ("tokenizer", "dynamics")}
     data = yaml.safe_load((CONFIGS / f"dynamics/pixels_{size}.yaml").read_text(encoding="utf-8"))["data"]["init_args"]
-    rows = 2 if making.source.state and size == "small" else data["batch_size"]
-    steps = rows * ((making.blocks or data["num_blocks"]) - 1)
+    blocks = making.blocks or (WITH_STATE if making.source.state else data["num_blocks"])
+    steps = data["batch_size"] * (blocks - 1)
     numbers = {f"training.{name}.updates_per_s": 1 / seconds for name, seconds in pace.items()}
     return numbers | {"training.dynamics.predicted_steps_per_s": steps / pace["dynamics"]}
 

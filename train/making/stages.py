@@ -13,7 +13,8 @@ from train.making.sources import Source
 from train.worlds.contract import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-LONGEST = 12  # latent frames of a training window
+LONGEST = 24  # latent frames of a training window
+WITH_STATE = 12  # the same where a state remembers
 SIZES = ("tiny", "small", "base")
 KEPT = {"tiny": 1.0, "small": 3.5, "base": 8.0}  # gigabytes of frames that a training keeps in memory
 AMOUNTS = {  # most episodes, and updates where no time is given
@@ -56,10 +57,11 @@ class Making:
         """With windows no longer than the recorded episodes are. Raises ValueError where they have no next step."""
         store = EpisodeStore(self.source.recording)
         lengths = sorted(len(store.span(i, split)) for split in ("train", "validation") for i in store.split(split))
-        usual = lengths[len(lengths) // 2]
-        if usual < 2:
+        if lengths[len(lengths) // 2] < 2:
             raise ValueError(f"most episodes of {store.path} end within a step: no next step can be learned from them")
-        return replace(self, blocks=usual) if usual < LONGEST else self
+        most = max(2, lengths[len(lengths) // 4])  # a shorter episode is in no window
+        longest = WITH_STATE if self.source.state else LONGEST
+        return replace(self, blocks=most) if most < longest else self
 
     @property
     def most_episodes(self) -> int:
@@ -99,7 +101,8 @@ class Making:
         if source.state:  # states alone cost little, and all else follows them
             blocks = min(4, self.blocks or LONGEST)
             from_tokens |= {"data__beside": self.tokens, "data__beside_blocks": blocks, "data__beside_count": 16}
-            from_tokens |= {"data__batch_size": 2} if self.size == "small" else {}
+            from_tokens |= {"model__config.memory": 0}
+            from_tokens |= {"data__num_blocks": WITH_STATE} if self.size != "tiny" else {}
         return [
             *stages,
             self._fit("tokenizer", "tokenizer", amounts, data__recording=self.recording, **schema),
@@ -146,7 +149,10 @@ class Making:
             command += ["--checkpoint_every_n_steps", "10", "--trainer.log_every_n_steps", "10"]
         if self.blocks is not None:
             of_tokens = kind == "dynamics"
-            given["data__num_blocks" if of_tokens else "data__num_steps"] = self.blocks if of_tokens else 1
+            if of_tokens:
+                given["data__num_blocks"] = self.blocks
+            elif self.blocks < WITH_STATE:
+                given["data__num_steps"] = 1
         if kind != "dynamics":
             given["data__cache_gigabytes"] = KEPT[self.size]
         for key, value in given.items():
