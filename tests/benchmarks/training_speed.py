@@ -14,12 +14,10 @@ import json
 import sys
 from pathlib import Path
 
-import yaml
-
 from train.making import sources
 from train.making.plan import Plan
 from train.making.runner import alone_in
-from train.making.stages import CONFIGS, WITH_STATE, Making
+from train.making.stages import WITH_STATE, Making, windows
 from train.making.trial import again
 
 
@@ -34,8 +32,9 @@ def measure(out: Path) -> dict[str, float]:
     with alone_in(work):
         making = Making(source=sources.find(options, work, size), size=size, work=work, out=out).fitted()
         pace = {name: again(making, name) for name in ("tokenizer", "dynamics")}
-    data = yaml.safe_load((CONFIGS / f"dynamics/pixels_{size}.yaml").read_text(encoding="utf-8"))["data"]["init_args"]
-    blocks = making.blocks or (WITH_STATE if making.source.state else data["num_blocks"])
+    data = windows("dynamics", size)
+    most = WITH_STATE if making.source.state else data["num_blocks"]
+    blocks = min(most, making.blocks or most)
     steps = data["batch_size"] * (blocks - 1)
     numbers = {f"training.{name}.updates_per_s": 1 / seconds for name, seconds in pace.items()}
     return numbers | {"training.dynamics.predicted_steps_per_s": steps / pace["dynamics"]}

@@ -8,6 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from train.data.episode_store import EpisodeStore
 from train.making.sources import Source
 from train.worlds.contract import Stage
@@ -22,6 +24,12 @@ AMOUNTS = {  # most episodes, and updates where no time is given
     "small": {"record": 600, "latent actions": 2000, "tokenizer": 6000, "dynamics": 6000},
     "base": {"record": 10000, "latent actions": 10000, "tokenizer": 40000, "dynamics": 40000},
 }
+
+
+def windows(kind: str, size: str) -> dict[str, Any]:
+    """What a training's configuration says of its data."""
+    text = (CONFIGS / kind / f"pixels_{size}.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)["data"]["init_args"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +110,8 @@ class Making:
             blocks = min(4, self.blocks or LONGEST)
             from_tokens |= {"data__beside": self.tokens, "data__beside_blocks": blocks, "data__beside_count": 16}
             from_tokens |= {"model__config.memory": 0}
-            from_tokens |= {"data__num_blocks": WITH_STATE} if self.size != "tiny" else {}
+            own = windows("dynamics", self.size)["num_blocks"]
+            from_tokens["data__num_blocks"] = min(own, WITH_STATE)
         return [
             *stages,
             self._fit("tokenizer", "tokenizer", amounts, data__recording=self.recording, **schema),
@@ -147,12 +156,12 @@ class Making:
         command += ["--trainer.default_root_dir", str(self.run(name)), "--resume", "auto"]
         if self.size == "tiny":
             command += ["--checkpoint_every_n_steps", "10", "--trainer.log_every_n_steps", "10"]
-        if self.blocks is not None:
-            of_tokens = kind == "dynamics"
-            if of_tokens:
-                given["data__num_blocks"] = self.blocks
-            elif self.blocks < WITH_STATE:
-                given["data__num_steps"] = 1
+        if self.blocks is not None:  # of short episodes, shorter windows than is usual
+            own = windows(kind, self.size)
+            if kind == "dynamics":
+                given["data__num_blocks"] = min(own["num_blocks"], self.blocks)
+            else:
+                given["data__num_steps"] = max(1, min(own["num_steps"], self.blocks // 4))
         if kind != "dynamics":
             given["data__cache_gigabytes"] = KEPT[self.size]
         for key, value in given.items():
