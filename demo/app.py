@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -128,15 +127,13 @@ class _Late:
     """An application that is made when it is first asked for."""
 
     def __init__(self, make: Callable[[], FastAPI]) -> None:
-        self.make, self.app, self.lock = make, None, asyncio.Lock()
-        self.running = AsyncExitStack()
+        self.make, self.lock = make, asyncio.Lock()
+        self.app: FastAPI | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self.lock:
             if self.app is None:
-                app = await asyncio.to_thread(self.make)
-                await self.running.enter_async_context(app.router.lifespan_context(app))
-                self.app = app
+                self.app = await asyncio.to_thread(self.make)
         await self.app(scope, receive, send)
 
 
