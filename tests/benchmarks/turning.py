@@ -68,7 +68,10 @@ def turners(store: EpisodeStore) -> tuple[Any, Any]:
             moved.setdefault(int(action), []).append(float(dx))
     total = sum(map(len, moved.values()))
     mean = {action: float(np.mean(values)) for action, values in moved.items() if len(values) >= LEAST * total}
-    return max(mean, key=mean.__getitem__), min(mean, key=mean.__getitem__)
+    left, right = max(mean, key=mean.__getitem__), min(mean, key=mean.__getitem__)
+    if not mean[left] > 0 > mean[right]:
+        raise ValueError("no two actions move this recording's pictures to either side: say --left and --right")
+    return left, right
 
 
 def moments(store: EpisodeStore, after: int) -> list[tuple[Episode, int]]:
@@ -79,6 +82,8 @@ def moments(store: EpisodeStore, after: int) -> list[tuple[Episode, int]]:
     for index in chosen:
         episode = store.read(index)
         found += [(episode, step) for step in range(CONTEXT, episode.num_steps - after, apart)]
+    if not found:
+        raise ValueError(f"{store.path} has no held-out episode of {CONTEXT + after} steps: record longer ones")
     return found[:PAIRS]
 
 
