@@ -27,7 +27,7 @@ def behaviour(name: str, rng: np.random.Generator) -> Callable[[np.ndarray], int
         last = state[:2].copy()
         left -= 1
         if stuck and ACTIONS[held].startswith("forward"):
-            held, left = int(rng.choice([2, 3])), int(rng.integers(3, 9))
+            held, left = int(rng.choice([2, 3])), int(rng.integers(6, 13))  # a quarter to half a turn
         elif left <= 0:
             weights = [0.02, 0.5, 0.1, 0.1, 0.14, 0.14] if name == "wander" else [0.1, 0.2, 0.3, 0.3, 0.05, 0.05]
             held, left = int(rng.choice(len(ACTIONS), p=weights)), int(rng.integers(1, 7))
