@@ -8,10 +8,23 @@ frames that the kernel still reaches. MAGVIT-v2 (arXiv:2310.05737) convolves so 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+def pick(x: Tensor, rows: Tensor | None, axis: int = 0) -> Tensor:
+    """These rows of a tensor along an axis; the same memory where all of them are one, or where none are named."""
+    if rows is None:
+        return x
+    if bool((rows == rows[0]).all()):
+        shape = list(x.shape)
+        shape[axis] = len(rows)
+        return x.narrow(axis, int(rows[0]), 1).expand(shape)
+    return x.index_select(axis, rows.to(x.device))
 
 
 class StreamingCache:
@@ -32,11 +45,23 @@ class StreamingCache:
         """Call once after each pass over all modules: no row is at its beginning any more."""
         self.fresh = torch.zeros_like(self.fresh)
 
-    def clone(self) -> StreamingCache:
-        """An independent copy. Kept frames are replaced, never written into, so they may be shared."""
-        twin = StreamingCache(len(self.fresh))
-        twin.past, twin.fresh = dict(self.past), self.fresh.clone()
+    def fork(self, rows: Tensor | None = None) -> StreamingCache:
+        """An independent copy of all rows, or of these. Kept frames are replaced, never written into, so they may be
+        shared."""
+        twin = StreamingCache(0)
+        twin.past = {module: pick(frames, rows) for module, frames in self.past.items()}
+        twin.fresh = (self.fresh if rows is None else self.fresh[rows.cpu()]).clone()
         return twin
+
+    def packed(self, places: Mapping[nn.Module, str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """To be kept without the modules: by their names."""
+        return self.fresh, {places[module]: frames for module, frames in self.past.items()}
+
+    @classmethod
+    def unpacked(cls, packed: tuple[Tensor, Mapping[str, Tensor]], modules: Mapping[str, nn.Module]) -> StreamingCache:
+        cache = cls(0)
+        cache.fresh, cache.past = packed[0], {modules[name]: frames for name, frames in packed[1].items()}
+        return cache
 
     def adopt(self, other: StreamingCache, rows: list[int]) -> None:
         """Takes over another cache's streams as these rows, in order."""

@@ -98,7 +98,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
-        self.config, self.kind = config, KINDS[config.kind]
+        self.config = config
         self.noisy = False
         self.codebook = self.kind.build(config)
 
@@ -110,6 +110,10 @@ class Quantizer(nn.Module):
     def dim(self) -> int:
         """Channels of a latent."""
         return self.config.channels
+
+    @property
+    def kind(self) -> QuantizerKind:
+        return KINDS[self.config.kind]
 
     def forward(self, latents: Float[Tensor, "N C H W"]) -> Quantized:
         with torch.autocast(latents.device.type, enabled=False):

@@ -273,6 +273,36 @@ class StateCodec(nn.Module):
             out[..., slot.columns] = self._values_of(slot, ids[..., i]).to(out)
         return out
 
+    # -- what probabilities say ---------------------------------------------------------------------
+
+    def outlook(
+        self, values: Float[Tensor, "B F"], probabilities: Float[Tensor, "B S ids"]
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """The mean reward, and how likely the end is, (B,) each, of states (B, F) whose ids had ``probabilities``.
+
+        0 where the state holds none. A reward that goes by changes is a mean as it stands.
+        """
+        means = []
+        for role in ("reward", "terminated"):
+            mean = values.new_zeros(len(values))
+            for i, slot in enumerate(self.schema.slots):
+                if slot.field.role == role:
+                    mean = values[:, slot.columns.start]
+                    if slot.field.change is None:
+                        ids = torch.arange(slot.field.num_absolute, device=values.device)
+                        said = self._values_of(slot, ids + slot.offset)[:, 0]
+                        mean = probabilities[:, i, slot.offset : slot.offset + len(ids)] @ said.to(probabilities)
+            means.append(mean)
+        return means[0], means[1]
+
+    def doubt(self, probabilities: Float[Tensor, "B S ids"]) -> Float[Tensor, "B entities"]:
+        """The mean entropy of the ids of each entity's slots, in nats, in the schema's order; 0 for one without any."""
+        each = torch.special.entr(probabilities).sum(-1)  # (B, S)
+        owner = torch.tensor([slot.entity for slot in self.schema.slots], device=each.device)
+        entities = torch.arange(len(self.schema.entities), device=each.device)
+        mine = (owner == entities[:, None]).to(each)
+        return each @ mine.T / mine.sum(1).clamp_min(1)
+
     # -- what values may be -------------------------------------------------------------------------
 
     @staticmethod

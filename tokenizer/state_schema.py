@@ -274,6 +274,34 @@ class StateSchema:
         """Length of the state vector."""
         return self._layout[2]
 
+    @cached_property
+    def value_names(self) -> tuple[str, ...]:
+        """What each value of a state is: ``player.position[0]``, or ``light.angle`` where a field has only one."""
+        return tuple(
+            f"{entity.name}.{f.name}" + (f"[{i}]" if f.size > 1 else "")
+            for entity in self.entities
+            for f in entity.fields
+            for i in range(f.size)
+        )
+
+    @cached_property
+    def value_units(self) -> tuple[str, ...]:
+        """The unit of each value of a state; empty where it has none."""
+        return tuple(f.unit for entity in self.entities for f in entity.fields for _ in range(f.size))
+
+    @property
+    def value_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest that each value of a state may be, float32 (num_values,) each."""
+        ends = {"flag": (0.0, 1.0), "bits": (0.0, 1.0)}
+        pairs = [
+            ends.get(f.kind, (0.0, len(f.names) - 1.0) if f.kind == "categorical" else (f.low, f.high))
+            for entity in self.entities
+            for f in entity.fields
+            for _ in range(f.size)
+        ]
+        low, high = np.array(pairs, dtype=np.float32).reshape(-1, 2).T
+        return low, high
+
     @property
     def num_local_ids(self) -> int:
         """Size of the local state range: all fields' absolute and change ids."""

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
-from worldmodel.engines.step import StepQuery, StepStart
+from worldmodel.engines.step import StepQuery, StepStart, Wanted
 from worldmodel.engines.torch_engine import Engine
-from worldmodel.kv_cache import Past, StepCache, beyond_window, pass_bias, turn
+from worldmodel.kv_cache import Past, StepCache, beyond_window, join, pass_bias, turn
 from worldmodel.parts import WorldParts
 from worldmodel.sampling import Sampling, sample, uniforms
 from worldmodel.transformer import Dynamics, KeysValues
@@ -74,9 +74,17 @@ class Begun:
     pixels: StreamingCache
 
 
-def begin(parts: WorldParts, beginnings: Sequence[Beginning], sampling: Sampling, clock: int | None = None) -> Begun:
+def begin(
+    parts: WorldParts,
+    beginnings: Sequence[Beginning],
+    sampling: Sampling,
+    clock: int | None = None,
+    *,
+    draw: bool = True,
+) -> Begun:
     """Everything that rows need to go on at step ``clock``; by default as soon as their prompts have been taken in.
 
+    Without ``draw``, there are no frames, and no room for what pictures leave. States are the same.
     Raises ValueError for wrong shapes, unknown names, values out of range; nothing has been changed then.
     """
     schema, layout, device = parts.schema, parts.dynamics.layout, parts.device
@@ -108,7 +116,12 @@ def begin(parts: WorldParts, beginnings: Sequence[Beginning], sampling: Sampling
         Prompt(nothing if seen is None else seen, *_past_of(parts, b, 1 if seen is None else len(seen), values[i]))
         for i, (b, seen) in enumerate(zip(beginnings, ids, strict=True))
     ]
-    memory, state_ids, video_ids = _take_in(parts, text, prompts, sampling, generators, clock)
+    memory, state_ids, video_ids = _take_in(parts, text, prompts, sampling, generators, clock, draw)
+    if not draw:
+        height, width = parts.tokenizer.size
+        frames = torch.zeros(len(beginnings), 0, height, width, 3, dtype=torch.uint8, device=device)
+        pixels = StreamingCache(len(beginnings))
+        return Begun(generators, limits, values, state_ids, video_ids, frames, memory, pixels)
     seen = {i: prompt.video_ids for i, prompt in enumerate(prompts) if ids[i] is not None}
     frames, pixels = _show(parts, video_ids, seen, values)
     return Begun(generators, limits, values, state_ids, video_ids, frames, memory, pixels)
@@ -148,6 +161,7 @@ def _take_in(
     sampling: Sampling,
     generators: list[torch.Generator],
     clock: int | None,
+    draw: bool,
 ) -> tuple[StepCache, Tensor, Tensor]:
     """Plays prompts that end together: the memory (its clock at ``clock``), and the last state and video ids.
 
@@ -156,7 +170,7 @@ def _take_in(
     dynamics, layout, codec = parts.dynamics, parts.dynamics.layout, parts.codec
     engine, longest = Engine(parts), max(map(len, prompts))
     clock = longest if clock is None else clock
-    memory = StepCache(dynamics, len(prompts), clock=clock - longest + 1)
+    memory = StepCache(dynamics, len(prompts), clock=clock - longest + 1, draw=draw)
     states = torch.stack([F.pad(p.states, (0, 0, longest - len(p), 0)) for p in prompts], 1)  # (longest, n, F)
     video = torch.stack([F.pad(p.video_ids, (0, 0, longest - len(p), 0), value=-1) for p in prompts], 1)
     actions = torch.stack([F.pad(p.actions, (0, 0, longest - len(p), 0), value=-1) for p in prompts], 1)
@@ -171,7 +185,7 @@ def _take_in(
                 memory.past(), beyond_window(dynamics, memory.clock), state_ids, states[t - 1], states[t - 1], video_ids
             )
             query = StepQuery(actions[t], cos, sin, nothing, fixed_video=video[t], fixed_state=(ids, states[t]))
-            made = engine.step(sampling, start, query)
+            made = engine.step(sampling, start, query, Wanted(picture=draw))
             memory.commit(made.kept)
             state_ids, video_ids = made.state_ids, made.video_ids
         rows = [i for i, prompt in enumerate(prompts) if len(prompt) == longest - t]
@@ -187,9 +201,11 @@ def _take_in(
             here, nothing = states[t, index], torch.full_like(video[t, index], -1)
             start = StepStart(past, None, ids, here, here, nothing)
             query = StepQuery(nobody(parts, len(rows)), cos, sin, chance, fixed_video=video[t, index])
-            drawn = engine.draw(sampling, start, query, here, settled)
-            memory.begin(index, header, seen, drawn.kept)
-            state_ids, video_ids = state_ids.index_copy(0, index, ids), video_ids.index_copy(0, index, drawn.video_ids)
+            state_ids = state_ids.index_copy(0, index, ids)
+            if draw:
+                drawn = engine.draw(sampling, start, query, here, settled)
+                settled, video_ids = drawn.kept, video_ids.index_copy(0, index, drawn.video_ids)
+            memory.begin(index, header, seen, settled)
     return memory, state_ids, video_ids
 
 
@@ -237,23 +253,18 @@ def header_past(dynamics: Dynamics, header: KeysValues, seen: Tensor, step: int)
     return Past([turn(header, *beyond_window(dynamics, step))], [], seen)
 
 
-def state_pass(parts: WorldParts, past: Past, step: int, ids: Tensor, values: Tensor) -> tuple[Tensor, KeysValues]:
-    """A first state's slots, each told the id before it: hidden (n, A + S, width), keys and values."""
+def first_state(parts: WorldParts, past: Past, step: int, values: Tensor) -> tuple[Tensor, KeysValues]:
+    """The absolute ids (n, S) of states (n, F), and keys and values of action and state slots, each told the id before
+    it."""
     dynamics, layout = parts.dynamics, parts.dynamics.layout
-    slots = slice(0, layout.num_settled)
+    slots, ids = slice(0, layout.num_settled), parts.codec.encode(values, "absolute")
     fed = F.pad(ids[:, :-1], (1, 0), value=-1) if ids.shape[1] else ids
     known = torch.zeros(len(ids), dtype=torch.bool, device=parts.device)
     x = dynamics.embed_state(nobody(parts, len(ids)), fed, values, known)
     passes = dynamics.pass_of_slot(1, 1)[slots]
     cos, sin = dynamics.positions(torch.tensor(step), layout.step_place[slots])
     bias = pass_bias(past, passes[None] <= passes[:, None])
-    return dynamics.core(x, cos, sin, past.pieces, bias, parts.attention)
-
-
-def first_state(parts: WorldParts, past: Past, step: int, values: Tensor) -> tuple[Tensor, KeysValues]:
-    """The absolute ids (n, S) of states (n, F), and keys and values of action and state slots."""
-    ids = parts.codec.encode(values, "absolute")
-    return ids, state_pass(parts, past, step, ids, values)[1]
+    return ids, dynamics.core(x, cos, sin, past.pieces, bias, parts.attention)[1]
 
 
 # -- scenes -----------------------------------------------------------------------------------------------
@@ -279,12 +290,16 @@ class SceneSampler:
         static = dynamics.static_range[:, 0].expand(len(text), -1).clone()
         cos, sin = dynamics.positions(torch.tensor(0), layout.header_place)
         start = layout.vocabulary.span("state").start
-        texts = self._guiding(text)
+        texts, past = self._guiding(text), []
+        twice, begun = len(texts) // len(text), 0
         known, fixed = self._known(given, "static")
         for i, (low, high) in enumerate(dynamics.static_range.tolist()):
-            ids = layout.pack_header(texts, static.repeat(len(texts) // len(text), 1))
-            hidden, _ = dynamics.core(dynamics.embed_header(ids), cos, sin, [], dynamics.header_bias(ids))
-            logits = dynamics.header_head(hidden[:, layout.header_static][:, i : i + 1]).float()
+            end = layout.header_static.start + i + 1
+            ids, here = layout.pack_header(texts, static.repeat(twice, 1)), slice(begun, end)
+            bias = dynamics.header_bias(ids)[..., here, :end]
+            hidden, new = dynamics.core(dynamics.embed_header(ids)[:, here], cos[here], sin[here], past, bias)
+            past, begun = [join([*past, new])], end
+            logits = dynamics.header_head(hidden[:, -1:]).float()
             logits = self._guided(logits[..., start + low : start + high], len(text))
             drawn = low + self._draw(logits, generators)
             static[:, i] = torch.where(known[:, i], fixed[:, i], drawn)
@@ -306,15 +321,24 @@ class SceneSampler:
         twice = len(texts) // len(text)
         header_ids, header = encode_header(parts, texts, values.repeat(twice, 1))
         past = header_past(dynamics, header, header_ids != layout.vocabulary.special("pad"), 0)
+        past = past.with_room(layout.num_settled)
+        rows = len(texts)
+        unknown = torch.zeros(rows, dtype=torch.bool, device=parts.device)
+        conditioning = dynamics.condition_state(nobody(parts, rows), values.repeat(twice, 1), unknown)
+        cos, sin = dynamics.positions(torch.tensor(0), layout.step_place[: layout.num_settled])
         ids = dynamics.absolute_range[:, 0].expand(len(text), -1).clone()
         known, fixed = self._known(given, "absolute")
+        fed = torch.full((rows, 1), -1, device=parts.device)
         for i in range(layout.num_state):
-            hidden, _ = state_pass(parts, past, 0, ids.repeat(twice, 1), values.repeat(twice, 1))
-            logits = self._guided(
-                dynamics.state_logits(hidden[:, layout.step_state], dynamics.absolute_range), len(text)
-            )
-            drawn = self._draw(logits[:, i : i + 1], generators)
+            here = slice(layout.num_action + i if i else 0, layout.num_action + i + 1)  # the action goes with the first
+            x = dynamics.feed_state(conditioning[:, here], fed)
+            bias = pass_bias(past, past.seen.new_ones(1, x.shape[1]))
+            hidden, new = dynamics.core(x, cos[here], sin[here], past.pieces, bias, parts.attention)
+            past.fill(layout.num_settled - here.start, new)
+            logits = dynamics.state_logits(hidden[:, -1:], dynamics.absolute_range[i : i + 1])
+            drawn = self._draw(self._guided(logits, len(text)), generators)
             ids[:, i] = torch.where(known[:, i], fixed[:, i], drawn)
+            fed = ids[:, i : i + 1].repeat(twice, 1)
         return parts.codec.settled(parts.codec.decode(ids, "absolute", values))
 
     def _draw(self, logits: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -8,12 +8,14 @@ where training shows them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenizer.causal_conv import pick
 from worldmodel.rotary import rotate
 from worldmodel.transformer import Dynamics, KeysValues, bias_of
 
@@ -76,14 +78,15 @@ class StepCache:
     """The memory of ``batch`` streams. ``clock`` is the step that comes next; it never wraps, and may begin below 0.
 
     ``far`` holds header and anchors as if at step 0, ``near`` the ring, each in two pieces: what state slots left and
-    what video slots left, for state passes need not look at video.
+    what video slots left, for state passes need not look at video. Without ``draw``, there is no room for video.
     """
 
-    def __init__(self, dynamics: Dynamics, batch: int, clock: int = 0) -> None:
+    def __init__(self, dynamics: Dynamics, batch: int, clock: int = 0, *, draw: bool = True) -> None:
         config, layout = dynamics.config, dynamics.layout
         self.dynamics, self.clock = dynamics, clock
-        self.count = layout.num_settled
+        self.count, self.num_video = layout.num_settled, layout.num_video if draw else 0
         self.start = layout.header_length
+        self.shared = False  # keys and values with another cache, so that they are copied before they are written
         shape = (config.depth, batch, config.heads)
 
         def room(size: int) -> KeysValues:
@@ -91,8 +94,8 @@ class StepCache:
             return KeysValues(empty, empty.clone())
 
         anchors, window = config.anchor_frames, config.window
-        self.far = room(self.start + anchors * self.count), room(anchors * layout.num_video)
-        self.near = room(config.long * self.count), room(window * layout.num_video)
+        self.far = room(self.start + anchors * self.count), room(anchors * self.num_video)
+        self.near = room(config.long * self.count), room(window * self.num_video)
         self.born = torch.full((batch,), clock)
         self.header_seen = torch.zeros(batch, self.start, dtype=torch.bool)
         self.event: Tensor | None = None
@@ -111,7 +114,7 @@ class StepCache:
         header = self.start if part is self.far else 0
         for piece, start, count, slots in (
             (part[0], header, self.count, slice(self.count)),
-            (part[1], 0, self.dynamics.layout.num_video, slice(self.count, None)),
+            (part[1], 0, self.num_video, slice(self.count, None)),
         ):
             place = start + at * count % (piece.keys.shape[3] - start) if count else start
             here = slice(place, place + count)
@@ -120,6 +123,7 @@ class StepCache:
 
     def begin(self, rows: Tensor, header: KeysValues, header_seen: Tensor, first: KeysValues) -> None:
         """Starts these rows anew: their first step becomes the one before ``clock``."""
+        self._own()
         self.born[rows.cpu()] = self.clock - 1
         self.replace_header(rows, header, header_seen)
         self._write(self.near, self.clock - 1, first, rows)
@@ -128,6 +132,7 @@ class StepCache:
         self, rows: Tensor, header: KeysValues, header_seen: Tensor, event: Tensor | None = None
     ) -> None:
         """Puts another header in its place, for rows whose scene was edited or that are told something."""
+        self._own()
         self.header_seen[rows.cpu()] = header_seen.cpu()
         if self.event is not None:
             self.event[rows] = self.event.new_zeros(1) if event is None else event
@@ -142,6 +147,7 @@ class StepCache:
 
     def commit(self, step: KeysValues) -> None:
         """Appends one whole step for all rows and moves the clock. Positions count steps, not frames."""
+        self._own()
         config = self.dynamics.config
         self._write(self.near, self.clock, step)
         for i in range(config.anchor_frames):
@@ -156,11 +162,11 @@ class StepCache:
 
     def past(self) -> Past:
         """What the step at ``clock`` may see of everything before it, the far pieces yet to be turned."""
-        config, layout = self.dynamics.config, self.dynamics.layout
+        config = self.dynamics.config
         age = self.clock - 1 - self.born[:, None]  # steps since each row's first
         anchored = age > config.window + torch.arange(config.anchor_frames)
         seen = [self.header_seen]
-        for size, kept in ((self.count, config.long), (layout.num_video, config.window)):
+        for size, kept in ((self.count, config.long), (self.num_video, config.window)):
             # How long ago each slot of the ring was written says who may see it.
             recent = (self.clock - 1 - torch.arange(kept)) % kept <= age
             seen += [anchored.repeat_interleave(size, 1), recent.repeat_interleave(size, 1)]
@@ -168,20 +174,38 @@ class StepCache:
         shown = torch.cat(seen, 1)
         return Past(list(states), list(video), shown.to(self.dynamics.device), bool(shown.all()), self.event)
 
+    def latest(self) -> KeysValues:
+        """What the last step's slots left."""
+        pieces = []
+        for piece, count in zip(self.near, (self.count, self.num_video), strict=True):
+            place = (self.clock - 1) * count % piece.keys.shape[3] if count else 0
+            here = slice(place, place + count)
+            pieces.append(KeysValues(piece.keys[..., here, :], piece.values[..., here, :]))
+        return join(pieces)
+
     # -- copies -------------------------------------------------------------------------------------
 
-    def clone(self) -> StepCache:
-        """An independent copy of all rows."""
+    def fork(self, rows: Tensor | None = None) -> StepCache:
+        """An independent copy of all rows, or of these, each as often as it is named. Costs nothing before one of the
+        two is written into."""
         twin = StepCache.__new__(StepCache)
-        twin.dynamics, twin.clock, twin.count, twin.start = self.dynamics, self.clock, self.count, self.start
-        twin.far, twin.near = _copies(self.far), _copies(self.near)
-        twin.born, twin.header_seen = self.born.clone(), self.header_seen.clone()
-        twin.event = None if self.event is None else self.event.clone()
+        twin.__dict__.update(self.__dict__)
+        self.shared = twin.shared = True
+        born = slice(None) if rows is None else rows.cpu()
+        twin.born, twin.header_seen = self.born[born].clone(), self.header_seen[born].clone()
+        twin.far, twin.near = (_both(part, lambda x: pick(x, rows, 1)) for part in (self.far, self.near))
+        twin.event = None if self.event is None else pick(self.event, rows).clone()
         return twin
+
+    def _own(self) -> None:
+        if self.shared:
+            self.far, self.near = (_both(part, Tensor.clone) for part in (self.far, self.near))
+            self.shared = False
 
     def adopt(self, other: StepCache, rows: Tensor) -> None:
         """Takes over another cache's streams, at the same clock, as these rows, in order."""
         assert other.clock == self.clock
+        self._own()
         for mine, theirs in zip((*self.far, *self.near), (*other.far, *other.near), strict=True):
             mine.keys[:, rows], mine.values[:, rows] = theirs.keys, theirs.values
         here = rows.cpu()
@@ -190,8 +214,8 @@ class StepCache:
             self.event[rows] = other.event
 
 
-def _copies(pieces: tuple[KeysValues, KeysValues]) -> tuple[KeysValues, KeysValues]:
-    first, second = (KeysValues(piece.keys.clone(), piece.values.clone()) for piece in pieces)
+def _both(pieces: tuple[KeysValues, KeysValues], of: Callable[[Tensor], Tensor]) -> tuple[KeysValues, KeysValues]:
+    first, second = (KeysValues(of(piece.keys), of(piece.values)) for piece in pieces)
     return first, second
 
 

@@ -171,3 +171,11 @@ class FrameOutcome(nn.Module):
         nothing = torch.zeros_like(some)
         reward = nothing if logits.reward is None else self.values[logits.reward.argmax(-1)]
         return reward, nothing > 0 if logits.end is None else logits.end > 0
+
+    def expected(self, logits: OutcomeLogits) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        """The mean reward, and how likely it is that the episode ends: (...,) each."""
+        some = logits.end if logits.reward is None else logits.reward[..., 0]
+        assert some is not None
+        nothing = torch.zeros_like(some)
+        reward = nothing if logits.reward is None else logits.reward.softmax(-1) @ self.values
+        return reward, nothing if logits.end is None else logits.end.sigmoid()

@@ -5,6 +5,7 @@ Engines and rollouts take this; who loads, saves and starts worlds stands in ``w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,6 +91,25 @@ class WorldParts:
         return Vocabulary.of(
             text=self.text, actions=self.actions, schema=self.schema, num_codes=self.tokenizer.num_codes
         )
+
+    @cached_property
+    def module_names(self) -> dict[nn.Module, str]:
+        """Every module of every part, by its own name."""
+        return {
+            module: f"{part}.{name}"
+            for part, network in self.networks.items()
+            for name, module in network.named_modules()
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same weights, wherever they were loaded."""
+        sha = hashlib.sha256(self.vocabulary.fingerprint.encode())
+        for network in self.networks.values():
+            for name, weights in network.state_dict().items():
+                few = weights.detach().flatten()[:: max(1, weights.numel() // 64)]
+                sha.update(f"{name} {tuple(weights.shape)}".encode() + few.float().cpu().numpy().tobytes())
+        return sha.hexdigest()
 
     @property
     def actions(self) -> ActionSpace:

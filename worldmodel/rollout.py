@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from tokenizer.causal_conv import StreamingCache
+from tokenizer.causal_conv import StreamingCache, pick
 from worldmodel.beginning import Beginning, Begun, begin, encode_header
-from worldmodel.engines.step import StepQuery, StepStart
+from worldmodel.engines.step import StepQuery, StepResult, StepStart, Wanted
 from worldmodel.engines.torch_engine import Engine
 from worldmodel.kv_cache import StepCache, beyond_window
 from worldmodel.parts import WorldParts
@@ -33,14 +33,20 @@ Action = Any  # whatever ``ActionSpace.batch`` takes: a name, an index, an actio
 class Step:
     """What one action led to.
 
-    frames: uint8 (B, r, H, W, 3); state: float32 (B, num_values) in the schema's units; reward: float32 (B,);
-    terminated: bool (B,); upsampled: uint8 (B, r, 2H, 2W, 3), or None when the upsampler is off.
+    frames: uint8 (B, r, H, W, 3), r being 0 where nothing is drawn; state: float32 (B, num_values) in the schema's
+    units; reward: float32 (B,); terminated: bool (B,); reward_mean, terminated_probability: float32 (B,), the same as
+    expected before ids were chosen; doubt: float32 (B, entities), or (B, 1) in a world without a state, the mean
+    entropy of ids in nats, or None unless it was asked for; upsampled: uint8 (B, r, 2H, 2W, 3), or None when the
+    upsampler is off.
     """
 
     frames: UInt8[Tensor, "B r H W 3"]
     state: Float[Tensor, "B F"]
     reward: Float[Tensor, " B"]
     terminated: Bool[Tensor, " B"]
+    reward_mean: Float[Tensor, " B"]
+    terminated_probability: Float[Tensor, " B"]
+    doubt: Float[Tensor, "B doubts"] | None = None
     upsampled: UInt8[Tensor, "B r large_H large_W 3"] | None = None
 
 
@@ -68,12 +74,38 @@ class RolloutState:
     time: int = 0
     large: Tensor | None = None
 
+    def rows(self, index: Tensor | None) -> RolloutState:
+        """These rows of it, or all."""
+        if index is None:
+            return self
+        tensors = ("state", "shown", "state_ids", "video_ids", "frames", "actions", "seeds")
+        steering = Steering(pick(self.steering.limits, index), pick(self.steering.locked, index))
+        return replace(
+            self,
+            **{name: pick(getattr(self, name), index) for name in tensors},
+            steering=steering,
+            captions=tuple(self.captions[i] for i in index),
+            events=tuple(self.events[i] for i in index),
+            large=None if self.large is None else pick(self.large, index),
+        )
 
-@dataclass(frozen=True)
+
+@dataclass
 class Snapshot:
-    """Everything a rollout is at one moment. Opaque: give it to ``Rollout.restore``."""
+    """Everything a rollout is at one moment, without weights. Give it to ``Rollout.restore``. It may be pickled."""
 
-    rollout: Rollout
+    kept: Rollout | dict[str, Any]
+
+    def of(self, parts: WorldParts, engine: Engine) -> Rollout:
+        """A rollout that goes on from here. Raises ValueError for one of another world."""
+        if isinstance(self.kept, dict):
+            self.kept = Rollout._unpacked(self.kept, parts, engine)
+        if self.kept.parts is not parts:
+            raise ValueError("this snapshot is of another world: give one of this")
+        return self.kept.fork()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"kept": self.kept if isinstance(self.kept, dict) else self.kept._packed()}
 
 
 class Rollout:
@@ -82,6 +114,8 @@ class Rollout:
     Attributes:
         sampling: how ids are drawn, its modes filled in.
         upsample: whether steps also give upsampled frames.
+        draw: whether steps give frames. Where they don't, ``picture`` draws one from the state.
+        doubt: whether steps say how sure they were.
         now: everything else that can be read (see :class:`RolloutState`).
     """
 
@@ -99,11 +133,17 @@ class Rollout:
         sampling: Sampling,
         *,
         upsample: bool = False,
+        draw: bool = True,
+        doubt: bool = False,
     ) -> None:
-        self.parts, self.engine, self.upsample = parts, engine, upsample
+        if not draw and not parts.dynamics.simulates_alone:
+            raise ValueError("this world's steps look at their pictures: it cannot go on without drawing them")
+        if not draw and upsample:
+            raise ValueError("what is not drawn cannot be upsampled: ask for one of the two")
+        self.parts, self.engine, self.upsample, self.draw, self.doubt = parts, engine, upsample, draw, doubt
         self.sampling = with_modes(parts, sampling)
         with torch.inference_mode():
-            begun = begin(parts, beginnings, self.sampling)
+            begun = begin(parts, beginnings, self.sampling, draw=draw)
         batch, device = len(beginnings), parts.device
         self.cache, self.pixels, self.generators = begun.memory, begun.pixels, begun.generators
         self._upsampling = None
@@ -151,6 +191,22 @@ class Rollout:
         """One row's state by entity and field."""
         return self.parts.schema.to_dict(self.state[row])
 
+    @property
+    def latent(self) -> Tensor:
+        """float32 (B, slots, width): what the transformer's last layer keeps of the last step, its values of the action
+        slots, the state's, and, if it was drawn, the picture's."""
+        return self.cache.latest().values[-1].transpose(1, 2).flatten(2).float()
+
+    def picture(self) -> Tensor:
+        """uint8 (B, H, W, 3): the last picture, or, where nothing is drawn, one of the state as it is now."""
+        if self.draw:
+            return self.frames[:, -1]
+        each = zip(self.captions, self.state, self.now.seeds.tolist(), strict=True)
+        beginnings = [Beginning(caption=caption, state=state, seed=seed) for caption, state, seed in each]
+        with torch.inference_mode():
+            drawn = begin(self.parts, beginnings, self.sampling).frames[:, -1]
+        return drawn.clone()
+
     # -- playing --------------------------------------------------------------------------------------
 
     def step(self, action: Action = None) -> Step:
@@ -162,6 +218,8 @@ class Rollout:
         parts, prior = self.parts, self.parts.dynamics.action_prior
         if action is None and not parts.actions.num_parts:
             actions = torch.full((len(self), parts.dynamics.layout.num_action), -1)
+        elif action is None and prior is not None and not self.draw:
+            raise ValueError("what is likely to be done is seen in pictures, which are not drawn: give an action")
         elif action is None and prior is not None:
             with torch.inference_mode():
                 chance = uniforms(self.generators, parts.dynamics.layout.num_action, parts.device)
@@ -172,20 +230,25 @@ class Rollout:
         began = self.now.state  # an edited state is begun from, though no picture showed it
         with self.engine.computing():
             with torch.inference_mode():  # a step is many small operations, each a little cheaper so
-                reward, terminated = self._advance(actions.to(parts.device))
+                led = self._advance(actions.to(parts.device))
             self._leave_inference_mode()  # still there: copies, too, would wake PyTorch's other threads
+            nothing = torch.zeros(len(self), device=parts.device)
+            mean, end = (nothing, nothing.clone()) if led.outlook is None else (led.outlook.reward, led.outlook.end)
             made = Step(
                 frames=self.now.frames.clone(),
                 state=self.now.shown.clone(),
-                reward=self._role("reward") if reward is None else reward.clone(),
-                terminated=(self._role("terminated") > 0.5) if terminated is None else terminated.clone(),
+                reward=self._role("reward") if led.reward is None else led.reward.clone(),
+                terminated=(self._role("terminated") > 0.5) if led.terminated is None else led.terminated.clone(),
+                reward_mean=mean.clone(),
+                terminated_probability=end.clone(),
+                doubt=None if led.doubt is None else led.doubt.clone(),
             )
         with torch.inference_mode():
             upsampled = self._upsampled(began)
         return made if upsampled is None else replace(made, upsampled=upsampled.clone())
 
-    def _advance(self, actions: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Simulates and draws one step; reward and end as its picture tells them."""
+    def _advance(self, actions: Tensor) -> StepResult:
+        """Simulates one step, and draws it."""
         dynamics, now = self.parts.dynamics, self.now
         layout, clock = dynamics.layout, self.cache.clock
         cos, sin = dynamics.positions(torch.tensor(clock), layout.step_place)
@@ -197,11 +260,15 @@ class Rollout:
         if now.steering.active:
             kept = torch.where(now.steering.locked, now.video_ids, -1)
             query = replace(query, limits=now.steering.limits, fixed_video=kept)
-        made = self.engine.step(self.sampling, start, query)
+        made = self.engine.step(self.sampling, start, query, Wanted(self.draw, self.doubt))
         self.cache.commit(made.kept)
         if any(now.events):
             self.cache.forget_events()
-        frames = self.engine.decode(made.video_ids.unflatten(1, layout.grid), self.pixels, made.state, now.state)
+        frames = now.frames
+        if self.draw:
+            frames = self.engine.decode(made.video_ids.unflatten(1, layout.grid), self.pixels, made.state, now.state)
+            # The state is drawn there too.
+            frames = now.steering.keep_pixels(frames, now.frames[:, -1], layout.grid)
         self.now = replace(
             now,
             state=made.state,
@@ -209,11 +276,11 @@ class Rollout:
             state_ids=made.state_ids,
             video_ids=made.video_ids,
             actions=actions,
-            frames=now.steering.keep_pixels(frames, now.frames[:, -1], layout.grid),  # the state is drawn there too
+            frames=frames,
             events=("",) * len(self),
             time=now.time + 1,
         )
-        return made.reward, made.terminated
+        return made
 
     def _leave_inference_mode(self) -> None:
         """Gives out what may be written into and learned from."""
@@ -227,7 +294,8 @@ class Rollout:
         return self.now.shown[:, columns[0].start].clone()
 
     def reset_rows(self, rows: Sequence[int], beginnings: Sequence[Beginning]) -> None:
-        """Starts some rows anew while the others go on undisturbed. ``frames`` then shows their first picture.
+        """Starts some rows anew while the others go on undisturbed. ``frames`` then shows their first picture, as often
+        as a step has pictures.
 
         What was held, limited and locked in them is so no more. Raises ValueError for rows that are not there, and for
         whatever ``World.start`` refuses; nothing has changed then.
@@ -239,7 +307,8 @@ class Rollout:
         if wrong or len(set(rows)) < len(rows):
             raise ValueError(f"rows {rows} cannot be reset: name each of the rows 0 to {len(self) - 1} once at most")
         with torch.inference_mode():
-            self._adopt(rows, beginnings, begin(self.parts, beginnings, self.sampling, self.cache.clock))
+            begun = begin(self.parts, beginnings, self.sampling, self.cache.clock, draw=self.draw)
+            self._adopt(rows, beginnings, begun)
         self._leave_inference_mode()
 
     def _adopt(self, rows: list[int], beginnings: Sequence[Beginning], begun: Begun) -> None:
@@ -263,7 +332,7 @@ class Rollout:
             state_ids=now.state_ids.index_copy(0, index, begun.state_ids),
             video_ids=now.video_ids.index_copy(0, index, begun.video_ids),
             actions=now.actions.index_fill(0, index, -1),
-            frames=now.frames[:, -1:].index_copy(0, index, begun.frames),
+            frames=now.frames.index_copy(0, index, begun.frames.expand(-1, now.frames.shape[1], -1, -1, -1)),
             seeds=now.seeds.index_copy(0, index, seeds),
             steering=now.steering.with_limits(index, begun.limits).with_locked(index, False),
             captions=tuple(captions),
@@ -277,30 +346,82 @@ class Rollout:
         """The rollout as it is now, to come back to."""
         return Snapshot(self.fork())
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to a snapshot; what follows is the same again for the same actions."""
-        kept = snapshot.rollout
-        if kept.parts is not self.parts or len(kept) != len(self):
-            raise ValueError(
-                "this snapshot is of another world or batch size: restore it into the rollout it came from"
-            )
-        self._take(kept)
+    def restore(self, snapshot: Snapshot, rows: Sequence[int] | None = None) -> None:
+        """Goes back to a snapshot; what follows is the same again for the same actions.
 
-    def fork(self) -> Rollout:
-        """An independent copy that goes its own way from here."""
+        A snapshot of one row goes into all of this rollout's, and ``rows`` says for each of this rollout's which of
+        the snapshot's it becomes. Raises ValueError for a snapshot of another world, or of another number of rows.
+        """
+        kept = snapshot.of(self.parts, self.engine)
+        if kept.draw != self.draw:
+            raise ValueError("this snapshot is drawn, and the rollout isn't, or the other way round: take one like it")
+        if rows is None and len(kept) != len(self):
+            rows = [0] * len(self) if len(kept) == 1 else None
+        count = len(kept) if rows is None else len(rows)
+        if count != len(self):
+            raise ValueError(f"{count} rows cannot become this rollout's {len(self)}: say which by rows")
+        self._take(kept, rows)
+
+    def fork(self, rows: Sequence[int] | None = None, *, seed: int | None = None) -> Rollout:
+        """An independent copy that goes its own way from here.
+
+        Args:
+            rows: those of this rollout that the copy consists of, in order and as often as they are named; by default
+                all of them. ``[0] * 64`` makes 64 of the first.
+            seed: row i draws by ``seed + i`` from here on, instead of all alike.
+
+        Raises ValueError for rows that are not there.
+        """
         twin = Rollout.__new__(Rollout)
         twin.parts, twin.engine, twin.upsample = self.parts, self.engine, self.upsample
-        twin._take(self)
+        twin._take(self, rows)
+        if seed is not None:
+            twin.generators = [torch.Generator().manual_seed(seed + i) for i in range(len(twin))]
         return twin
 
-    def _take(self, other: Rollout) -> None:
-        """Becomes what another rollout of the same world is, but for whether it upsamples."""
-        self.sampling = other.sampling
-        self.cache, self.pixels = other.cache.clone(), other.pixels.clone()
-        self.generators = [generator.clone_state() for generator in other.generators]
-        self._upsampling = None if other._upsampling is None else other._upsampling.clone()
-        self.now = other.now
+    def _take(self, other: Rollout, rows: Sequence[int] | None = None) -> None:
+        """Becomes what another rollout of the same world is, or some of its rows, but for whether it upsamples."""
+        if rows is not None and (not rows or not all(0 <= row < len(other) for row in rows)):
+            raise ValueError(f"rows {list(rows)} cannot be taken: name some of the rows 0 to {len(other) - 1}")
+        index = None if rows is None else torch.tensor(list(rows))
+        self.sampling, self.draw, self.doubt = other.sampling, other.draw, other.doubt
+        self.cache, self.pixels = other.cache.fork(index), other.pixels.fork(index)
+        chosen = range(len(other)) if rows is None else rows
+        self.generators = [other.generators[row].clone_state() for row in chosen]
+        self._upsampling = None if other._upsampling is None else other._upsampling.fork(index)
+        self.now = other.now.rows(index)
         self._leave_inference_mode()  # tensors of its own, for they are given out
+
+    def _packed(self) -> dict[str, Any]:
+        """All of it but the world, to be pickled."""
+        places, upsampling = self.parts.module_names, self._upsampling
+        return {
+            "world": self.parts.fingerprint,
+            "plain": (self.sampling, self.upsample, self.draw, self.doubt, self.now),
+            "cache": {name: value for name, value in vars(self.cache).items() if name != "dynamics"},
+            "pixels": self.pixels.packed(places),
+            "generators": [generator.get_state() for generator in self.generators],
+            "upsampling": None if upsampling is None else upsampling.packed(places),
+        }
+
+    @staticmethod
+    def _unpacked(packed: Mapping[str, Any], parts: WorldParts, engine: Engine) -> Rollout:
+        """Raises ValueError for what was packed in another world."""
+        if packed["world"] != parts.fingerprint:
+            raise ValueError("this snapshot is of another world: give one of this")
+        modules = {name: module for module, name in parts.module_names.items()}
+        twin = Rollout.__new__(Rollout)
+        twin.parts, twin.engine = parts, engine
+        twin.sampling, twin.upsample, twin.draw, twin.doubt, twin.now = packed["plain"]
+        twin.cache = StepCache.__new__(StepCache)
+        twin.cache.__dict__.update(packed["cache"] | {"dynamics": parts.dynamics, "shared": True})
+        twin.pixels = StreamingCache.unpacked(packed["pixels"], modules)
+        twin.generators = [torch.Generator() for _ in packed["generators"]]
+        for generator, state in zip(twin.generators, packed["generators"], strict=True):
+            generator.set_state(state)
+        upsampling = packed["upsampling"]
+        twin._upsampling = None if upsampling is None else UpsamplerCache.unpacked(upsampling, modules)
+        return twin
 
     # -- steering -------------------------------------------------------------------------------------
 
@@ -383,6 +504,8 @@ class Rollout:
 
         Raises ValueError for any other mask.
         """
+        if not self.draw:
+            raise ValueError("regions are locked in pictures, and this rollout draws none")
         grid, size, rows = self.parts.dynamics.layout.grid, tuple(self.frames.shape[2:4]), self._rows(row)
         mask = torch.as_tensor(cells)
         if mask.dtype != torch.bool or tuple(mask.shape) not in (grid, size):

@@ -55,3 +55,8 @@ def sample(
     last = drawn.shape[-1] - 1 - (drawn > 0).flip(-1).int().argmax(-1)  # rounding must not pick an impossible id
     ids = torch.minimum(ids, last)
     return ids if order is None else order.gather(-1, ids[..., None])[..., 0], probabilities
+
+
+def entropy(probabilities: Float[Tensor, "*b ids"]) -> Float[Tensor, "*b"]:
+    """How unsure a distribution (..., ids) is, in nats (...): 0 where one id has it all."""
+    return torch.special.entr(probabilities).sum(-1)

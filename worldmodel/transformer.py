@@ -283,6 +283,11 @@ class Dynamics(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.embed.weight.dtype
 
+    @property
+    def simulates_alone(self) -> bool:
+        """Whether a step's state, reward and end are known without its picture."""
+        return self.layout.num_state > 0 and not self.config.state_sees_video and self.frame_outcome is None
+
     # -- embeddings ---------------------------------------------------------------------------------
 
     def embed_header(self, ids: Int[Tensor, "B header"]) -> Float[Tensor, "B header width"]:

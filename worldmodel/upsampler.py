@@ -19,15 +19,16 @@ Dimension keys: b row of the batch, t pixel frame, h w patch cell, c channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tokenizer.causal_conv import StreamingCache
+from tokenizer.causal_conv import StreamingCache, pick
 from tokenizer.scene import StateMotion, StateReader, composite, scene_renderer
 from tokenizer.state_embedding import StateInputs
 from tokenizer.state_schema import StateSchema
@@ -47,8 +48,22 @@ class UpsamplerCache:
     shown: Tensor | None = None  # uint8 (B, H, W, 3)
     drawn_for: Tensor | None = None  # float (B, h, w, 3), infinite where nothing is shown yet
 
-    def clone(self) -> UpsamplerCache:  # what is shown is replaced, never written into
-        return UpsamplerCache(self.frame.clone(), [cache.clone() for cache in self.passes], self.shown, self.drawn_for)
+    def fork(self, rows: Tensor | None = None) -> UpsamplerCache:
+        """An independent copy of all rows, or of these. What is shown is replaced, never written into."""
+        frame, shown, drawn_for = (
+            None if x is None else pick(x, rows) for x in (self.frame, self.shown, self.drawn_for)
+        )
+        assert frame is not None
+        return UpsamplerCache(frame.clone(), [cache.fork(rows) for cache in self.passes], shown, drawn_for)
+
+    def packed(self, places: Mapping[nn.Module, str]) -> tuple[Any, ...]:
+        """To be kept without the modules: by their names."""
+        return self.frame, [cache.packed(places) for cache in self.passes], self.shown, self.drawn_for
+
+    @classmethod
+    def unpacked(cls, packed: tuple[Any, ...], modules: Mapping[str, nn.Module]) -> UpsamplerCache:
+        frame, passes, shown, drawn_for = packed
+        return cls(frame, [StreamingCache.unpacked(one, modules) for one in passes], shown, drawn_for)
 
     def reset(self, rows: Sequence[int] | Tensor, first_frame: int = 0) -> None:
         """Begins these rows anew: their next frame is ``first_frame`` and has no past."""

@@ -73,6 +73,7 @@ class World:
 
     def _hold(self, parts: WorldParts, release: Release, engine: str) -> None:
         self.parts, self.release = parts, release
+        self.source: Path | None = None  # the folder that it was loaded from
         self.engine = make_engine(engine, parts)
 
     # -- what it is made of ---------------------------------------------------------------------------
@@ -139,7 +140,9 @@ class World:
         """Moves every part, in place, and returns the world."""
         for part in self.parts.networks.values():
             part.to(device)
+        source = self.source
         self._hold(replace(self.parts, attention="auto"), self.release, self.engine.name)
+        self.source = source
         return self
 
     # -- playing --------------------------------------------------------------------------------------
@@ -155,6 +158,8 @@ class World:
         batch: int | None = None,
         sampling: Sampling | None = None,
         upsample: bool = False,
+        draw: bool = True,
+        doubt: bool = False,
     ) -> Rollout:
         """Starts a batch of worlds from captions, from frames or from states; what is not given is sampled.
 
@@ -167,8 +172,12 @@ class World:
                 which the rest of every row is sampled.
             seed: of row 0, row i taking ``seed + i``; or one for each row. Same seeds, same rollouts.
             batch: number of rows; by default as many as captions, frames, states or seeds say.
+            upsample: whether steps also give upsampled frames.
+            draw: whether steps give frames. The state goes the same way without, in less time.
+            doubt: whether steps say how sure they were.
 
-        Raises ValueError for wrong shapes, unknown names, an upsampler that is not there.
+        Raises ValueError for wrong shapes, unknown names, an upsampler that is not there, and where nothing is to be
+        drawn though the state, reward or end is read from pictures.
         """
         if frames is not None:
             frames = torch.as_tensor(frames)
@@ -208,7 +217,8 @@ class World:
             )
             for i in range(rows)
         ]
-        return Rollout(self.parts, self.engine, beginnings, sampling or self.sampling, upsample=upsample)
+        asked = {"upsample": upsample, "draw": draw, "doubt": doubt}
+        return Rollout(self.parts, self.engine, beginnings, sampling or self.sampling, **asked)
 
     def estimate(self, frames: Tensor) -> Tensor:
         """The state that frames show at their end, the likeliest: float32 (B, num_values) in the schema's units.
@@ -276,4 +286,25 @@ class World:
         keep_memory()
         world = cls.__new__(cls)
         world._hold(*storage.load(name, device=device, attention=attention), engine)
+        world.source = storage.find(name).resolve()
         return world
+
+    # -- copies ---------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: Any) -> World:
+        return self  # its weights are never written into
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A world that was loaded is its folder; another is its parts."""
+        how = {"engine": self.engine.name, "device": str(self.device)}
+        if self.source is not None:
+            return how | {"source": self.source}
+        return how | {"parts": self.parts, "release": self.release}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        source = state.get("source")
+        if source is not None:
+            loaded = World.from_pretrained(source, device=state["device"], engine=state["engine"])
+            self.__dict__.update(loaded.__dict__)
+        else:
+            self._hold(state["parts"], state["release"], state["engine"])

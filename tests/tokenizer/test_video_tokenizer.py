@@ -221,7 +221,7 @@ def test_a_cloned_cache_goes_its_own_way():
     tokenizer = tiny(kind=torch.float64)
     ids, cache = some_ids(tokenizer), tokenizer.start_cache(2)
     decode(tokenizer, ids[:, :3], cache)
-    twin = cache.clone()
+    twin = cache.fork()
     decode(tokenizer, ids[:, :2], twin)
     twin.reset([0, 1])
     rest = decode(tokenizer, ids[:, 3:], cache)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -19,8 +21,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers.vector import DictInfoToList
 
+from worldmodel.sampling import Sampling
 from worldmodel.simulator_env import SimulatorEnv
-from worldmodel.simulator_vector_env import SimulatorVectorEnv
+from worldmodel.simulator_vector_env import OBSERVATIONS, SimulatorVectorEnv
 from worldmodel.world import World
 
 from .tiny_world import PLANE, STATELESS, UNSTEERED, tiny_world
@@ -459,3 +462,260 @@ def test_an_engine_is_chosen_by_name(tmp_path: Path) -> None:
     for make_env in (SimulatorEnv, SimulatorVectorEnv):
         with pytest.raises(ValueError, match="unknown engine 'steam'"):
             make_env(world=tmp_path, engine="steam")
+
+
+# -- what is observed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_whatever_is_observed_is_of_its_space_and_gymnasium_agrees(observation: str):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if observation == "latent":
+            warnings.filterwarnings("ignore", ".*Box observation space.*infinity.*")
+        check_env(make(observation=observation, render_mode="rgb_array"))
+    envs = make_vec(3, world=MORTAL, observation=observation, max_episode_steps=5)
+    assert envs.observation_space.contains(envs.reset(seed=1)[0])
+    for action in actions_of(8, 3):
+        assert envs.observation_space.contains(envs.step(action)[0])
+
+
+def test_a_state_is_named_bounded_and_the_infos_one():
+    envs = make_vec(2, observation="state")
+    observed, infos = envs.reset(seed=1)
+    assert np.array_equal(observed, infos["state"])
+    assert envs.state_names[PLANE.columns("player", "position")] == ("player.position[0]", "player.position[1]")
+    assert envs.state_names[PLANE.columns("player", "yaw").start] == "player.yaw"
+    assert envs.state_units[PLANE.columns("player", "position")] == ("m", "m")
+    assert len(envs.state_names) == len(envs.state_units) == PLANE.num_values
+    space = envs.single_observation_space
+    assert isinstance(space, spaces.Box)
+    assert space.low[PLANE.columns("player", "position")].tolist() == [-0.5, -0.5]
+    assert space.high[PLANE.columns("player", "colour")].tolist() == [2]
+    both, _ = make_vec(2, observation="dict").reset(seed=1)
+    assert np.array_equal(both["state"], observed)
+    assert np.array_equal(both["pixels"], make_vec(2).reset(seed=1)[0])
+
+
+def test_the_latent_is_what_the_next_step_attends_to_of_this_one():
+    drawn, alone = make_vec(2, observation="latent", draw=True), make_vec(2, observation="latent")
+    layout = WORLD.dynamics.layout
+    for envs in (drawn, alone):
+        envs.reset(seed=1)
+    for action in actions_of(6, 2):  # round the ring and on
+        seen, few = drawn.step(action)[0], alone.step(action)[0]
+        assert seen.shape == (2, layout.num_settled + layout.num_video, WORLD.dynamics.config.width)
+        assert np.array_equal(few, seen[:, : layout.num_settled])
+    assert len({row.tobytes() for row in seen[0]}) == len(seen[0])
+
+
+def test_states_are_the_same_bit_for_bit_whether_drawn_or_not():
+    drawn, alone = (
+        make_vec(3, world=MORTAL, max_episode_steps=7),
+        make_vec(3, world=MORTAL, max_episode_steps=7, draw=False, observation="state"),
+    )
+    for envs in (drawn, alone):
+        envs.reset(seed=5)
+    for action in actions_of(20, 3):
+        ours, theirs = drawn.step(action), alone.step(action)
+        assert np.array_equal(ours[4]["state"], theirs[0])
+        assert all(np.array_equal(a, b) for a, b in zip(ours[1:4], theirs[1:4]))
+        assert "frames" not in theirs[4]
+        assert np.array_equal(ours[4]["reward_mean"], theirs[4]["reward_mean"])
+
+
+def test_what_is_not_drawn_can_still_be_looked_at():
+    envs = make_vec(2, observation="state", render_mode="rgb_array")
+    envs.reset(seed=1)
+    envs.step(np.array([1, 2]))
+    state = envs.rollout.state.clone()
+    pictures = envs.render()
+    assert pictures is not None
+    assert torch.equal(envs.rollout.state, state)
+    captions = envs.rollout.captions
+    seeds = envs.rollout.now.seeds.tolist()
+    fresh = WORLD.start(captions, state=state, seed=seeds).frames[:, -1].numpy()
+    assert np.array_equal(np.stack(pictures), fresh)
+
+
+def test_who_must_draw_says_so():
+    film = tiny_world(STATELESS)
+    with pytest.raises(ValueError, match="cannot go on without drawing"):
+        make_vec(2, world=film, draw=False, observation="latent")
+    with pytest.raises(ValueError, match="no state to observe"):
+        make_vec(2, world=film, observation="state")
+    with pytest.raises(ValueError, match="so they are drawn"):
+        make_vec(2, draw=False)
+    with pytest.raises(ValueError, match="choose from pixels, state, dict, latent"):
+        make_vec(2, observation="ram")
+    with pytest.raises(ValueError, match="draws none"):
+        WORLD.start(seed=0, draw=False).lock(np.ones((16, 16), dtype=bool))
+    assert make_vec(2, world=film, observation="latent").draw
+
+
+def test_tensors_stay_tensors():
+    envs, plain = make_vec(2, tensors=True, observation="dict"), make_vec(2, observation="dict")
+    first, theirs = envs.reset(seed=1)[0], plain.reset(seed=1)[0]
+    assert torch.equal(first["state"], torch.from_numpy(theirs["state"]))
+    observed, rewards, terminated, truncated, infos = envs.step(torch.tensor([1, 2]))
+    assert all(
+        isinstance(x, torch.Tensor) for x in (*observed.values(), rewards, terminated, truncated, infos["state"])
+    )
+    env = make(tensors=True, observation="dict")
+    assert env.reset(seed=1)[0]["pixels"].shape == (16, 16, 3)
+
+
+def test_infos_without_pictures_and_with_doubt():
+    envs = make_vec(2, frames=False, doubt=True)
+    envs.reset(seed=1)
+    infos = envs.step(np.array([0, 1]))[4]
+    assert "frames" not in infos
+    assert infos["doubt"].shape == (2, len(PLANE.entities))
+    assert (infos["doubt"] > 0).all()
+    film = make_vec(2, world=tiny_world(STATELESS), doubt=True)
+    film.reset(seed=1)
+    assert film.step(np.array([0, 1]))[4]["doubt"].shape == (2, 1)
+
+
+def test_what_is_expected_stands_beside_what_was_drawn():
+    envs = make_vec(8, autoreset_mode="Disabled", sampling=Sampling())
+    envs.reset(seed=3)
+    for action in actions_of(6, 8):
+        _, reward, terminated, _, infos = envs.step(action)
+        envs.reset(options={"reset_mask": terminated})
+        assert ((infos["reward_mean"] > 0.5) == (reward > 0.5)).all()  # the likeliest is drawn
+        assert ((infos["terminated_probability"] > 0.5) == terminated).all()
+        assert (infos["terminated_probability"] > 0).all()
+
+
+# -- beginnings, ends, copies -----------------------------------------------------------------------
+
+
+def test_same_step_gives_the_last_observation_and_begins_at_once():
+    mode, rows = AutoresetMode.SAME_STEP, 3
+    ours, next_step = (make_vec(rows, max_episode_steps=3, autoreset_mode=m) for m in (mode, AutoresetMode.NEXT_STEP))
+    assert ours.metadata["autoreset_mode"] is mode
+    for envs in (ours, next_step):
+        envs.reset(seed=2)
+    for t, action in enumerate(actions_of(3, rows)):
+        seen, theirs = ours.step(action), next_step.step(action)
+        if t < 2:
+            assert np.array_equal(seen[0], theirs[0])
+            assert "final_obs" not in seen[4]
+    assert seen[3].all()
+    assert np.array_equal(np.stack(seen[4]["final_obs"]), theirs[0])
+    assert np.array_equal(seen[4]["final_info"]["state"], theirs[4]["state"])
+    again = next_step.step(actions_of(1, rows)[0])
+    assert np.array_equal(seen[0], again[0])
+    assert not ours.step(actions_of(1, rows)[0])[3].any()
+
+
+def test_without_autoreset_an_ended_row_waits_for_its_reset():
+    envs = make_vec(2, max_episode_steps=2, autoreset_mode="Disabled")
+    envs.reset(seed=2)
+    envs.step(np.array([0, 0]))
+    assert envs.step(np.array([0, 0]))[3].all()
+    with pytest.raises(ValueError, match="have ended"):
+        envs.step(np.array([0, 0]))
+    envs.reset(options={"reset_mask": np.array([True, True])})
+    assert not envs.step(np.array([0, 0]))[3].any()
+
+
+def test_every_episode_may_begin_from_a_pool():
+    pool = WORLD.start(seed=list(range(4))).state.numpy()
+    envs = make_vec(6, starts=pool, observation="state", max_episode_steps=1)
+    known = {row.tobytes() for row in pool}
+    seen = {row.tobytes() for row in envs.reset(seed=0)[0]}
+    for _ in range(4):
+        seen |= {row.tobytes() for row in envs.step(np.zeros(6, dtype=int))[0]} if envs.ended.all() else set()
+        envs.step(np.zeros(6, dtype=int))
+    assert seen == known
+    told = {"caption": "two bodies", "state": {"player": {"position": (0.25, 0.25)}}}
+    infos = make_vec(2, starts=lambda chance: told).reset(seed=0)[1]
+    assert infos["caption"].tolist() == ["two bodies"] * 2
+    assert infos["state"][:, PLANE.columns("player", "position")].tolist() == [[0.25, 0.25]] * 2
+    with pytest.raises(ValueError, match="starts is empty"):
+        make_vec(2, starts=[])
+
+
+def test_one_moment_forks_into_many_rows_and_goes_on_as_the_one_that_stayed():
+    one, many = make_vec(1, observation="state"), make_vec(5, observation="state")
+    one.reset(seed=1)
+    play(one, actions_of(6))
+    many.restore(one.snapshot())
+    rollout = one.rollout
+    forked = rollout.fork([0] * 5)
+    for mine, theirs in zip((*forked.cache.far, *forked.cache.near), (*rollout.cache.far, *rollout.cache.near)):
+        assert torch.equal(mine.keys, theirs.keys.expand_as(mine.keys))
+        assert torch.equal(mine.values, theirs.values.expand_as(mine.values))
+    for action in actions_of(8, seed=3):
+        ours, theirs = many.step(np.repeat(action, 5))[0], one.step(action)[0]
+        np.testing.assert_allclose(ours, np.repeat(theirs, 5, 0), atol=1e-6)
+    branched = many.step(np.array([0, 1, 2, 1, 0]))[0]
+    assert np.array_equal(branched[1], branched[3])
+    assert (branched[0] != branched[1]).any()
+
+
+def test_rows_are_forked_in_any_order_and_leave_what_they_came_from_alone():
+    rollout, calm = (WORLD.start(seed=[1, 2, 3]) for _ in range(2))
+    for r in (rollout, calm):
+        r.step([0, 1, 2])
+    fork = rollout.fork([2, 0, 2, 1])
+    for action in ([0, 1, 2, 0], [2, 2, 1, 1]):
+        fork.step(action)
+    for action in ([0, 1, 2], [1, 1, 1]):
+        assert torch.equal(rollout.step(action).frames, calm.step(action).frames)
+    with pytest.raises(ValueError, match="cannot be taken"):
+        rollout.fork([3])
+
+
+@pytest.mark.parametrize("draw", [True, False])
+def test_environments_and_moments_are_pickled_and_copied_without_weights(draw: bool):
+    asked = {"observation": "pixels" if draw else "state", "max_episode_steps": 9}
+    envs, actions = make_vec(2, **asked), actions_of(12, 2)
+    envs.reset(seed=4)
+    play(envs, actions[:3])
+    moment, twin = envs.snapshot(), copy.deepcopy(envs)
+    packed = pickle.dumps(moment)
+    weights = sum(p.numel() * p.element_size() for p in WORLD.dynamics.parameters())
+    assert twin.world is envs.world
+    carried = pickle.loads(pickle.dumps(envs))
+    first = play(envs, actions[3:])
+    other = make_vec(2, **asked)
+    other.restore(pickle.loads(packed))
+    for again in (twin, other, carried):
+        for a, b in zip(first, play(again, actions[3:])):
+            assert np.array_equal(a, b)
+    assert len(pickle.dumps(envs)) - len(packed) < 3 * weights
+    with pytest.raises(ValueError, match="another world"):
+        make_vec(2, world=MORTAL, **asked).restore(pickle.loads(packed))
+
+
+def test_attributes_of_rows_are_read_set_and_called():
+    envs = make_vec(3)
+    envs.reset(seed=1)
+    assert envs.get_attr("action_space") == (envs.single_action_space,) * 3
+    assert envs.call("describe") == tuple(envs.describe(row) for row in range(3))
+    envs.set_attr("max_episode_steps", 2)
+    envs.step(np.zeros(3, dtype=int))
+    assert envs.step(np.zeros(3, dtype=int))[3].all()
+    with pytest.raises(ValueError, match="give one value"):
+        envs.set_attr("max_episode_steps", [1, 2, 3])
+    with pytest.raises(ValueError, match="no 'steps' to set"):
+        envs.set_attr("steps", 1)
+
+
+def test_a_window_shows_every_step(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    shown: list[np.ndarray] = []
+    env = make(render_mode="human", observation="state")
+    assert env._window is not None
+    show = env._window.show
+    monkeypatch.setattr(env._window, "show", lambda picture: (shown.append(picture), show(picture)))
+    env.reset(seed=1)
+    env.step(0)
+    assert len(shown) == 2
+    assert (shown[0] != shown[1]).any()
+    assert env.render() is None
+    env.close()

@@ -252,8 +252,8 @@ def test_streaming_equals_the_whole_for_a_row_that_was_born_later(monkeypatch):
 def test_a_clock_that_has_run_for_long_changes_nothing(monkeypatch, clock: int):
     young = play(monkeypatch, WORLD, 4)
 
-    def aged(dynamics, batch: int, clock: int = 0, *, start: int = clock) -> StepCache:
-        return StepCache(dynamics, batch, start)
+    def aged(dynamics, batch: int, clock: int = 0, *, start: int = clock, **more: bool) -> StepCache:
+        return StepCache(dynamics, batch, start, **more)
 
     monkeypatch.setattr(beginning_file, "StepCache", aged)
     old = play(monkeypatch, WORLD, 4)

@@ -222,7 +222,7 @@ def test_a_reset_row_begins_anew_and_leaves_the_others_alone() -> None:
     with torch.no_grad():
         cache = upsampler.start_cache(2)
         upsampler.generate(frames[:, :6], moved[:, :6], cache, SEEDS, 2)
-        kept = cache.clone()
+        kept = cache.fork()
         on = (frames[:, 6:10], moved[:, 6:10])
         undisturbed = upsampler.generate(*on, kept, SEEDS, 2)
         cache.reset([1])
@@ -239,7 +239,7 @@ def test_a_cloned_cache_goes_on_alone() -> None:
     frames, states = _clip()
     cache = upsampler.start_cache(2)
     upsampler.step(frames[:, :1], states[:, 0], None, cache, SEEDS)
-    twin = cache.clone()
+    twin = cache.fork()
     first = upsampler.step(frames[:, 1:5], states[:, 1], states[:, 0], cache, SEEDS)
     upsampler.step(frames[:, 5:9], states[:, 2], states[:, 1], cache, SEEDS)
     assert torch.equal(upsampler.step(frames[:, 1:5], states[:, 1], states[:, 0], twin, SEEDS), first)

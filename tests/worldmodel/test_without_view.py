@@ -77,7 +77,7 @@ def test_an_edit_is_told_to_the_next_picture(schema: StateSchema) -> None:
     rollout.step(0)
     now = rollout.now.video_ids.unflatten(1, world.tokenizer.grid)
     edited = schema.write(rollout.state, {"arm": {"angles": (1.0, -1.0, 3.1)}})
-    pictures = [world.engine.decode(now, rollout.pixels.clone(), state, state) for state in (rollout.state, edited)]
+    pictures = [world.engine.decode(now, rollout.pixels.fork(), state, state) for state in (rollout.state, edited)]
     assert not torch.equal(*pictures)
     nobody = torch.zeros(2, 1, dtype=torch.long)
     told = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
-from worldmodel.engines.step import Simulated, StepQuery, StepResult, StepStart
+from worldmodel.engines.step import PICTURE, Simulated, StepQuery, StepResult, StepStart, Wanted
 from worldmodel.engines.torch_engine import Engine
 from worldmodel.kv_cache import Past
 from worldmodel.parts import WorldParts
@@ -51,24 +51,25 @@ class GraphEngine(Engine, ABC):
 
     # -- the step -----------------------------------------------------------------------------------
 
-    def step(self, sampling: Sampling, start: StepStart, query: StepQuery) -> StepResult:
+    def step(self, sampling: Sampling, start: StepStart, query: StepQuery, wanted: Wanted = PICTURE) -> StepResult:
         k = sampling.tokens_per_pass or self.parts.dynamics.config.tokens_per_pass[0]
-        if k != self.parts.dynamics.layout.num_video or self._state_in_many(sampling):
-            return super().step(sampling, start, query)  # many passes: a graph for each kind of them
+        in_one = k == self.parts.dynamics.layout.num_video or not wanted.picture
+        if not in_one or self._state_in_many(sampling):
+            return super().step(sampling, start, query, wanted)  # many passes: a graph for each kind of them
 
         def stepped(start: StepStart, query: StepQuery) -> StepResult:
-            return Engine(self.parts).step(sampling, start, query)
+            return Engine(self.parts).step(sampling, start, query, wanted)
 
-        return self._run(f"step {sampling}", stepped, (_plain(start), query), lent=("kept",))
+        return self._run(f"step {sampling} {wanted}", stepped, (_plain(start), query), lent=("kept",))
 
-    def simulate(self, sampling: Sampling, start: StepStart, query: StepQuery) -> Simulated:
+    def simulate(self, sampling: Sampling, start: StepStart, query: StepQuery, *, doubt: bool = False) -> Simulated:
         if self._state_in_many(sampling):  # whose loop writes in place, as no graph may
-            return super().simulate(sampling, start, query)
+            return super().simulate(sampling, start, query, doubt=doubt)
 
         def simulated(start: StepStart, query: StepQuery) -> Simulated:
-            return Engine.simulate(self, sampling, start, query)
+            return Engine.simulate(self, sampling, start, query, doubt=doubt)
 
-        return self._run(f"simulate {sampling}", simulated, (_plain(start), query))
+        return self._run(f"simulate {sampling} {doubt}", simulated, (_plain(start), query))
 
     def condition_frame(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
         def painted(*tensors: Tensor) -> Tensor:
@@ -76,11 +77,13 @@ class GraphEngine(Engine, ABC):
 
         return self._run(f"canvas {k}", painted, (actions, previous, state, shown))
 
-    def video_pass(self, sampling: Sampling, past: Past, *given: Tensor) -> tuple[Tensor, KeysValues]:
-        def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, KeysValues]:
-            return Engine.video_pass(self, sampling, past, *tensors)
+    def video_pass(
+        self, sampling: Sampling, past: Past, *given: Tensor, doubt: bool = False
+    ) -> tuple[Tensor, KeysValues, Tensor]:
+        def drawn(past: Past, *tensors: Tensor) -> tuple[Tensor, KeysValues, Tensor]:
+            return Engine.video_pass(self, sampling, past, *tensors, doubt=doubt)
 
-        return self._run(f"video {sampling}", drawn, (replace(past, whole=False), *given), lent=(1,))
+        return self._run(f"video {sampling} {doubt}", drawn, (replace(past, whole=False), *given), lent=(1,))
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
         if not cache.past or bool(cache.fresh.any()):  # a stream's first frame, which is not worth a graph of its own

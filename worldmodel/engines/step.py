@@ -51,20 +51,37 @@ class StepQuery:
 
 @dataclass(frozen=True)
 class Simulated:
-    """The state that a step leads to, (B, F), its ids (B, S), and keys and values of action and state slots."""
+    """The state that a step leads to, (B, F), its ids (B, S), and keys and values of action and state slots.
+
+    outlook: what is expected of it, where its ids say so. doubt: (B, entities), see ``StepResult``.
+    """
 
     state_ids: Int[Tensor, "B S"]
     state: Float[Tensor, "B F"]
     kept: KeysValues
+    outlook: Outlook | None = None
+    doubt: Float[Tensor, "B entities"] | None = None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of a step: its mean ``reward`` (B,), and how likely it is the last, ``end`` (B,)."""
+
+    reward: Float[Tensor, " B"]
+    end: Float[Tensor, " B"]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A frame's ids (B, V), keys and values of all slots of its step, and what its slots were told, (B, V, width)."""
+    """A frame's ids (B, V), keys and values of all slots of its step, and what its slots were told, (B, V, width).
+
+    doubt: (B, 1), see ``StepResult``.
+    """
 
     video_ids: Int[Tensor, "B V"]
     kept: KeysValues
     told: Float[Tensor, "B V width"]
+    doubt: Float[Tensor, "B 1"] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,9 @@ class StepResult:
     """What a step led to: its state, its frame's ids, and keys and values of all its slots.
 
     reward and terminated (B,) are those read from the picture; None where the state holds them, or nothing does.
+    outlook: None where nothing tells reward and end. doubt: the mean entropy, in nats, of the ids of each of the
+    state's entities, (B, entities), or of the frame's, (B, 1), in a world without a state; None unless it was asked
+    for. video_ids are the last picture's where nothing was drawn.
     """
 
     state_ids: Int[Tensor, "B S"]
@@ -80,3 +100,16 @@ class StepResult:
     kept: KeysValues
     reward: Float[Tensor, " B"] | None = None
     terminated: Bool[Tensor, " B"] | None = None
+    outlook: Outlook | None = None
+    doubt: Float[Tensor, "B doubts"] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a step is to tell besides its state: a picture, and how sure it was."""
+
+    picture: bool = True
+    doubt: bool = False
+
+
+PICTURE = Wanted()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from tokenizer.causal_conv import StreamingCache
-from worldmodel.engines.step import Drawn, Simulated, StepQuery, StepResult, StepStart
+from worldmodel.engines.step import PICTURE, Drawn, Outlook, Simulated, StepQuery, StepResult, StepStart, Wanted
 from worldmodel.kv_cache import Past, join, pass_bias
 from worldmodel.parts import WorldParts
-from worldmodel.sampling import Sampling, sample
+from worldmodel.sampling import Sampling, entropy, sample
 from worldmodel.transformer import KeysValues
 
 
@@ -32,18 +32,28 @@ class Engine:
         """To be entered for the computations of a step."""
         return nullcontext()
 
-    def step(self, sampling: Sampling, start: StepStart, query: StepQuery) -> StepResult:
-        """Simulates the next state and draws the frame that shows it."""
+    def step(self, sampling: Sampling, start: StepStart, query: StepQuery, wanted: Wanted = PICTURE) -> StepResult:
+        """Simulates the next state and draws the frame that shows it, if that is wanted."""
         if start.far is not None:
             start = replace(start, past=start.past.turned(*start.far), far=None)
-        made = self.simulate(sampling, start, query)
-        drawn = self.draw(sampling, start, query, made.state, made.kept)
-        reward, terminated = self.outcome(drawn, start)
-        return StepResult(made.state_ids, made.state, drawn.video_ids, drawn.kept, reward, terminated)
+        made = self.simulate(sampling, start, query, doubt=wanted.doubt)
+        if not wanted.picture:
+            result = StepResult(made.state_ids, made.state, start.video_ids, made.kept)
+            return replace(result, outlook=made.outlook, doubt=made.doubt)
+        in_picture = wanted.doubt and made.doubt is None
+        drawn = self.draw(sampling, start, query, made.state, made.kept, doubt=in_picture)
+        result = StepResult(made.state_ids, made.state, drawn.video_ids, drawn.kept)
+        result = replace(result, outlook=made.outlook, doubt=drawn.doubt if in_picture else made.doubt)
+        reader = self.parts.dynamics.frame_outcome
+        if reader is None:
+            return result
+        logits = reader(drawn.told, drawn.video_ids, start.video_ids)
+        reward, terminated = reader.likeliest(logits)
+        return replace(result, reward=reward, terminated=terminated, outlook=Outlook(*reader.expected(logits)))
 
     # -- the state ------------------------------------------------------------------------------------
 
-    def simulate(self, sampling: Sampling, start: StepStart, query: StepQuery) -> Simulated:
+    def simulate(self, sampling: Sampling, start: StepStart, query: StepQuery, *, doubt: bool = False) -> Simulated:
         """The state's passes. The state is kept within the query's limits before anything is read of it or drawn."""
         dynamics, codec = self.parts.dynamics, self.parts.codec
         layout, ids, state = dynamics.layout, start.state_ids, start.state
@@ -71,12 +81,13 @@ class Engine:
         if dynamics.outcome is not None:
             places = dynamics.outcome.places
             logits = dynamics.outcome_logits(led, state)
-            drawn = sample(logits, sampling.state_temperature, uniforms[:, places])[0]
-            ids = ids.index_copy(1, places, drawn)
+            drawn, read = sample(logits, sampling.state_temperature, uniforms[:, places])
+            ids, probabilities = ids.index_copy(1, places, drawn), probabilities.index_copy(1, places, read)
             led = codec.set_absolute(led, ids)
             if limits is not None:
                 ids, led = self.parts.limiter.keep_step(ids, led, state, limits)
-        return Simulated(ids, led, kept)
+        unsure = codec.doubt(probabilities) if doubt else None
+        return Simulated(ids, led, kept, Outlook(*codec.outlook(led, probabilities)), unsure)
 
     def _state_in_passes(
         self, sampling: Sampling, seen: Past, conditioning: Tensor, start: StepStart, query: StepQuery, k: int
@@ -105,23 +116,33 @@ class Engine:
 
     # -- the picture ----------------------------------------------------------------------------------
 
-    def draw(self, sampling: Sampling, start: StepStart, query: StepQuery, state: Tensor, kept: KeysValues) -> Drawn:
+    def draw(
+        self,
+        sampling: Sampling,
+        start: StepStart,
+        query: StepQuery,
+        state: Tensor,
+        kept: KeysValues,
+        *,
+        doubt: bool = False,
+    ) -> Drawn:
         """The video passes of a step that led to ``state`` (B, F) and whose action and state slots left ``kept``."""
         dynamics, previous = self.parts.dynamics, start.video_ids
         num_video, settled = previous.shape[1], kept.keys.shape[3]
         uniforms = query.uniforms[:, query.uniforms.shape[1] - num_video :]
         k = sampling.tokens_per_pass or dynamics.config.tokens_per_pass[0]
         conditioning = self.condition_frame(query.actions, previous, state, start.shown, k)
-        past, fed, drawn = start.past.followed_by(kept), previous, []
+        past, fed, drawn, unsure = start.past.followed_by(kept), previous, [], []
         order, passes = None, [slice(None)]
         if k < num_video:  # laid together once, with room for what is drawn: passes differ in what is hidden alone
             past, order = past.with_room(num_video), dynamics.layout.cell_order(k).to(previous.device)
             fed, passes = previous[:, order[-k:]], order.split(k)
         for here in passes:
             places = query.cos[settled:][here], query.sin[settled:][here]
-            fed, new = self.video_pass(
-                sampling, past, conditioning[:, here], fed, previous[:, here], *places, uniforms[:, here]
+            fed, new, spread = self.video_pass(
+                sampling, past, conditioning[:, here], fed, previous[:, here], *places, uniforms[:, here], doubt=doubt
             )
+            unsure.append(spread)
             if query.fixed_video is not None:
                 fixed = query.fixed_video[:, here]
                 fed = torch.where(fixed >= 0, fixed, fed)
@@ -132,7 +153,7 @@ class Engine:
             drawn.append(fed)
         if order is not None:
             fed, kept = torch.cat(drawn, 1)[:, order.argsort()], past.video[-1].last(settled + num_video)
-        return Drawn(fed, kept, conditioning)
+        return Drawn(fed, kept, conditioning, torch.cat(unsure, 1).mean(1, keepdim=True) if doubt else None)
 
     def condition_frame(self, actions: Tensor, previous: Tensor, state: Tensor, shown: Tensor, k: int) -> Tensor:
         """See ``Dynamics.condition_frame``."""
@@ -148,8 +169,10 @@ class Engine:
         cos: Tensor,
         sin: Tensor,
         uniforms: Tensor,
-    ) -> tuple[Tensor, KeysValues]:
-        """k ids (B, k) of a picture, and their slots' keys and values.
+        *,
+        doubt: bool = False,
+    ) -> tuple[Tensor, KeysValues, Tensor]:
+        """k ids (B, k) of a picture, their slots' keys and values, and the entropy of each, (B, k) if it is asked for.
 
         ``fed`` (B, k) are the ids k places earlier, ``previous`` (B, k) the last picture's at the same places.
         """
@@ -157,15 +180,8 @@ class Engine:
         x = dynamics.feed_frame(conditioning, fed)
         hidden, new = dynamics.core(x, cos, sin, past.pieces, pass_bias(past, own), self.parts.attention)
         logits = dynamics.video_logits(hidden, previous)
-        ids = sample(logits, sampling.video_temperature, uniforms, sampling.top_p)[0]
-        return ids, new
-
-    def outcome(self, drawn: Drawn, start: StepStart) -> tuple[Tensor | None, Tensor | None]:
-        """Reward and end (B,) as the picture tells them, if it is asked."""
-        reader = self.parts.dynamics.frame_outcome
-        if reader is None:
-            return None, None
-        return reader.likeliest(reader(drawn.told, drawn.video_ids, start.video_ids))
+        ids, probabilities = sample(logits, sampling.video_temperature, uniforms, sampling.top_p)
+        return ids, new, entropy(probabilities) if doubt else probabilities.new_zeros(0)
 
     def decode(self, ids: Tensor, cache: StreamingCache, state: Tensor, begun: Tensor) -> Tensor:
         """See ``VideoTokenizer.decode_step``."""
