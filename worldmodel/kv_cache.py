@@ -174,6 +174,13 @@ class StepCache:
         shown = torch.cat(seen, 1)
         return Past(list(states), list(video), shown.to(self.dynamics.device), bool(shown.all()), self.event)
 
+    def forget_video(self) -> None:
+        """From now on keeps what state slots leave, alone."""
+        self.num_video = 0
+        for part in ("far", "near"):
+            states, video = getattr(self, part)
+            setattr(self, part, (states, KeysValues(video.keys[..., :0, :], video.values[..., :0, :])))
+
     def latest(self) -> KeysValues:
         """What the last step's slots left."""
         pieces = []

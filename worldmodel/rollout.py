@@ -362,19 +362,32 @@ class Rollout:
             raise ValueError(f"{count} rows cannot become this rollout's {len(self)}: say which by rows")
         self._take(kept, rows)
 
-    def fork(self, rows: Sequence[int] | None = None, *, seed: int | None = None) -> Rollout:
+    def fork(self, rows: Sequence[int] | None = None, *, seed: int | None = None, draw: bool | None = None) -> Rollout:
         """An independent copy that goes its own way from here.
 
         Args:
             rows: those of this rollout that the copy consists of, in order and as often as they are named; by default
                 all of them. ``[0] * 64`` makes 64 of the first.
             seed: row i draws by ``seed + i`` from here on, instead of all alike.
+            draw: False for a copy that draws no more; by default as this one.
 
-        Raises ValueError for rows that are not there.
+        Raises ValueError for rows that are not there, and where nothing is to be drawn though it has to be, or the
+        other way round.
         """
+        if draw is not None and draw and not self.draw:
+            raise ValueError("what was not drawn until now cannot be drawn from here on: start with draw=True")
+        if draw is False and not self.parts.dynamics.simulates_alone:
+            raise ValueError("this world's steps look at their pictures: it cannot go on without drawing them")
         twin = Rollout.__new__(Rollout)
         twin.parts, twin.engine, twin.upsample = self.parts, self.engine, self.upsample
         twin._take(self, rows)
+        if draw is False and self.draw:
+            twin.draw, twin.upsample, twin._upsampling = False, False, None
+            twin.cache.forget_video()
+            twin.pixels, twin.now = (
+                StreamingCache(len(twin)),
+                replace(twin.now, frames=twin.now.frames[:, :0], large=None),
+            )
         if seed is not None:
             twin.generators = [torch.Generator().manual_seed(seed + i) for i in range(len(twin))]
         return twin
