@@ -4,7 +4,8 @@ As in Genie (arXiv:2402.15391), an inverse model says in few numbers what happen
 another network draws the next one. Codes collapse easily (LAPA's issues 17 and 50), and one that describes the next
 picture is no action (issue 38). Three things make a code an action:
 
-- The inverse model sees nothing but how the picture changed. Else a code would mean "up" below and "down" above.
+- The inverse model sees nothing but how the picture changed, and which way what is in it moved (see :func:`moved`).
+  Else a code would mean "up" below and "down" above. A change alone does not say which way a wall went past.
 - The next picture is drawn from the last one alone, which shows no motion. Else codes would be "as foreseen" and
   "turned back", whichever way that is.
 - The few numbers stay smooth while they are learned: noise limits what they can say, and whitening keeps all of them in
@@ -30,8 +31,10 @@ from train.modules.schedule import ScheduledModule
 
 _NOISE = 0.35  # of numbers whose spread is 1
 _CLEARER = 4.0  # changes are small beside pictures
+_FARTHER = 8.0  # pixels that things move are many beside what a layer says at first
 MOVES = 0.04  # change of a pixel, of 1, from which on it moves
-_CUT = 0.9  # share of pixels: where more of them change at once, nobody did it
+_CUT, _SELDOM = 0.9, 0.1  # share of pixels: where more of them change at once, and that is seldom, nobody did it
+_REACH = 3  # places to either side that a shift is looked for
 _ROUNDS = 50  # of k-means
 
 
@@ -76,16 +79,53 @@ class Trunk(nn.Module):
         self.embed = nn.Conv2d(channels * patch**2, width, 1)
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
 
-    def forward(self, pictures: Tensor, scales: Tensor | None = None) -> Tensor:
-        """``scales`` (N, depth, 2, width): how much each layer is scaled and shifted."""
+    def forward(self, pictures: Tensor, scales: Tensor | None = None, besides: Tensor | None = None) -> Tensor:
+        """``scales`` (N, depth, 2, width): how much each layer is scaled and shifted. ``besides`` are added to what the
+        first layer makes of patches."""
         height, width = (-side % self.patch for side in pictures.shape[2:])
-        x = F.gelu(self.embed(F.pixel_unshuffle(F.pad(pictures, (0, width, 0, height)), self.patch)))
+        x = self.embed(F.pixel_unshuffle(F.pad(pictures, (0, width, 0, height)), self.patch))
+        x = F.gelu(x if besides is None else x + besides)
         for i, conv in enumerate(self.convs):
             y = conv(x)
             if scales is not None:
                 y = y * (1 + scales[:, i, 0, :, None, None]) + scales[:, i, 1, :, None, None]
             x = x + F.gelu(y)
         return x
+
+
+def moved(last: Float[Tensor, "N 3 H W"], following: Float[Tensor, "N 3 H W"], patch: int) -> Float[Tensor, "N C h w"]:
+    """Which way everything moved, patch by patch: how much better each shift of the last picture, up to ``_REACH``
+    places to either side, explains the next one than no shift does, near and, in a picture a quarter as large, far.
+
+    A cost volume, as networks for optical flow compare pictures (PWC-Net, arXiv:1709.02371); it holds nothing of what
+    the pictures show, or where.
+    """
+    height, width = (-(-side // patch) for side in last.shape[2:])
+    found, reach = [], _REACH
+    for coarser in (patch // 2 or 1, 2 * patch):
+        a, b = (F.avg_pool2d(x, coarser, ceil_mode=True) for x in (last, following))
+        around = F.pad(a, (reach,) * 4, mode="replicate")
+        costs = torch.stack(
+            [
+                (around[..., dy : dy + a.shape[2], dx : dx + a.shape[3]] - b).abs().mean(1)
+                for dy in range(2 * reach + 1)
+                for dx in range(2 * reach + 1)
+            ],
+            1,
+        )
+        costs = F.avg_pool2d(costs, 3, stride=1, padding=1, count_include_pad=False)
+        better = costs[:, costs.shape[1] // 2, None] - costs
+        found.append(F.interpolate(better, (height, width), mode="area" if coarser < patch else "nearest"))
+    return _CLEARER * torch.cat(found, 1)
+
+
+def warp(pictures: Float[Tensor, "N C H W"], shift: Float[Tensor, "N 2 H W"]) -> Float[Tensor, "N C H W"]:
+    """Pictures whose every place shows what lies ``shift`` pixels to its right and below."""
+    height, width = pictures.shape[-2:]
+    rows, columns = torch.arange(height, device=shift.device), torch.arange(width, device=shift.device)
+    across = (2 * (columns + shift[:, 0]) + 1) / width - 1
+    down = (2 * (rows[:, None] + shift[:, 1]) + 1) / height - 1
+    return F.grid_sample(pictures, torch.stack([across, down], -1), padding_mode="border", align_corners=False)
 
 
 class LatentActions(nn.Module):
@@ -99,17 +139,21 @@ class LatentActions(nn.Module):
     def __init__(self, num_codes: int = 8, dims: int = 2, width: int = 64, depth: int = 4, patch: int = 4) -> None:
         super().__init__()
         self.num_codes, self.patch = num_codes, patch
-        self.inverse, self.effect = (Trunk(3, width, depth, patch) for _ in range(2))
+        shifts = 2 * (2 * _REACH + 1) ** 2
+        self.inverse, self.effect = Trunk(3, width, depth, patch), Trunk(3, width, depth, patch)
+        self.moved = nn.Conv2d(shifts, width, 1)
         self.point = nn.Linear(2 * width, dims)
         self.norm = Whitening(dims)
         self.register_buffer("centres", torch.zeros(num_codes, dims))
         self.scales = nn.Sequential(nn.Linear(dims, width), nn.GELU(), nn.Linear(width, depth * 2 * width))
-        self.draw = nn.Conv2d(width, 3 * patch**2, 1)
-        nn.init.zeros_(self.draw.weight)
+        self.draw, self.shift = nn.Conv2d(width, 3 * patch**2, 1), nn.Conv2d(width, 2, 1)
+        for last in (self.draw, self.shift):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def points(self, last: Float[Tensor, "N 3 H W"], following: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C"]:
         """What was done between two pictures, before it is whitened."""
-        x = self.inverse(_CLEARER * (following - last))
+        x = self.inverse(_CLEARER * (following - last), besides=self.moved(moved(last, following, self.patch)))
         return self.point(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
 
     @torch.no_grad()
@@ -130,17 +174,20 @@ class LatentActions(nn.Module):
         return torch.cdist(self.norm(points), self.centres).argmin(1)
 
     def act(self, last: Float[Tensor, "N 3 H W"], what: Float[Tensor, "N C"]) -> Float[Tensor, "N 3 H W"]:
-        """The next picture, if this was done: whitened points, or ``centres`` of codes."""
+        """The next picture, if this was done: whitened points, or ``centres`` of codes. What is there moves, and what is
+        new is drawn over it."""
         scales = self.scales(what).unflatten(1, (-1, 2, self.draw.in_channels))
-        change = F.pixel_shuffle(self.draw(self.effect(last, scales)), self.patch)
-        return last + change[..., : last.shape[-2], : last.shape[-1]]
+        x, (height, width) = self.effect(last, scales), last.shape[-2:]
+        change = F.pixel_shuffle(self.draw(x), self.patch)[..., :height, :width]
+        shift = F.interpolate(self.shift(x), scale_factor=self.patch, mode="bilinear", align_corners=False)
+        return warp(last, _FARTHER * shift[..., :height, :width]) + change
 
 
 def without_cuts(last: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
     """Moments (N, ...) without those in which everything changes: a flash among the changes that actions make would be
-    worth a code, and hide what whitening sees of the others."""
+    worth a code, and hide what whitening sees of the others. Where that happens all the time, somebody looks around."""
     changed = ((following - last).abs().amax(1) > MOVES).float().mean((1, 2)) < _CUT
-    return (last[changed], following[changed]) if changed.any() else (last, following)
+    return (last[changed], following[changed]) if changed.float().mean() > 1 - _SELDOM else (last, following)
 
 
 class LatentActionModule(ScheduledModule):

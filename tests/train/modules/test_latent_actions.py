@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from unittest.mock import patch
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from train.modules.latent_actions import (
@@ -15,6 +17,8 @@ from train.modules.latent_actions import (
     Whitening,
     compare,
     figures,
+    moved,
+    warp,
     without_cuts,
 )
 
@@ -40,18 +44,30 @@ def clips(rows: int, steps: int, seed: int) -> tuple[Tensor, Tensor]:
     return (255 * pictures).byte(), done
 
 
+def looks(rows: int, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+    """As ``clips``, of somebody who looks about among walls that differ in every row: nothing stays where it was."""
+    chance = torch.Generator().manual_seed(seed)
+    done = torch.randint(3, (rows, steps), generator=chance)
+    rough = torch.rand(rows, 3, SIZE // 4, 60, generator=chance)
+    walls = F.interpolate(rough, (SIZE, 240), mode="bilinear", align_corners=True)
+    at = 100 + torch.cat([torch.zeros(rows, 1, dtype=torch.long), 4 * (done - 1).cumsum(1)], 1)
+    columns = at[..., None] + torch.arange(SIZE)  # (rows, 1 + steps, SIZE)
+    seen = torch.stack([wall[:, :, where].permute(2, 1, 3, 0) for wall, where in zip(walls, columns)])
+    return (255 * seen).byte(), done
+
+
 @cache
-def trained(updates: int = 600) -> LatentActionModule:
+def trained(make: Callable[[int, int, int], tuple[Tensor, Tensor]] = clips, updates: int = 600) -> LatentActionModule:
     torch.manual_seed(0)
     module = LatentActionModule(width=32, depth=3)
     optimizer = torch.optim.AdamW(module.parameters(), 4e-3)
     with patch.object(module, "log"):
         for i in range(updates):
-            loss = module.training_step({"frames": clips(24, 1, i)[0]}, i)
+            loss = module.training_step({"frames": make(24, 1, i)[0]}, i)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    module.model.settle(module.model.points(*module.pairs(clips(512, 1, 999)[0])))
+    module.model.settle(module.model.points(*module.pairs(make(512, 1, 999)[0])))
     return module.eval()
 
 
@@ -67,6 +83,25 @@ def test_codes_are_what_was_done_and_do_the_same_elsewhere() -> None:
     assert (table.sum(1) > 0).sum() >= len(PUSHES)
     assert compared.inferred > compared.shuffled + 3
     assert compared.agreement > 0.5
+
+
+def test_codes_say_which_way_somebody_looks_whatever_there_is_to_see() -> None:
+    module = trained(looks, 200)
+    frames, done = looks(48, 6, seed=1000)
+    codes = module.model.code(module.model.points(*module.pairs(frames)))
+    table = torch.zeros(module.model.num_codes, 3).index_put_(
+        (codes, done.flatten()), torch.ones(done.numel()), accumulate=True
+    )
+    assert table.amax(1).sum() / table.sum() > 0.9  # two fifths would be chance
+
+
+def test_a_shift_is_found_wherever_it_is_and_undone() -> None:
+    last = F.interpolate(torch.rand(2, 3, 12, 12), (36, 36), mode="bilinear")
+    following = last.roll((-2, 4), (2, 3))  # two up, four to the right
+    near = moved(last, following, 4)[:, :49].unflatten(1, (7, 7))[..., 3:6, 3:6]
+    assert (near.flatten(1, 2).argmax(1) == 4 * 7 + 1).all()  # at half the size, one down and two to the left
+    back = warp(last, torch.tensor([-4.0, 2.0])[:, None, None].expand(2, 2, 36, 36))
+    assert torch.allclose(back[..., 4:-4, 4:-4], following[..., 4:-4, 4:-4], atol=1e-4)
 
 
 def test_a_code_that_says_nothing_of_actions_is_told_from_one_that_does() -> None:
@@ -116,3 +151,5 @@ def test_a_cut_is_no_action() -> None:
     assert len(kept) == len(after) == len(last) - 1
     assert torch.equal(after, torch.cat([following[:5], following[6:]]))
     assert len(without_cuts(last[5:6], following[5:6])[0]) == 1  # nothing else to learn from
+    looking = LatentActionModule().pairs(looks(4, 4, seed=3)[0])
+    assert len(without_cuts(*looking)[0]) == 16  # all that somebody does who looks about
