@@ -6,11 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from torch import Tensor
 
 from worldmodel.simulator_vector_env import SimulatorVectorEnv
+
+
+class Scaled(BaseFeaturesExtractor):
+    """A state (B, F) brought within -1 and 1 by the ends of its space, as a policy's features."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, int(np.prod(observation_space.shape)))
+        self.register_buffer("low", torch.from_numpy(observation_space.low).flatten())
+        self.register_buffer("high", torch.from_numpy(observation_space.high).flatten())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return 2 * (observations.flatten(1) - self.low) / (self.high - self.low).clamp_min(1e-6) - 1
 
 
 class WorldVecEnv(VecEnv):

@@ -1,0 +1,276 @@
+"""Trains a policy inside a world, and says what it is worth outside: ``python -m train.imagine --world W --out P``.
+
+The policy learns from imagined steps alone, by Stable-Baselines3. Then it acts in the environment that the world was
+learned from, on held-out seeds, beside one that acts by chance and, with ``--compare``, one that was trained there with
+as many steps. One table says how often each succeeds, what it earns, and what it cost. ``--policy P`` measures one that
+was saved, without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.worlds.contract import Recipe
+from train.worlds.registry import recipe
+from worldmodel.simulator_vector_env import SimulatorVectorEnv
+from worldmodel.world import World
+
+ALGORITHMS = ("ppo",)
+HELD_OUT = 1_000_000  # the first seed of the episodes that a policy is measured on
+POOL = 256  # scenes that imagined episodes begin from, sampled once
+
+
+@dataclass(kw_only=True)
+class Scores:
+    """How a policy did in the environment.
+
+    success: share of episodes whose return is above 0. reward: their mean return. length: their mean length in steps.
+    real_steps: steps in the environment that it was trained with. wall_s, cpu_s: seconds that its training took.
+    """
+
+    success: float
+    reward: float
+    length: float
+    episodes: int
+    real_steps: int = 0
+    imagined_steps: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+class Original(gymnasium.Env[Any, Any]):
+    """The environment that a world was learned from, with the world's observations: ``pixels``, ``state`` or both."""
+
+    def __init__(self, world: World, found: Recipe, observation: str, limit: int) -> None:
+        rows = SimulatorVectorEnv(1, world=world, observation=observation)
+        self.observation_space, self.action_space = rows.single_observation_space, rows.single_action_space
+        pictured = observation != "state"
+        self.simulator = found.make(world.tokenizer.size) if pictured else found.states_only()
+        self.observation, self.limit, self.world = observation, limit, world
+        self._reward = world.schema.role_columns("reward")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._left = self.limit
+        observed, info = self.simulator.reset(seed=seed)
+        return self._observed(observed, info), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = action.item() if isinstance(self.action_space, gymnasium.spaces.Discrete) else action
+        observed, reward, terminated, truncated, info = self.simulator.step(action)
+        self._left -= 1
+        return self._observed(observed, info), float(reward), terminated, truncated or not self._left, {}
+
+    def close(self) -> None:
+        self.simulator.close()
+
+    def _observed(self, observed: Any, info: dict[str, Any]) -> Any:
+        seen: dict[str, Any] = {}
+        if self.observation != "state":
+            seen["pixels"] = info["frames"][-1] if "frames" in info else np.asarray(observed)
+        if self.observation != "pixels":
+            low, high = self.world.schema.value_bounds
+            seen["state"] = np.clip(np.asarray(info["state"], dtype=np.float32), low, high)
+        return seen if self.observation == "dict" else seen[self.observation]
+
+
+def scenes(world: World, count: int, seed: int) -> Tensor:
+    """States that imagined episodes begin from, (count, num_values), sampled by the world."""
+    return torch.cat([world.start(seed=seed + i, batch=min(32, count - i)).state for i in range(0, count, 32)])
+
+
+def learn(envs: Any, steps: int, seed: int, name: str) -> Any:
+    """A policy that was trained for so many steps, counted over all rows, by PPO (arXiv:1707.06347)."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    from worldmodel.adapters.sb3 import Scaled
+
+    class Said(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            last = [one["r"] for one in self.model.ep_info_buffer or ()]
+            earned = np.mean(last) if last else 0
+            print(f"{name}: {self.num_timesteps} steps, episodes earn {earned:.2f}", flush=True)
+
+    space = envs.observation_space
+    pictures = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 3
+    several = isinstance(space, gymnasium.spaces.Dict)
+    kind = "MultiInputPolicy" if several else "CnnPolicy" if pictures else "MlpPolicy"
+    scaled = {} if pictures or several else {"features_extractor_class": Scaled}
+    policy = PPO(
+        kind, VecMonitor(envs), seed=seed, device="cpu", policy_kwargs=scaled, learning_rate=1e-3 if scaled else 3e-4,
+        n_steps=max(16, 2048 // envs.num_envs), batch_size=256, n_epochs=10, gamma=0.97, ent_coef=0.01,
+    )  # fmt: skip
+    policy.learn(steps, callback=Said())
+    return policy
+
+
+def measured(
+    act: Callable[[Any], Any], make: Callable[[], gymnasium.Env[Any, Any]], episodes: int, rows: int = 8
+) -> Scores:
+    """A policy, from observations (rows, ...) to actions (rows, ...), in episodes whose seeds were held out."""
+    returns, lengths = [], []
+    envs = [make() for _ in range(min(rows, episodes))]
+    try:
+        waiting: Iterator[int] = iter(range(episodes))
+        running = {i: [env, env.reset(seed=HELD_OUT + next(waiting))[0], 0.0, 0] for i, env in enumerate(envs)}
+        while running:
+            seen = [one[1] for one in running.values()]
+            for i, action in zip(list(running), act(_stacked(seen)), strict=True):
+                env = running[i][0]
+                running[i][1], reward, terminated, truncated, _ = env.step(action)
+                running[i][2] += reward
+                running[i][3] += 1
+                if terminated or truncated:
+                    returns.append(running[i][2])
+                    lengths.append(running[i][3])
+                    following = next(waiting, None)
+                    if following is None:
+                        del running[i]
+                    else:
+                        running[i][1:] = [env.reset(seed=HELD_OUT + following)[0], 0.0, 0]
+    finally:
+        for env in envs:
+            env.close()
+    success = float(np.mean([earned > 0 for earned in returns]))
+    return Scores(success=success, reward=float(np.mean(returns)), length=float(np.mean(lengths)), episodes=episodes)
+
+
+def acting(policy: Any) -> Callable[[Any], Any]:
+    """What a policy takes for best."""
+    return lambda seen: policy.predict(seen, deterministic=True)[0]
+
+
+def _stacked(seen: list[Any]) -> Any:
+    """Observations as a batch of them."""
+    several = isinstance(seen[0], dict)
+    return {name: np.stack([one[name] for one in seen]) for name in seen[0]} if several else np.stack(seen)
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def table(rows: dict[str, Scores]) -> str:
+    lines = [f"{'':22}{'success':>8} {'return':>8} {'length':>7} {'real':>8} {'imagined':>9} {'wall':>7} {'cpu':>7}"]
+    for name, s in rows.items():
+        lines.append(
+            f"{name:22}{s.success:>7.1%} {s.reward:>8.2f} {s.length:>7.1f} {s.real_steps:>8} {s.imagined_steps:>9} "
+            f"{s.wall_s:>5.0f} s {s.cpu_s:>5.0f} s"
+        )
+    return "\n".join(lines)
+
+
+def imagine(asked: argparse.Namespace) -> dict[str, Scores]:
+    """All that was asked for. Raises ValueError, ImportError and OSError with a sentence that says how to mend it."""
+    try:
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.vec_env import DummyVecEnv
+
+        from worldmodel.adapters.sb3 import WorldVecEnv
+    except ImportError as error:
+        raise ImportError("policies need Stable-Baselines3: pip install -c constraints.txt -e '.[sb3]'") from error
+
+    world = World.from_pretrained(asked.world, engine=asked.engine)
+    named = asked.env or world.recipe
+    if not named:
+        raise ValueError("this world does not say what it was learned from: name it by --env")
+    found, limit = recipe(named), asked.limit
+    has_state = world.schema.num_values > 0
+    observation = asked.observation or ("state" if has_state else "pixels")
+
+    def original() -> gymnasium.Env[Any, Any]:
+        return Original(world, found, observation, limit)
+
+    def inside(seed: int) -> Any:
+        starts = scenes(world, POOL, 1000 * seed) if has_state else None
+        asked_of = {"observation": observation, "starts": starts, "max_episode_steps": limit}
+        return WorldVecEnv(asked.rows, world=world, **asked_of)
+
+    def outside(seed: int) -> Any:
+        return DummyVecEnv([original for _ in range(min(8, asked.rows))])
+
+    scores: dict[str, Scores] = {}
+    if asked.policy is not None:
+        scores[str(asked.policy)] = measured(acting(PPO.load(asked.policy, device="cpu")), original, asked.episodes)
+    places = {} if asked.policy is not None else {"imagined": inside} | ({"real": outside} if asked.compare else {})
+    for place, make in places.items():
+        for seed in range(asked.seed, asked.seed + asked.seeds):
+            name = f"{place}, seed {seed}"
+            wall, cpu = time.monotonic(), _cpu_seconds()
+            envs = make(seed)
+            envs.seed(seed)
+            policy = learn(envs, asked.steps, seed, name)
+            wall, cpu = time.monotonic() - wall, _cpu_seconds() - cpu
+            envs.close()
+            if place == "imagined":
+                path = Path(f"{asked.out}_{seed}.zip")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                policy.save(path)
+            row = measured(acting(policy), original, asked.episodes)
+            row.wall_s, row.cpu_s = wall, cpu
+            setattr(row, f"{place}_steps", policy.num_timesteps)
+            scores[name] = row
+            print(table({name: row}), flush=True)
+    chance = original().action_space
+    chance.seed(asked.seed)
+    scores["by chance"] = measured(lambda seen: [chance.sample() for _ in _rows(seen)], original, asked.episodes)
+    return scores
+
+
+def _rows(seen: Any) -> Any:
+    return next(iter(seen.values())) if isinstance(seen, dict) else seen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.imagine", description=__doc__)
+    parser.add_argument("--world", help="bundled name, world folder or hub id; the default world if left out")
+    parser.add_argument("--env", help="what it was learned from, as train.record --world takes it, if it does not say")
+    parser.add_argument("--out", type=Path, default=Path("policy"), help="policies are saved as OUT_SEED.zip")
+    parser.add_argument("--policy", type=Path, help="measure this one, and train none")
+    parser.add_argument("--algo", choices=ALGORITHMS, default="ppo")
+    parser.add_argument("--steps", type=int, default=40_000, help="of training, counted over all rows")
+    parser.add_argument("--observation", choices=("pixels", "state", "dict"), help="the state, where there is one")
+    parser.add_argument("--rows", type=int, default=64, help="imagined episodes at once")
+    parser.add_argument("--limit", type=int, default=128, help="most steps of an episode")
+    parser.add_argument("--engine", default="torch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="policies to train, from --seed on")
+    parser.add_argument("--episodes", type=int, default=200, help="on which each is measured")
+    parser.add_argument(
+        "--compare", action="store_true", help="also train in the environment itself, with as many steps"
+    )
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args(arguments)
+    try:
+        scores = imagine(asked)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(scores))
+    if asked.json is not None:
+        numbers = {name: asdict(row) for name, row in scores.items()}
+        asked.json.write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
