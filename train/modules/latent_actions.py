@@ -174,8 +174,10 @@ class LatentActions(nn.Module):
         return torch.cdist(self.norm(points), self.centres).argmin(1)
 
     def act(self, last: Float[Tensor, "N 3 H W"], what: Float[Tensor, "N C"]) -> Float[Tensor, "N 3 H W"]:
-        """The next picture, if this was done: whitened points, or ``centres`` of codes. What is there moves, and what is
-        new is drawn over it."""
+        """The next picture, if this was done: whitened points, or ``centres`` of codes.
+
+        What is there moves; what is new is drawn over it.
+        """
         scales = self.scales(what).unflatten(1, (-1, 2, self.draw.in_channels))
         x, (height, width) = self.effect(last, scales), last.shape[-2:]
         change = F.pixel_shuffle(self.draw(x), self.patch)[..., :height, :width]
