@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from train.worlds.contract import Recipe
-from train.worlds.registry import recipe
+from train.worlds.registry import of_schema, recipe
 from worldmodel.simulator_vector_env import SimulatorVectorEnv
 from worldmodel.world import World
 
@@ -85,6 +85,14 @@ class Original(gymnasium.Env[Any, Any]):
             low, high = self.world.schema.value_bounds
             seen["state"] = np.clip(np.asarray(info["state"], dtype=np.float32), low, high)
         return seen if self.observation == "dict" else seen[self.observation]
+
+
+def learned_from(world: World, name: str | None = None) -> Recipe:
+    """The environment that a world was learned from, by name if one is given. Raises ValueError where nobody says."""
+    named = name or world.recipe or of_schema(world.schema)
+    if not named:
+        raise ValueError("this world does not say what it was learned from: name it by --env")
+    return recipe(named)
 
 
 def scenes(world: World, count: int, seed: int) -> Tensor:
@@ -190,10 +198,7 @@ def imagine(asked: argparse.Namespace) -> dict[str, Scores]:
         raise ImportError("policies need Stable-Baselines3: pip install -c constraints.txt -e '.[sb3]'") from error
 
     world = World.from_pretrained(asked.world, engine=asked.engine)
-    named = asked.env or world.recipe
-    if not named:
-        raise ValueError("this world does not say what it was learned from: name it by --env")
-    found, limit = recipe(named), asked.limit
+    found, limit = learned_from(world, asked.env), asked.limit
     has_state = world.schema.num_values > 0
     observation = asked.observation or ("state" if has_state else "pixels")
 

@@ -21,12 +21,11 @@ from train.making.card import model_card
 from train.making.plan import TRAININGS, Plan, duration, share_out
 from train.making.runner import StageError, alone_in, run
 from train.making.stages import AMOUNTS, SIZES, Making
-from train.making.trial import again, measure
+from train.making.trial import SAMPLE, again, measure
 from train.worlds.gym_world import add_environment_options
 
 MINUTES = 60.0
 LONG = 600.0  # seconds of a training before which its speed is measured again
-SAMPLE = 32  # episodes that are recorded before anything is measured
 SOURCES = ("env", "videos", "lerobot", "minari", "recording", "world")
 
 

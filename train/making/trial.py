@@ -1,6 +1,6 @@
 """Measures how fast each stage goes on this machine, in about half a minute.
 
-Every stage is run as it will be, but for a few updates, and what comes out is thrown away.
+Every stage is run as it will be, but for a few updates and of a few episodes, and what comes out is thrown away.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from train.making.plan import TRAININGS, Speeds
 from train.making.runner import run_stage
 from train.making.stages import Making
@@ -21,7 +24,8 @@ from train.worlds.contract import Stage
 
 UPDATES = 16
 _WARM = 6  # updates that are slower than the others
-_AGAIN, _READ = 96, 56  # the same of a whole recording, whose episodes are read one by one at first
+_AGAIN, _READ = 64, 24  # the same when it is measured again, and what is rare should have its share
+SAMPLE = 32  # episodes that anything is tried on
 _ROLLED = 300  # steps of eight rows that an evaluation takes, about
 _PICTURED = 12.0  # seconds that its pictures and page take
 
@@ -59,7 +63,32 @@ def again(making: Making, name: str) -> float:
 
 
 def _trial(making: Making) -> Making:
-    return replace(making, work=making.work / "trial", out=making.work / "trial/world")
+    work = making.work / "trial"
+    source = replace(making.source, recording=few(making.source.recording, work / "sample"))
+    return replace(making, source=source, work=work, out=work / "world")
+
+
+def few(recording: Path, folder: Path, count: int = SAMPLE) -> Path:
+    """A recording of about ``count`` of another's episodes, of every split, whose files it only points to."""
+    if not (recording / "meta/episodes").is_dir():
+        return recording
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "meta/episodes").mkdir(parents=True)
+    for path in recording.iterdir():
+        if path.name != "meta":
+            (folder / path.name).symlink_to(path.resolve())
+    for path in (recording / "meta").iterdir():
+        if path.is_file():
+            shutil.copy(path, folder / "meta")
+    rows = pa.concat_tables(
+        [pq.read_table(path) for path in sorted((recording / "meta/episodes").rglob("*.parquet"))],
+        promote_options="default",
+    )
+    kept = list(range(0, len(rows), max(1, len(rows) // count)))
+    splits = rows["split"].to_pylist() if "split" in rows.column_names else []
+    kept += [splits.index(name) for name in dict.fromkeys(splits) if name not in {splits[i] for i in kept}]
+    pq.write_table(rows.take(sorted(kept)), folder / "meta/episodes/few.parquet")
+    return folder
 
 
 def _short(trial: Making, updates: int = UPDATES) -> dict[str, Stage]:
