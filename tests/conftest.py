@@ -7,11 +7,13 @@ of their own take a plain ``Tensor``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
 import jaxtyping
+import pytest
 from beartype import beartype
 
 
@@ -43,3 +45,13 @@ checker = ModuleType("shape_checks")
 checker.checked = checked  # type: ignore[attr-defined]
 sys.modules[checker.__name__] = checker
 jaxtyping.install_import_hook(["tokenizer", "worldmodel"], "shape_checks.checked")
+
+
+@pytest.fixture
+def pond(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The world of a package that is not ours, for this process and those that it starts."""
+    outside = str(Path(__file__).parent / "outside_world")
+    monkeypatch.syspath_prepend(outside)
+    monkeypatch.setenv("PYTHONPATH", outside, prepend=":")
+    yield __import__("pond")
+    sys.modules.pop("pond")

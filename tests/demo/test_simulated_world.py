@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -20,16 +19,6 @@ from demo.session import Session
 from demo.simulated_world import SimulatedWorld
 from train.data.episode_store import EpisodeStore
 from train.record import main as record
-
-OUTSIDE = Path(__file__).parents[1] / "outside_world"
-
-
-@pytest.fixture
-def pond(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(OUTSIDE))
-    monkeypatch.setenv("PYTHONPATH", str(OUTSIDE), prepend=":")
-    yield __import__("pond")
-    sys.modules.pop("pond")
 
 
 def play(world: Any, seed: int, held: list[str]) -> Session:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,15 +14,6 @@ import pytest
 
 from train.check_world import faults, main
 from train.worlds.contract import Recipe
-
-OUTSIDE = Path(__file__).parents[1] / "outside_world"
-
-
-@pytest.fixture
-def pond(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(OUTSIDE))
-    yield __import__("pond")
-    sys.modules.pop("pond")
 
 
 def broken(pond: Any, change: Callable[[Any, Any], Any], recipe: Recipe | None = None) -> list[str]:

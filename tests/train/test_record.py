@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +18,6 @@ from train.record import main, parse_size
 from train.worlds.contract import Recipe
 from train.worlds.held_out import held_out, held_out_states, version
 from train.worlds.play import play_episode, simulate_episode
-
-OUTSIDE = Path(__file__).parents[1] / "outside_world"
-
-
-@pytest.fixture
-def pond(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(OUTSIDE))
-    yield __import__("pond")
-    sys.modules.pop("pond")
 
 
 def played(world: Recipe, steps: int = 30, acting: str = "any") -> Episode:
