@@ -31,6 +31,7 @@ class VideoTokenizerConfig:
     ``resolution`` is the side of a square picture or (height, width), in multiples of the cell.
     With ``still`` a picture is learned over which all others are drawn: what places mostly show.
     With ``spread`` each channel of a latent has the same spread over a batch, so that codes are in use from the start.
+    With ``by_name`` the decoder also learns what each code means by itself: what digits say changes smoothly with them.
     ``edge`` is the width in pixels of the edges that are drawn from a state (see ``coverage`` in `ray_casting.py`),
     ``mark`` how large a body without a size is drawn before it is learned (see ``BodyLayers``).
     """
@@ -42,6 +43,7 @@ class VideoTokenizerConfig:
     encoder_blocks: int = 2
     spread: bool = False
     still: bool = False
+    by_name: bool = False
     decoder_width: int = 128
     decoder_blocks: int = 2
     detail_width: int = 64
@@ -138,6 +140,9 @@ class Decoder(nn.Module):
         width, detail, (rows, columns) = config.decoder_width, config.detail_width, config.grid
         self.config = config
         self.embed = nn.Conv2d(latent_dim, width, 3, padding=1)
+        self.names = nn.Embedding(config.quantizer.size, width) if config.by_name else None
+        if self.names is not None:
+            nn.init.zeros_(self.names.weight)
         self.place = nn.Parameter(torch.zeros(width, rows, columns))
         self.coarse = nn.ModuleList(
             ResidualBlock(width, temporal=config.temporal_kernel if i < 2 else 1) for i in range(config.decoder_blocks)
@@ -181,10 +186,12 @@ class Decoder(nn.Module):
         shown: FrameStates | None = None,
         drawn: Float[Tensor, "B T r 4 H W"] | None = None,
         at: Int[Tensor, "B 2"] | None = None,
+        ids: Int[Tensor, "B T h w"] | None = None,
     ) -> Float[Tensor, "B T r 3 H W"]:
         """``drawn`` is what :meth:`draw` made of ``shown``, if that is at hand.
 
-        ``at`` is the first row and column of cells, where codes are those of a part of the picture.
+        ``at`` is the first row and column of cells, where codes are those of a part of the picture. ``ids`` are the
+        codes' own, where they have any.
         """
         steps = codes.shape[1]
         x = codes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -194,6 +201,8 @@ class Decoder(nn.Module):
             place = _part(place, at, (rows, columns)).repeat_interleave(steps, 0)
             detail_place = _part(detail_place, 2 * at, (2 * rows, 2 * columns)).repeat_interleave(steps, 0)
         x = self.embed(x) + place
+        if self.names is not None and ids is not None:
+            x = x + self.names(ids.flatten(0, 1)).permute(0, 3, 1, 2)
         x = x.unflatten(0, (-1, steps))
         for block in self.coarse:
             x = block(x, cache)

@@ -89,13 +89,15 @@ class VideoTokenizer(nn.Module):
         of a picture, in whole cells.
         """
         quantized, batch = self._quantize(video, whole=at is None), len(video)
-        codes = quantized.codes.unflatten(0, (batch, -1))
+        codes, ids = (x.unflatten(0, (batch, -1)) for x in (quantized.codes, quantized.indices))
         if wrong is not None:
             others = codes.detach().movedim(2, -1).flatten(0, 3)
-            others = others[torch.randperm(len(others), device=codes.device)].view_as(codes.movedim(2, -1))
-            codes = torch.where(wrong[:, :, None], others.movedim(-1, 2), codes)
+            order = torch.randperm(len(others), device=codes.device)
+            codes = torch.where(wrong[:, :, None], others[order].view_as(codes.movedim(2, -1)).movedim(-1, 2), codes)
+            ids = torch.where(wrong, ids.flatten()[order].view_as(ids), ids)
         drawn = None if shown is None else self.decoder.draw(shown)
-        video = self._join(self.decoder(codes, shown=shown, drawn=drawn, at=at)) + 0.5
+        named = None if self.quantizer.noisy and self.training else ids  # noise is between codes
+        video = self._join(self.decoder(codes, shown=shown, drawn=drawn, at=at, ids=named)) + 0.5
         alone = None if drawn is None else self._join(drawn[:, :, :, :3]) + 0.5
         return Reconstruction(video, quantized.indices.unflatten(0, (batch, -1)), quantized.loss, alone)
 
@@ -137,7 +139,7 @@ class VideoTokenizer(nn.Module):
         ``states`` (B, 1 + n, num_values) are what the latent frames show, if that is known.
         """
         shown = None if states is None else FrameStates.of(states)
-        return self._to_pixels(self._join(self.decoder(self._codes(ids), shown=shown)))
+        return self._to_pixels(self._join(self.decoder(self._codes(ids), shown=shown, ids=ids)))
 
     # -- streaming ----------------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class VideoTokenizer(nn.Module):
         shown = None
         if state is not None:
             shown = FrameStates(state[:, None], (state if previous is None else previous)[:, None])
-        pixels = self._to_pixels(self.decoder(self._codes(ids[:, None]), cache, shown)[:, 0])
+        pixels = self._to_pixels(self.decoder(self._codes(ids[:, None]), cache, shown, ids=ids[:, None])[:, 0])
         cache.advance()
         return pixels
 

@@ -36,6 +36,7 @@ def tiny(
     kernel: int = 2,
     schema: StateSchema | None = None,
     size: tuple[int, int] | int = 16,
+    by_name: bool = False,
 ):
     """Random weights everywhere, also where training starts from zeros."""
     torch.manual_seed(0)
@@ -50,6 +51,7 @@ def tiny(
         detail_width=8,
         detail_blocks=1,
         temporal_kernel=kernel,
+        by_name=by_name,
         quantizer=quantizer,
     )
     tokenizer = VideoTokenizer(config, schema).to(kind).eval()
@@ -72,7 +74,7 @@ def some_ids(tokenizer: VideoTokenizer, batch: int = 2) -> Tensor:
 def decode(tokenizer: VideoTokenizer, ids: Tensor, cache: StreamingCache | None = None) -> Tensor:
     """Unrounded decoded frames (B, T, r, 3, H, W)."""
     with torch.no_grad():
-        out = tokenizer.decoder(tokenizer._codes(ids), cache)
+        out = tokenizer.decoder(tokenizer._codes(ids), cache, ids=ids)
     if cache is not None:
         cache.advance()
     return out
@@ -92,9 +94,10 @@ def test_decoding_in_any_chunks_equals_the_whole(kind, tolerance: float, cuts: s
     assert (torch.cat(chunks, 1) - decode(tokenizer, ids)).abs().max() <= tolerance
 
 
+@pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("r", [1, 4])
-def test_a_stream_of_ids_gives_the_clips_frames(r: int):
-    tokenizer = tiny(r)
+def test_a_stream_of_ids_gives_the_clips_frames(r: int, by_name: bool):
+    tokenizer = tiny(r, by_name=by_name)
     ids, cache = some_ids(tokenizer), tokenizer.start_cache(2)
     steps = [tokenizer.decode_step(ids[:, t], cache) for t in range(1 + STEPS)]
     assert all(step.shape == (2, r, 16, 16, 3) for step in steps)
@@ -169,13 +172,31 @@ def test_wrong_codes_are_decoded_where_they_are_marked():
     assert differs[1, 1 + 4 * 3 : 1 + 4 * 4].all()
 
 
-def test_whole_reconstruction_is_encoding_and_decoding():
-    tokenizer, frames = tiny(), clip()
+@pytest.mark.parametrize("by_name", [False, True])
+def test_whole_reconstruction_is_encoding_and_decoding(by_name: bool):
+    tokenizer, frames = tiny(by_name=by_name), clip()
     with torch.no_grad():
         whole = tokenizer(frames.movedim(-1, 2) / 255)
     assert torch.equal(whole.indices, tokenizer.encode(frames))
     rounded = (whole.video * 255).round().clamp(0, 255).to(torch.uint8).movedim(2, -1)
     assert (rounded.int() - tokenizer.decode(whole.indices).int()).abs().max() <= 1
+
+
+def test_a_code_may_mean_what_its_digits_do_not_say():
+    tokenizer, frames = tiny(by_name=True).train(), clip().movedim(-1, 2) / 255
+    names = tokenizer.decoder.names
+    assert names is not None
+    ids = torch.zeros(1, 1, *tokenizer.grid, dtype=torch.long)
+    before = tokenizer.decode(ids), tokenizer.decode(ids + 1)
+    with torch.no_grad():
+        names.weight[1] += 3
+    assert torch.equal(tokenizer.decode(ids), before[0])
+    assert not torch.equal(tokenizer.decode(ids + 1), before[1])
+    for noisy in (True, False):  # noise lies between codes, so nothing is meant by name then
+        tokenizer.quantizer.noisy = noisy
+        tokenizer.zero_grad()
+        tokenizer(frames).video.sum().backward()
+        assert (names.weight.grad is None or not names.weight.grad.any()) is noisy
 
 
 def test_future_ids_do_not_change_past_frames():

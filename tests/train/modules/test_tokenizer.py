@@ -19,6 +19,7 @@ SIZES = {
     "detail_width": 8,
     "still": True,
     "spread": True,
+    "by_name": True,
 }
 
 
