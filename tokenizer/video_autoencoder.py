@@ -31,7 +31,7 @@ class VideoTokenizerConfig:
     ``resolution`` is the side of a square picture or (height, width), in multiples of the cell.
     With ``still`` a picture is learned over which all others are drawn: what places mostly show.
     With ``spread`` each channel of a latent has the same spread over a batch, so that codes are in use from the start.
-    With ``by_name`` the decoder also learns what each code means by itself: what digits say changes smoothly with them.
+    With ``by_name`` the decoder also learns a picture of each code's own, which may be as sharp as it has to be.
     ``edge`` is the width in pixels of the edges that are drawn from a state (see ``coverage`` in `ray_casting.py`),
     ``mark`` how large a body without a size is drawn before it is learned (see ``BodyLayers``).
     """
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
         width, detail, (rows, columns) = config.decoder_width, config.detail_width, config.grid
         self.config = config
         self.embed = nn.Conv2d(latent_dim, width, 3, padding=1)
-        self.names = nn.Embedding(config.quantizer.size, width) if config.by_name else None
+        self.names = nn.Embedding(config.quantizer.size, 4 * config.patch_values) if config.by_name else None
         if self.names is not None:
             nn.init.zeros_(self.names.weight)
         self.place = nn.Parameter(torch.zeros(width, rows, columns))
@@ -201,8 +201,6 @@ class Decoder(nn.Module):
             place = _part(place, at, (rows, columns)).repeat_interleave(steps, 0)
             detail_place = _part(detail_place, 2 * at, (2 * rows, 2 * columns)).repeat_interleave(steps, 0)
         x = self.embed(x) + place
-        if self.names is not None and ids is not None:
-            x = x + self.names(ids.flatten(0, 1)).permute(0, 3, 1, 2)
         x = x.unflatten(0, (-1, steps))
         for block in self.coarse:
             x = block(x, cache)
@@ -213,6 +211,10 @@ class Decoder(nn.Module):
             x = block(x)
         x = nn.functional.silu(self.norm(x[:, 0]))
         frames = self._to_frames(self.head(x), steps)
+        if self.names is not None and ids is not None:
+            r, cell = self.config.frames_per_step, self.config.cell
+            own = rearrange(self.names(ids), "b t h w (r c p q) -> b t r c (h p) (w q)", r=r, c=3, p=cell, q=cell)
+            frames = frames + own
         if self.still is not None:
             still, cell = self.still[None], self.config.cell
             if at is not None:

@@ -6,7 +6,9 @@ actions by which pictures of the training episodes move most to the right and to
 
 ``turning.opposite``: of ``PAIRS`` held-out moments, from how many ``HELD`` steps of left move the picture to the right,
 and as many of right to the left. ``turning.left``, ``turning.right``: each alone. ``turning.recorded_left``,
-``…_right``: how often a recorded step of that action does, which is what can be expected.
+``…_right``: how often a recorded step of that action does, which is what can be expected. With ``--replayed N``, N of
+the moments are also played in the environment that was recorded: ``turning.itself_opposite``, and of the moments in
+which that turns both ways, ``turning.opposite_too``, in how many the world does.
 
 Over ``STEPS`` free steps on recorded actions: ``moving.flow_against_real``, the mean length of the optical flow
 (Farneback) over the real one's, ``moving.sharpness_against_real``, the same of the Laplacian's variance, each also of
@@ -31,6 +33,8 @@ from tokenizer.clip import Episode
 from train.data.episode_store import EpisodeStore
 from train.measure.free_running import CONTEXT, imagine, in_batches, recorded_actions, start
 from train.measure.metrics import laplacian_variance
+from train.worlds.gym_world import GymSimulator, GymWorld
+from train.worlds.play import draw_episode
 from worldmodel.world import World
 
 PAIRS, HELD, STEPS = 50, 8, 64
@@ -46,7 +50,7 @@ def flow(pictures: Tensor) -> np.ndarray:
         cv2.calcOpticalFlowFarneback(a, b, np.zeros((*a.shape, 2), np.float32), 0.5, 3, 11, 3, 5, 1.1, 0)
         for a, b in pairwise(grey)
     ]
-    return np.stack(flows)
+    return np.stack(flows) if flows else np.zeros((0, *pictures.shape[1:3], 2), np.float32)
 
 
 def sideways(pictures: Tensor) -> np.ndarray:
@@ -74,31 +78,67 @@ def turners(store: EpisodeStore) -> tuple[Any, Any]:
     return left, right
 
 
-def moments(store: EpisodeStore, after: int) -> list[tuple[Episode, int]]:
-    """Held-out episodes and steps at which a prompt ends, ``after`` steps before the end at least."""
-    found: list[tuple[Episode, int]] = []
+def moments(store: EpisodeStore, after: int) -> list[tuple[int, Episode, int]]:
+    """Held-out episodes, by number, and steps at which a prompt ends, ``after`` steps before the end at least."""
+    found: list[tuple[int, Episode, int]] = []
     chosen = [*store.split("test"), *store.split("validation")]
     apart = max(HELD, sum(store.num_frames(i) for i in chosen) // store.schema.frames_per_step // PAIRS)
     for index in chosen:
         episode = store.read(index)
-        found += [(episode, step) for step in range(CONTEXT, episode.num_steps - after, apart)]
+        found += [(index, episode, step) for step in range(CONTEXT, episode.num_steps - after, apart)]
     if not found:
         raise ValueError(f"{store.path} has no held-out episode of {CONTEXT + after} steps: record longer ones")
     return found[:PAIRS]
 
 
-def measure_turning(world: World, store: EpisodeStore, left: Any, right: Any) -> dict[str, float]:
+def turned(pictures: Tensor, sign: int) -> bool:
+    """Whether pictures uint8 (n, H, W, 3) move to the right, or, by ``sign`` -1, to the left."""
+    return bool(sign * sideways(pictures).mean() > 0)
+
+
+def replayed(store: EpisodeStore, chosen: list[tuple[int, Episode, int]], left: Any, right: Any) -> np.ndarray:
+    """Whether the environment itself turns both ways from each of these moments, bool (n,).
+
+    Raises ValueError where the recording is of no environment, or an episode cannot be played again.
+    """
+    made_of = GymWorld.load(store.settings["world"])
+    simulator, space = GymSimulator(made_of), store.schema.actions
+    turns = []
+    for index, episode, step in chosen:
+        seed, _ = draw_episode(made_of.recipe(), store.settings["seed"], index)
+        assert episode.actions is not None
+        both = []
+        for action, sign in ((left, 1), (right, -1)):
+            picture, _ = simulator.reset(seed=seed)
+            for done in episode.actions[:step]:
+                picture = simulator.step(space.unflatten(done))[0]
+            if (picture != episode.frames[step * store.schema.frames_per_step]).any():
+                raise ValueError("the recorded episode cannot be played again: was it recorded by another version?")
+            held = space.unflatten(np.atleast_1d(np.asarray(action, dtype=np.float32)))
+            both.append(turned(torch.from_numpy(np.stack([simulator.step(held)[0] for _ in range(HELD)])), sign))
+        turns.append(all(both))
+    return np.array(turns)
+
+
+def measure_turning(world: World, store: EpisodeStore, left: Any, right: Any, again: int) -> dict[str, float]:
     right_way: dict[str, list[np.ndarray]] = {"left": [], "right": []}
-    for rows in in_batches(moments(store, HELD)):
-        clips = [episode.window(step - CONTEXT, CONTEXT) for episode, step in rows]
+    chosen = moments(store, HELD)
+    for rows in in_batches(chosen):
+        clips = [episode.window(step - CONTEXT, CONTEXT) for _, episode, step in rows]
         for name, action, sign in (("left", left, 1), ("right", right, -1)):
             rollout = start(world, clips, seed=0, sampling=world.sampling)
             given = np.asarray(action) if isinstance(action, list) else action
             last = imagine(rollout, [given] * HELD).frames[:, :, -1]
-            right_way[name].append(np.array([sign * sideways(one).mean() > 0 for one in last]))
+            right_way[name].append(np.array([turned(one, sign) for one in last]))
     lefts, rights = (np.concatenate(right_way[name]) for name in ("left", "right"))
     numbers = {"turning.opposite": (lefts & rights).mean()}
     numbers |= {"turning.left": lefts.mean(), "turning.right": rights.mean()}
+    if again:
+        some = np.linspace(0, len(chosen) - 1, min(again, len(chosen))).astype(int)
+        real = replayed(store, [chosen[i] for i in some], left, right)
+        numbers["turning.itself_opposite"] = real.mean()
+        if real.any():
+            numbers["turning.opposite_too"] = (lefts & rights)[some][real].mean()
     recorded: dict[str, list[bool]] = {"left": [], "right": []}
     r = store.schema.frames_per_step
     for index in [*store.split("test"), *store.split("validation")][:EPISODES]:
@@ -117,8 +157,9 @@ def measure_moving(world: World, store: EpisodeStore) -> dict[str, float]:
     r, late = store.schema.frames_per_step, slice(3 * STEPS // 4, None)
     still = moved = 0
     for rows in in_batches(moments(store, STEPS)[:16]):
-        rollout = start(world, [e.window(step - CONTEXT, CONTEXT) for e, step in rows], seed=0, sampling=world.sampling)
-        after = [episode.window(step, STEPS) for episode, step in rows]
+        clips = [episode.window(step - CONTEXT, CONTEXT) for _, episode, step in rows]
+        rollout = start(world, clips, seed=0, sampling=world.sampling)
+        after = [episode.window(step, STEPS) for _, episode, step in rows]
         made = imagine(rollout, recorded_actions(world, after, STEPS)).frames[:, :, -1]
         for ours, clip in zip(made, after, strict=True):
             real = torch.from_numpy(clip.frames[r::r])
@@ -144,13 +185,14 @@ def main() -> int:
     parser.add_argument("--recording", type=Path, required=True)
     parser.add_argument("--left", type=json.loads, help="an action, as JSON")
     parser.add_argument("--right", type=json.loads)
+    parser.add_argument("--replayed", type=int, default=0, metavar="N")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     try:
         world, store = World.from_pretrained(asked.world), EpisodeStore(asked.recording)
         told = asked.left is not None and asked.right is not None
         left, right = (asked.left, asked.right) if told else turners(store)
-        numbers = measure_turning(world, store, left, right) | measure_moving(world, store)
+        numbers = measure_turning(world, store, left, right, asked.replayed) | measure_moving(world, store)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
