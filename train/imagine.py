@@ -122,9 +122,10 @@ def learn(envs: Any, steps: int, seed: int, name: str) -> Any:
     several = isinstance(space, gymnasium.spaces.Dict)
     kind = "MultiInputPolicy" if several else "CnnPolicy" if pictures else "MlpPolicy"
     scaled = {} if pictures or several else {"features_extractor_class": Scaled}
+    each = 8 * max(2, min(2048, steps) // envs.num_envs // 8)  # steps of a row between updates, of eight batches
     policy = PPO(
         kind, VecMonitor(envs), seed=seed, device="cpu", policy_kwargs=scaled, learning_rate=1e-3 if scaled else 3e-4,
-        n_steps=max(16, 2048 // envs.num_envs), batch_size=256, n_epochs=10, gamma=0.97, ent_coef=0.01,
+        n_steps=each, batch_size=each * envs.num_envs // 8, n_epochs=10, gamma=0.97, ent_coef=0.01,
     )  # fmt: skip
     policy.learn(steps, callback=Said())
     return policy

@@ -374,7 +374,7 @@ class Rollout:
         Raises ValueError for rows that are not there, and where nothing is to be drawn though it has to be, or the
         other way round.
         """
-        if draw is not None and draw and not self.draw:
+        if draw and not self.draw:
             raise ValueError("what was not drawn until now cannot be drawn from here on: start with draw=True")
         if draw is False and not self.parts.dynamics.simulates_alone:
             raise ValueError("this world's steps look at their pictures: it cannot go on without drawing them")
