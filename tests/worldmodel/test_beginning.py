@@ -126,7 +126,7 @@ def test_a_row_that_is_reset_to_a_prompt_equals_a_fresh_start():
     for _ in range(3):
         rollout.step("right")
     rollout.reset_rows([1], [Beginning(seed=6, frames=film(1)[0])])
-    assert torch.equal(rollout.frames[1], fresh.frames[0])
+    assert torch.equal(rollout.frames[1, -1:], fresh.frames[0])
     for _ in range(5):
         assert torch.equal(rollout.step("left").frames[1], fresh.step("left").frames[0])
 
