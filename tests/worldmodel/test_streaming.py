@@ -516,7 +516,7 @@ def test_mistakes_are_answered_with_the_mend():
         rollout.edit({"ball": {"yaw": 1.0}}, row=2)
     with pytest.raises(ValueError, match="2 rows need as many beginnings, got 1"):
         rollout.reset_rows([0, 1], [Beginning()])
-    with pytest.raises(ValueError, match="2 rows cannot become this rollout.s 1"):
+    with pytest.raises(ValueError, match="2 rows cannot become this rollout"):
         WORLD.start(seed=1).restore(rollout.snapshot())
     with pytest.raises(ValueError, match="not trained for 2 tokens per pass; choose from 16, 4, 1"):
         WORLD.start(sampling=lively(2))

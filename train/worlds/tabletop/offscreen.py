@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import sys
 
 import mujoco
 import numpy as np
@@ -21,6 +22,13 @@ NO_GL = (
 _SHADOW = np.array([0.0, 0.0, 0.0, 0.3], dtype=np.float32)
 
 
+def _wake_display() -> None:
+    """Begins EGL's display again, where another library has ended it for all; else it changes nothing."""
+    egl = sys.modules.get("mujoco.egl")
+    if egl is not None and egl.EGL_DISPLAY is not None:
+        egl.EGL.eglInitialize(egl.EGL_DISPLAY, None, None)
+
+
 class Offscreen:
     """Draws one model after another at one size. ``load`` a model before drawing.
 
@@ -32,6 +40,7 @@ class Offscreen:
         try:
             if context is None:
                 raise ImportError("MUJOCO_GL is disabled")
+            _wake_display()
             self._gl = context(size, size)
             self._gl.make_current()
         except Exception as error:
