@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -281,3 +283,17 @@ def test_events_say_what_they_do_and_stay_within_a_step_s_change():
                 named = [sign for side, sign in sides.items() if side in text]
                 assert named in ([], [np.sign(float(after[schema.columns("camera", "azimuth")]))])
     assert kinds == {"kick", "stop", "all_stop", "slower", "faster", "camera", "light", "shot", "brightness"}
+
+
+@needs_gl
+def test_it_draws_again_when_another_library_has_ended_the_display() -> None:
+    Tabletop(resolution=64).reset(seed=0)
+    egl = sys.modules.get("mujoco.egl")
+    if egl is None or egl.EGL_DISPLAY is None:
+        pytest.skip("drawn by something else than EGL")
+    code = (
+        "import train.worlds.tabletop\nfrom train.worlds.tabletop.simulator import Tabletop\n"
+        "Tabletop(resolution=64).reset(seed=0)\nfrom mujoco import egl\negl.EGL.eglTerminate(egl.EGL_DISPLAY)\n"
+        "assert Tabletop(resolution=64).reset(seed=0)[0].std() > 1\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
