@@ -295,9 +295,8 @@ class StateCodec(nn.Module):
             means.append(mean)
         return means[0], means[1]
 
-    def doubt(self, probabilities: Float[Tensor, "B S ids"]) -> Float[Tensor, "B entities"]:
-        """The mean entropy of the ids of each entity's slots, in nats, in the schema's order; 0 for one without any."""
-        each = torch.special.entr(probabilities).sum(-1)  # (B, S)
+    def by_entity(self, each: Float[Tensor, "B S"]) -> Float[Tensor, "B entities"]:
+        """The mean over each entity's slots, in the schema's order; 0 for one without any."""
         owner = torch.tensor([slot.entity for slot in self.schema.slots], device=each.device)
         entities = torch.arange(len(self.schema.entities), device=each.device)
         mine = (owner == entities[:, None]).to(each)

@@ -60,7 +60,6 @@ class Original(gymnasium.Env[Any, Any]):
         pictured = observation != "state"
         self.simulator = found.make(world.tokenizer.size) if pictured else found.states_only()
         self.observation, self.limit, self.world = observation, limit, world
-        self._reward = world.schema.role_columns("reward")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)

@@ -45,6 +45,8 @@ class World:
     Raises ValueError when the parts do not belong together.
     """
 
+    source: Path | None = None  # the folder that it was loaded from
+
     def __init__(
         self,
         *,
@@ -73,7 +75,6 @@ class World:
 
     def _hold(self, parts: WorldParts, release: Release, engine: str) -> None:
         self.parts, self.release = parts, release
-        self.source: Path | None = None  # the folder that it was loaded from
         self.engine = make_engine(engine, parts)
 
     # -- what it is made of ---------------------------------------------------------------------------
@@ -140,9 +141,7 @@ class World:
         """Moves every part, in place, and returns the world."""
         for part in self.parts.networks.values():
             part.to(device)
-        source = self.source
         self._hold(replace(self.parts, attention="auto"), self.release, self.engine.name)
-        self.source = source
         return self
 
     # -- playing --------------------------------------------------------------------------------------
@@ -284,9 +283,9 @@ class World:
         Raises ValueError when there is no such world, or when its files do not belong together.
         """
         keep_memory()
-        world = cls.__new__(cls)
-        world._hold(*storage.load(name, device=device, attention=attention), engine)
-        world.source = storage.find(name).resolve()
+        world, folder = cls.__new__(cls), storage.find(name).resolve()
+        world._hold(*storage.load(folder, device=device, attention=attention), engine)
+        world.source = folder
         return world
 
     # -- copies ---------------------------------------------------------------------------------------

@@ -185,17 +185,24 @@ def judge_grid(cell: int, real: Tensor, ours: Tensor, shares: Shares) -> None:
             shares.note(f"held_{name}", right(real[:1], real[step : step + 1]))
 
 
-def played_again(simulator: GymSimulator, episode: Episode, seed: int, begin: int, steps: int) -> Tensor:
-    """An Atari game from step ``begin`` of an episode, by the episode's actions and other luck: the last frame of each
-    step, uint8 (T, H, W, 3). Raises ValueError where the episode cannot be played again."""
-    ale: Any = simulator.env.get_wrapper_attr("ale")
+def replay(simulator: GymSimulator, episode: Episode, seed: int, begin: int) -> list[Any]:
+    """Plays an episode again up to step ``begin``, and gives all of its actions as the environment takes them. Raises
+    ValueError where it cannot be played again."""
     assert episode.actions is not None
     actions = [simulator.world.recorded_schema.actions.unflatten(action) for action in episode.actions]
     picture, _ = simulator.reset(seed=seed)
     for action in actions[:begin]:
         picture = simulator.step(action)[0]
     if (picture != episode.frames[begin * simulator.world.frame_skip]).any():
-        raise ValueError("the recorded game cannot be played again: was it recorded by another version?")
+        raise ValueError("the recorded episode cannot be played again: was it recorded by another version?")
+    return actions
+
+
+def played_again(simulator: GymSimulator, episode: Episode, seed: int, begin: int, steps: int) -> Tensor:
+    """An Atari game from step ``begin`` of an episode, by the episode's actions and other luck: the last frame of each
+    step, uint8 (T, H, W, 3). Raises ValueError where the episode cannot be played again."""
+    ale: Any = simulator.env.get_wrapper_attr("ale")
+    actions = replay(simulator, episode, seed, begin)
     state = ale.cloneState()
     for _ in range(OTHER_LUCK):
         ale.act(0)

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.benchmarks.pixels import replay
 from tokenizer.clip import Episode
 from train.data.episode_store import EpisodeStore
 from train.measure.free_running import CONTEXT, imagine, in_batches, recorded_actions, start
@@ -106,14 +107,9 @@ def replayed(store: EpisodeStore, chosen: list[tuple[int, Episode, int]], left: 
     turns = []
     for index, episode, step in chosen:
         seed, _ = draw_episode(made_of.recipe(), store.settings["seed"], index)
-        assert episode.actions is not None
         both = []
         for action, sign in ((left, 1), (right, -1)):
-            picture, _ = simulator.reset(seed=seed)
-            for done in episode.actions[:step]:
-                picture = simulator.step(space.unflatten(done))[0]
-            if (picture != episode.frames[step * store.schema.frames_per_step]).any():
-                raise ValueError("the recorded episode cannot be played again: was it recorded by another version?")
+            replay(simulator, episode, seed, step)
             held = space.unflatten(np.atleast_1d(np.asarray(action, dtype=np.float32)))
             both.append(turned(torch.from_numpy(np.stack([simulator.step(held)[0] for _ in range(HELD)])), sign))
         turns.append(all(both))

@@ -86,7 +86,7 @@ class Engine:
             led = codec.set_absolute(led, ids)
             if limits is not None:
                 ids, led = self.parts.limiter.keep_step(ids, led, state, limits)
-        unsure = codec.doubt(probabilities) if doubt else None
+        unsure = codec.by_entity(entropy(probabilities)) if doubt else None
         return Simulated(ids, led, kept, Outlook(*codec.outlook(led, probabilities)), unsure)
 
     def _state_in_passes(
