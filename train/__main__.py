@@ -8,9 +8,9 @@ def main() -> None:
     from lightning.pytorch.utilities.exceptions import SIGTERMException  # importing Lightning takes seconds
 
     from train.running.cli import main as run
-    from worldmodel.threads import keep_memory
+    from worldmodel.threads import train_quickly
 
-    keep_memory()
+    train_quickly()
     try:
         run()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How a process computes on a CPU: with how many threads, and that it keeps its memory.
+"""How a process computes on a CPU: with how many threads, and without what would slow it down.
 
 The number of threads is measured, because more is often slower.
 
@@ -35,6 +35,14 @@ def keep_memory(size: int = 2**29) -> None:
         library = ctypes.CDLL(None)
         for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             library.mallopt(option, size)
+
+
+def train_quickly() -> None:
+    """What a process that trains asks for before its first thread begins: memory is kept, and numbers so small that a
+    CPU takes a hundred times longer for them count as 0. Sharp attention makes many: a world of Breakout learned at two
+    thirds of its speed for them, to the same losses."""
+    keep_memory()
+    torch.set_flush_denormal(True)
 
 
 def choose_threads(most: int | None = None) -> ThreadChoice:

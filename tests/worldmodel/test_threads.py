@@ -1,7 +1,7 @@
 import torch
 
 from worldmodel import threads
-from worldmodel.threads import choose_threads, keep_memory
+from worldmodel.threads import choose_threads, keep_memory, train_quickly
 
 
 def test_the_fastest_count_is_chosen_and_the_setting_left_alone(monkeypatch):
@@ -40,3 +40,13 @@ def test_memory_is_asked_to_be_kept_where_there_is_glibc_and_nowhere_else_is_a_p
     assert asked == [(-3, 7), (-1, 7)]
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # as on a Mac
     keep_memory()
+
+
+def test_who_trains_counts_the_smallest_numbers_as_0():
+    small = torch.full((4,), 1e-30)
+    try:
+        train_quickly()
+        assert (small * 1e-10 == 0).all()
+    finally:
+        torch.set_flush_denormal(False)
+    assert (small * 1e-10 > 0).all()

@@ -26,9 +26,9 @@ def end_with_parent(seconds: float = 0.2) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    from worldmodel.threads import keep_memory  # importing torch takes seconds, in which the parent may end
+    from worldmodel.threads import train_quickly  # importing torch takes seconds, in which the parent may end
 
-    keep_memory()
+    train_quickly()
     module = sys.argv[1]
     sys.argv = [f"python -m {module}", *sys.argv[2:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
