@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -26,10 +27,11 @@ from typing import Any
 from tokenizer.frames import picture_size, said_size
 from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingConfig
 from train.running.progress_bar import progress_bar
-from train.worlds.contract import Size
+from train.worlds.contract import Recipe, Size
 from train.worlds.gym_world import add_environment_options, environment
 from train.worlds.play import draw_episode, play_episode, split_of
 from train.worlds.registry import names, recipe
+from train.worlds.saved_policy import digest, played_by
 
 SHARD = 16  # episodes
 _CONSOLIDATE_EVERY = 6  # shards
@@ -41,6 +43,12 @@ def parse_size(text: str) -> Size:
     if found is None:
         raise ValueError(f"a resolution is a number of pixels or HEIGHTxWIDTH, as 64 or 64x112, not {text!r}")
     return int(found[1]), int(found[2] or found[1])
+
+
+def played(settings: Mapping[str, Any]) -> Recipe:
+    """The world that a recording is of, and who plays it."""
+    found = recipe(settings["world"])
+    return played_by(found, settings["policy"]) if "policy" in settings else found
 
 
 # -- one worker -----------------------------------------------------------------------------------------
@@ -62,7 +70,7 @@ def _start_worker(path: Path, config: RecordingConfig, progress: Any) -> None:
 
 def _record_shard(number: int, indices: list[int]) -> int:
     config: RecordingConfig = _worker["config"]
-    world, size = recipe(config.settings["world"]), picture_size(config.size)
+    world, size = played(config.settings), picture_size(config.size)
     seed, num_steps = config.settings["seed"], config.settings["steps"]
     with closing(world.make(size)) as env, _worker["writer"].shard(number) as shard:
         for index in indices:
@@ -86,10 +94,12 @@ def record(
     workers: int = 1,
     num_steps: int = 64,
     resolution: int | Size | None = None,
+    policy: Path | None = None,
 ) -> None:
     """Records what ``path`` still lacks of ``episodes`` episodes and writes its index.
 
-    The default resolution is the world's own. Raises ValueError for one that it doesn't draw and for a folder with
+    The default resolution is the world's own. ``policy``, if one is given, was saved by ``train.imagine`` and plays in
+    place of the world's behaviours. Raises ValueError for one that it doesn't draw and for a folder with
     another recording, DiskFullError when the disk is full.
     """
     chosen = recipe(world)
@@ -99,6 +109,8 @@ def record(
         raise ValueError(f"resolution {said_size(size)} is not drawn by {world}: choose {drawn}")
     plain = size[0] if size[0] == size[1] else list(size)
     settings = {"world": world, "seed": seed, "steps": num_steps, "resolution": plain, "shard": SHARD}
+    if policy is not None:
+        settings |= {"policy": str(policy), "policy_digest": digest(policy)}
     config = RecordingConfig(schema=chosen.schema, size=size, segmentation=chosen.segmented, settings=settings)
     writer = EpisodeWriter(path, config)
     writer.discard_unfinished()
@@ -169,7 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--episodes, --workers and --steps must be at least 1")
     try:
         size = parse_size(chosen.resolution) if chosen.resolution else None
-        world = chosen.world
+        world, saved = chosen.world, chosen.policy.endswith(".zip")
+        policy = Path(chosen.policy) if saved else None
+        chosen.policy = "sticky" if saved else chosen.policy
         if chosen.env:
             world = str(chosen.out / "world.yaml")
             found = environment(Path(world), chosen, size)
@@ -185,6 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
             workers=chosen.workers,
             num_steps=chosen.steps,
             resolution=size,
+            policy=policy,
         )
     except (ValueError, ImportError, DiskFullError, RuntimeError) as error:
         if isinstance(error, BrokenProcessPool):

@@ -14,10 +14,14 @@ import pytest
 from tokenizer.action_space import ActionSpace
 from tokenizer.clip import Episode
 from train.data.episode_store import EpisodeStore
+from train.imagine import Original
 from train.record import main, parse_size
 from train.worlds.contract import Recipe
 from train.worlds.held_out import held_out, held_out_states, version
-from train.worlds.play import play_episode, simulate_episode
+from train.worlds.play import draw_episode, play_episode, simulate_episode
+from train.worlds.saved_policy import played_by
+
+from ..worldmodel.tiny_world import tiny_world
 
 
 def played(world: Recipe, steps: int = 30, acting: str = "any") -> Episode:
@@ -143,3 +147,23 @@ def test_what_a_worker_refuses_ends_the_command_with_its_sentence(
     assert main(["--world", "pond:SLOPPY", *given]) == 1
     assert "did 0.5, which is not in Discrete(3)" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_policy_that_was_trained_plays_and_each_episode_is_its_seeds(
+    pond: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = pytest.importorskip("stable_baselines3")
+    world = tiny_world(pond.RECIPE.schema, words=False)
+    env = Original(world, pond.RECIPE, "state", limit=5)
+    library.PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu").save(tmp_path / "policy.zip")
+    path = tmp_path / "policy.zip"
+    told = ["--world", "pond:RECIPE", "--policy", str(path), "--steps", "5", "--workers", "1"]
+    assert main([*told, "--episodes", "3", "--out", str(tmp_path / "played")]) == 0
+    kept, again = EpisodeStore(tmp_path / "played").read(2), played_by(pond.RECIPE, path)
+    with closing(again.make(again.sizes[0])) as simulator:
+        episode, _ = play_episode(again, simulator, *draw_episode(again, 0, 2), 5, again.sizes[0])
+    np.testing.assert_array_equal(kept.frames, episode.frames)
+    np.testing.assert_array_equal(kept.actions, episode.actions)
+    assert kept.behaviour == str(path)
+    assert main([*told[:3], str(tmp_path / "none.zip"), "--out", str(tmp_path / "third")]) == 1
+    assert "train one with python -m train.imagine" in capsys.readouterr().err

@@ -480,7 +480,7 @@ def add_environment_options(parser: Any) -> None:
     parser.add_argument("--env-args", default="{}", help="for gymnasium.make, as JSON: '{\"difficulty\": 2}'")
     parser.add_argument("--frame-skip", type=int, help="environment steps a step; 1, or as the environment itself does")
     parser.add_argument("--pixels", default="auto", help="auto, observation, render, or a key of a Dict observation")
-    parser.add_argument("--policy", default="sticky", help="sticky, random, or my_module:act")
+    parser.add_argument("--policy", default="sticky", help="sticky, random, my_module:act; to record, a saved one too")
     parser.add_argument("--state", default="none", help="none, auto, obs, obs:KEY, info:KEY or ram")
 
 
