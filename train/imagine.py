@@ -4,6 +4,9 @@ The policy learns from imagined steps alone, by Stable-Baselines3. Then it acts 
 learned from, on held-out seeds, beside one that acts by chance and, with ``--compare``, one that was trained there with
 as many steps. One table says how often each succeeds, what it earns, and what it cost. ``--policy P`` measures one that
 was saved, without training.
+
+``--iterate N``: so many times, the policy then plays in the environment, the world learns from that as well, and the
+policy learns on inside. It needs a world that ``train.make`` made of an environment.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.data.episode_store import EpisodeStore
+from train.making.rounds import Round
+from train.making.runner import StageError, alone_in, run
 from train.worlds.contract import Recipe
 from train.worlds.registry import of_schema, recipe
+from train.worlds.saved_policy import shown
 from worldmodel.simulator_vector_env import SimulatorVectorEnv
 from worldmodel.world import World
 
 ALGORITHMS = ("ppo",)
 HELD_OUT = 1_000_000  # the first seed of the episodes that a policy is measured on
+SMALLEST = 36  # pixels of a side, below which the library's convolutions (Mnih et al. 2015) have nothing left
 POOL = 256  # scenes that imagined episodes begin from, sampled once
 
 
@@ -77,12 +85,10 @@ class Original(gymnasium.Env[Any, Any]):
         self.simulator.close()
 
     def _observed(self, observed: Any, info: dict[str, Any]) -> Any:
-        seen: dict[str, Any] = {}
-        if self.observation != "state":
-            seen["pixels"] = info["frames"][-1] if "frames" in info else np.asarray(observed)
+        seen = shown(observed, info)
         if self.observation != "pixels":
             low, high = self.world.schema.value_bounds
-            seen["state"] = np.clip(np.asarray(info["state"], dtype=np.float32), low, high)
+            seen["state"] = np.clip(seen["state"], low, high)
         return seen if self.observation == "dict" else seen[self.observation]
 
 
@@ -99,8 +105,9 @@ def scenes(world: World, count: int, seed: int) -> Tensor:
     return torch.cat([world.start(seed=seed + i, batch=min(32, count - i)).state for i in range(0, count, 32)])
 
 
-def learn(envs: Any, steps: int, seed: int, name: str) -> Any:
-    """A policy that was trained for so many steps, counted over all rows, by PPO (arXiv:1707.06347)."""
+def learn(envs: Any, steps: int, seed: int, name: str, begun: Path | None = None) -> Any:
+    """A policy that was trained for so many steps, counted over all rows, by PPO (arXiv:1707.06347); ``begun`` is one
+    that goes on."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecMonitor
@@ -116,10 +123,15 @@ def learn(envs: Any, steps: int, seed: int, name: str) -> Any:
             earned = np.mean(last) if last else 0
             print(f"{name}: {self.num_timesteps} steps, episodes earn {earned:.2f}", flush=True)
 
+    if begun is not None:
+        policy = PPO.load(begun, env=VecMonitor(envs), device="cpu")
+        policy.learn(steps, callback=Said())
+        return policy
     space = envs.observation_space
     pictures = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 3
     several = isinstance(space, gymnasium.spaces.Dict)
-    kind = "MultiInputPolicy" if several else "CnnPolicy" if pictures else "MlpPolicy"
+    large = pictures and min(space.shape[:2]) >= SMALLEST
+    kind = "MultiInputPolicy" if several else "CnnPolicy" if large else "MlpPolicy"
     scaled = {} if pictures or several else {"features_extractor_class": Scaled}
     each = 8 * max(2, min(2048, steps) // envs.num_envs // 8)  # steps of a row between updates, of eight batches
     policy = PPO(
@@ -187,57 +199,123 @@ def table(rows: dict[str, Scores]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A world, the environment that it was learned from, and what was asked of policies in both."""
+
+    asked: argparse.Namespace
+    world: World
+    found: Recipe
+    observation: str
+    recording: Path | None = None  # whose pictures imagined episodes begin from
+
+    def original(self) -> gymnasium.Env[Any, Any]:
+        return Original(self.world, self.found, self.observation, self.asked.limit)
+
+    def inside(self, seed: int) -> Any:
+        from worldmodel.adapters.sb3 import WorldVecEnv
+
+        starts: Any = None
+        if self.world.schema.num_values:
+            starts = scenes(self.world, POOL, 1000 * seed)
+        elif self.recording is not None:
+            starts = moments(EpisodeStore(self.recording), POOL, seed)
+        told = {"observation": self.observation, "starts": starts, "max_episode_steps": self.asked.limit}
+        return WorldVecEnv(self.asked.rows, world=self.world, **told)
+
+    def outside(self, seed: int) -> Any:
+        from stable_baselines3.common.vec_env import DummyVecEnv
+
+        return DummyVecEnv([self.original for _ in range(min(8, self.asked.rows))])
+
+    def train(self, place: str, seed: int, name: str, out: Path | None, begun: Path | None = None) -> Scores:
+        """Trains a policy ``imagined`` or ``real``, saves it as ``out`` and measures it."""
+        wall, cpu = time.monotonic(), _cpu_seconds()
+        envs = self.inside(seed) if place == "imagined" else self.outside(seed)
+        envs.seed(seed)
+        policy = learn(envs, self.asked.steps, seed, name, begun)
+        wall, cpu = time.monotonic() - wall, _cpu_seconds() - cpu
+        envs.close()
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            policy.save(out)
+        scores = self.measure(acting(policy))
+        scores.wall_s, scores.cpu_s = wall, cpu
+        setattr(scores, f"{place}_steps", policy.num_timesteps)
+        print(table({name: scores}), flush=True)
+        return scores
+
+    def measure(self, act: Callable[[Any], Any]) -> Scores:
+        return measured(act, self.original, self.asked.episodes)
+
+
+def moments(store: EpisodeStore, count: int, seed: int) -> list[dict[str, Any]]:
+    """Beginnings from recorded pictures, as ``SimulatorVectorEnv.reset`` takes them: the first of ``count`` training
+    episodes, or of all."""
+    chosen = store.split("train")
+    some = np.random.default_rng(seed).permutation(len(chosen))[:count]
+    return [{"frames": store.read(chosen[int(i)]).frames[:1]} for i in some]
+
+
 def imagine(asked: argparse.Namespace) -> dict[str, Scores]:
     """All that was asked for. Raises ValueError, ImportError and OSError with a sentence that says how to mend it."""
     try:
         from stable_baselines3 import PPO
-        from stable_baselines3.common.vec_env import DummyVecEnv
-
-        from worldmodel.adapters.sb3 import WorldVecEnv
     except ImportError as error:
         raise ImportError("policies need Stable-Baselines3: pip install -c constraints.txt -e '.[sb3]'") from error
 
     world = World.from_pretrained(asked.world, engine=asked.engine)
-    found, limit = learned_from(world, asked.env), asked.limit
-    has_state = world.schema.num_values > 0
-    observation = asked.observation or ("state" if has_state else "pixels")
-
-    def original() -> gymnasium.Env[Any, Any]:
-        return Original(world, found, observation, limit)
-
-    def inside(seed: int) -> Any:
-        starts = scenes(world, POOL, 1000 * seed) if has_state else None
-        asked_of = {"observation": observation, "starts": starts, "max_episode_steps": limit}
-        return WorldVecEnv(asked.rows, world=world, **asked_of)
-
-    def outside(seed: int) -> Any:
-        return DummyVecEnv([original for _ in range(min(8, asked.rows))])
-
+    observation = asked.observation or ("state" if world.schema.num_values else "pixels")
+    recording = Path(asked.world or "") / "making/recording"
+    trial = Trial(
+        asked=asked, world=world, found=learned_from(world, asked.env), observation=observation,
+        recording=recording if asked.world and recording.is_dir() else None,
+    )  # fmt: skip
     scores: dict[str, Scores] = {}
     if asked.policy is not None:
-        scores[str(asked.policy)] = measured(acting(PPO.load(asked.policy, device="cpu")), original, asked.episodes)
-    places = {} if asked.policy is not None else {"imagined": inside} | ({"real": outside} if asked.compare else {})
-    for place, make in places.items():
-        for seed in range(asked.seed, asked.seed + asked.seeds):
-            name = f"{place}, seed {seed}"
-            wall, cpu = time.monotonic(), _cpu_seconds()
-            envs = make(seed)
-            envs.seed(seed)
-            policy = learn(envs, asked.steps, seed, name)
-            wall, cpu = time.monotonic() - wall, _cpu_seconds() - cpu
-            envs.close()
-            if place == "imagined":
-                path = Path(f"{asked.out}_{seed}.zip")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                policy.save(path)
-            row = measured(acting(policy), original, asked.episodes)
-            row.wall_s, row.cpu_s = wall, cpu
-            setattr(row, f"{place}_steps", policy.num_timesteps)
-            scores[name] = row
-            print(table({name: row}), flush=True)
-    chance = original().action_space
+        scores[str(asked.policy)] = trial.measure(acting(PPO.load(asked.policy, device="cpu")))
+    elif asked.iterate:
+        scores |= iterate(trial)
+    else:
+        places = ("imagined", "real") if asked.compare else ("imagined",)
+        for place in places:
+            for seed in range(asked.seed, asked.seed + asked.seeds):
+                name, out = f"{place}, seed {seed}", Path(f"{asked.out}_{seed}.zip")
+                scores[name] = trial.train(place, seed, name, out if place == "imagined" else None)
+    chance = trial.original().action_space
     chance.seed(asked.seed)
-    scores["by chance"] = measured(lambda seen: [chance.sample() for _ in _rows(seen)], original, asked.episodes)
+    scores["by chance"] = trial.measure(lambda seen: [chance.sample() for _ in _rows(seen)])
+    return scores
+
+
+def steps_of(recording: Path) -> int:
+    """Raises ValueError where there is no recording."""
+    store = EpisodeStore(recording)
+    return sum((store.num_frames(i) - 1) // store.schema.frames_per_step for i in range(len(store)))
+
+
+def iterate(trial: Trial) -> dict[str, Scores]:
+    """A policy that learns inside, and a world that learns from what it does outside, in turns.
+
+    Raises ValueError for a world that ``train.make`` did not make of an environment, StageError where a stage fails.
+    """
+    asked = trial.asked
+    out, scores, begun = Path(asked.world or ""), {}, None
+    played = steps_of(out / "making/recording")
+    for number in range(asked.iterate + 1):
+        name, path = f"round {number}", Path(f"{asked.out}_round{number}.zip")
+        if number:
+            assert begun is not None
+            each = Round(out=out, number=number, policy=begun, episodes=asked.collect, updates=asked.updates)
+            with alone_in(each.making):
+                run([each.record()])
+                run(each.learn())
+            world = World.from_pretrained(each.world, engine=asked.engine)
+            trial = replace(trial, world=world, recording=each.recording)
+            played += steps_of(each.recording)
+        scores[name] = trial.train("imagined", asked.seed, name, path, begun)
+        scores[name].real_steps = played  # that the world has learned from
+        begun = path
     return scores
 
 
@@ -263,10 +341,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--compare", action="store_true", help="also train in the environment itself, with as many steps"
     )
+    rounds = parser.add_argument_group("in turns with the environment")
+    rounds.add_argument("--iterate", type=int, default=0, metavar="N", help="rounds of playing outside and learning")
+    rounds.add_argument("--collect", type=int, default=48, help="episodes that are recorded in each")
+    rounds.add_argument("--updates", type=int, default=400, help="of the world's dynamics in each")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(arguments)
+    if asked.iterate and (asked.seeds > 1 or asked.compare or asked.policy is not None):
+        parser.error("--iterate makes one policy: leave out --seeds, --compare and --policy")
     try:
         scores = imagine(asked)
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig, read
 from train.data.episode_store import EpisodeStore
 from train.data.recording_layout import SPLITS
 from train.data.resizing import Fit
-from train.data.tokens import TokenisedEpisode, TokenWriter
+from train.data.tokens import TokenisedEpisode, TokenStore, TokenWriter
 from train.running.progress_bar import progress_bar
 from train.worlds.play import draw_episode, simulate_episode, split_of
 from train.worlds.registry import names, recipe
@@ -128,20 +128,24 @@ def write_recording(
     fit: Fit | None = None,
     action_bins: int | None = None,
     action_bins_by: Binning | None = None,
+    older: Path | None = None,
 ) -> None:
     """Tokenises every split of a recording. Without ``text``, a text model is trained on the training captions, if
     there are any; without captions the tokens have no text.
 
     ``camera`` and ``frames_per_step`` are ``EpisodeStore``'s. ``action_bins`` and ``action_bins_by`` set the bins of
-    quantities (see ``ActionSpace.fit``), which are then the tokens' own.
+    quantities (see ``ActionSpace.fit``), which are then the tokens' own. ``older`` tokens of the same kind of recording
+    are taken over: theirs are the bins, and the text model.
     """
     store = EpisodeStore(recording, camera=camera, frames_per_step=frames_per_step)
     tokenizer = VideoTokenizer.load(tokenizer_folder)
     splits = {i: name for name in reversed(SPLITS) for i in store.split(name)}
+    known = None if older is None else TokenStore(older)
+    text = text if known is None else known.text
     captions = [words for i in store.split("train") if (words := store.caption(i)).strip()]
     if text is None and captions:
         text = TextTokenizer.train(captions)
-    actions = binned_actions(store, action_bins, action_bins_by)
+    actions = known.schema.actions if known is not None else binned_actions(store, action_bins, action_bins_by)
     writer = TokenWriter(
         out,
         schema=replace(store.schema, actions=actions),
@@ -150,6 +154,8 @@ def write_recording(
         grid=tokenizer.grid,
         code_levels=tokenizer.config.quantizer.code_levels,
     )
+    if older is not None:
+        writer.take_over(older)
     with progress_bar(total=len(splits), unit=" episodes") as bar:
         for indices in _shards(sorted(splits)):
             encoded = tokenise_recording(store, tokenizer, indices, splits, actions=actions, fit=fit)
@@ -201,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recording", type=Path, help="folder that train.record wrote")
     parser.add_argument("--tokenizer", type=Path, help="folder that the video tokenizer was exported to")
     parser.add_argument("--text", type=Path, help="a text.model to speak, instead of training one on the captions")
+    parser.add_argument("--older", type=Path, help="tokens of another such recording, to take over beside")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--camera", help="the one to read of a recording with several")
     parser.add_argument("--frames-per-step", type=int, help="of a recording that others wrote with LeRobot")
@@ -244,6 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
                 fit=chosen.fit,
                 action_bins=chosen.action_bins,
                 action_bins_by=chosen.action_bins_by,
+                older=chosen.older,
             )
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,8 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from train.data.episode_store import EpisodeStore
+from train.data.tokens import TokenStore
 from train.imagine import HELD_OUT, Original, learned_from, main, measured
+from train.make import main as make
 
 from ..worldmodel.tiny_world import STATELESS, tiny_world
 
@@ -56,6 +61,28 @@ def test_a_policy_learns_inside_and_is_measured_outside(pond: Any, tmp_path: Pat
     assert scores["imagined, seed 0"]["real_steps"] == 0
     assert main([*given, "--policy", f"{out}_0.zip"]) == 0
     assert f"{out}_0.zip"[-22:] in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_world_and_policy_learn_in_turns(pond: Any, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("stable_baselines3")
+    out, policy = tmp_path / "world", tmp_path / "policy"
+    assert make(["--world", "pond:TILLER", "--size", "tiny", "--out", str(out)]) == 0
+    told = ["--world", str(out), "--out", str(policy), "--steps", "64", "--rows", "4", "--episodes", "3"]
+    told += ["--limit", "6", "--iterate", "1", "--collect", "16", "--updates", "10", "--json", str(tmp_path / "s.json")]
+    assert main(told) == 0
+    scores = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert list(scores) == ["round 0", "round 1", "by chance"]
+    assert scores["round 1"]["real_steps"] > scores["round 0"]["real_steps"] > 0
+    before, after = (load_file(path / "dynamics.safetensors") for path in (out, out / "making/rounds/1/world"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    tokens = TokenStore(out / "making/rounds/1/tokens")
+    assert len(tokens.index) == len(TokenStore(out / "making/tokens").index) + 16
+    assert EpisodeStore(out / "making/rounds/1/recording").read(0).behaviour == f"{policy}_round0.zip"
+    capsys.readouterr()
+    assert main(told) == 0
+    assert "record, round 1: done already" in capsys.readouterr().out
 
 
 def test_a_world_of_nobody_knows_what_asks_for_its_environment(tmp_path: Path, capsys: Any) -> None:

@@ -10,6 +10,7 @@ tokenizer where there is text.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -149,6 +150,22 @@ class TokenWriter:
         self._rewards += [e.rewards.numpy() for e in episodes if e.rewards is not None and e.split == "train"]
         self.rows += rows
         self.num_shards += 1
+
+    def take_over(self, folder: str | Path) -> None:
+        """All that another folder holds, as shards of this one. Raises ValueError for tokens of another vocabulary."""
+        other = TokenStore(folder)
+        told = {"schema": other.schema.to_json(), "vocabulary": asdict(other.vocabulary), "grid": list(other.grid)}
+        if any(self._about[name] != value for name, value in told.items()):
+            raise ValueError(f"{folder} has another vocabulary: make both of one recording's kind, by one tokenizer")
+        names = {}
+        for shard in dict.fromkeys(row["shard"] for row in other.index):
+            names[shard] = f"tokens-{self.num_shards:05d}.safetensors"
+            shutil.copyfile(other.folder / shard, self.folder / names[shard])
+            self.num_shards += 1
+        self.rows += [row | {"shard": names[row["shard"]], "events": row["events"] or []} for row in other.index]
+        episodes = other.load("train")
+        self._parts = set(episodes[0].parts)
+        self._rewards += [e.rewards.numpy() for e in episodes if e.rewards is not None]
 
     def _refuse_misfits(self, episode: TokenisedEpisode) -> None:
         parts, known = set(episode.parts), self._parts

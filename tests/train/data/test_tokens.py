@@ -222,6 +222,21 @@ def test_episodes_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
             written(tmp_path, [numbered(), wrong])
 
 
+def test_older_tokens_are_taken_over_and_those_of_another_vocabulary_refused(tmp_path: Path) -> None:
+    older = written(tmp_path / "older", [numbered(0, 10), numbered(1, 12)])
+    writer = TokenWriter(tmp_path / "both", schema=older.schema, text=None, num_codes=16, grid=(1, 1))
+    writer.take_over(older.folder)
+    writer.write_shard([numbered(0, 20, rewards=torch.full((19,), 50.0))])
+    writer.close()
+    both = TokenStore(tmp_path / "both")
+    episodes = [*both.load("train"), *both.load("validation")]
+    assert sorted(e.num_latent_frames for e in episodes) == [10, 12, 20]
+    assert 50 in both.rewards
+    assert 0 in both.rewards
+    with pytest.raises(ValueError, match="older has another vocabulary"):
+        TokenWriter(tmp_path / "more", schema=older.schema, text=None, num_codes=8, grid=(1, 1)).take_over(older.folder)
+
+
 def test_a_shard_from_when_an_action_was_one_number_is_still_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
