@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,18 @@ class Sampling:
     guidance: float = 1.0
     tokens_per_pass: int | None = None
     state_tokens_per_pass: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no temperature, share or number."""
+        for name, value in asdict(self).items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if name.endswith("tokens_per_pass"):
+                if value is not None and not (number and value == int(value) and value >= 1):
+                    raise ValueError(f"{name} is {value!r}: give a whole number, at least 1, or None")
+            elif not number or not 0 <= value < inf:
+                raise ValueError(f"{name} is {value!r}: give a number, 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p!r}: give a share above 0, at most 1")
 
 
 def uniforms(generators: list[torch.Generator], count: int, device: torch.device) -> Float[Tensor, "B count"]:

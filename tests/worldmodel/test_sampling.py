@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.sampling import MOST, sample, uniforms
+from worldmodel.sampling import MOST, Sampling, sample, uniforms
 
 LOGITS = torch.tensor([-torch.inf, 2.0, 0.5, -torch.inf, -1.0, 1.0])
 MANY = 20_000
@@ -43,6 +47,19 @@ def test_temperature_zero_takes_the_likeliest_and_still_tells_the_probabilities(
     ids, probabilities = sample(LOGITS.expand(2, 3, -1), 0.0, torch.rand(2, 3))
     assert (ids == 1).all()
     torch.testing.assert_close(probabilities, LOGITS.softmax(0).expand(2, 3, -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("video_temperature", "guidance") for value in (nan, -1, "1", True, inf, None)),
+        *(("top_p", value) for value in (0, 1.5, nan, "x")),
+        *(("tokens_per_pass", value) for value in (0, 2.5, "8", True)),
+    ],
+)
+def test_what_cannot_be_drawn_by_is_refused(name: str, value: Any):
+    with pytest.raises(ValueError, match=f"^{name} is .*: give a "):
+        Sampling(**{name: value})
 
 
 @settings(deadline=None)
