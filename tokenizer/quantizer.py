@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+MOST_CODES = 2**20
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
@@ -40,6 +42,8 @@ class QuantizerConfig:
             raise ValueError(f"unknown quantizer {self.kind!r}; choose from {', '.join(KINDS)}")
         object.__setattr__(self, "levels", tuple(self.levels))
         KINDS[self.kind].check(self)
+        if self.size > MOST_CODES:
+            raise ValueError(f"this quantizer would have {self.size} codes: choose at most {MOST_CODES}")
 
     @property
     def size(self) -> int:

@@ -6,7 +6,9 @@ words, ``tokenizer.json`` and safetensors weights; nothing in it can run code. A
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer
 from tokenizer.vocabulary import Vocabulary
-from tokenizer.weights import load_weights, save_weights
+from tokenizer.weights import load_weights, refuse_larger, save_weights
 from worldmodel.parts import WorldParts
 from worldmodel.sampling import Sampling
 from worldmodel.state_estimator import StateEstimator, StateEstimatorConfig
@@ -27,6 +29,10 @@ from worldmodel.transformer import Dynamics, DynamicsConfig
 from worldmodel.upsampler import Upsampler, UpsamplerConfig
 
 BUNDLED = Path(__file__).parent / "worlds"
+_ASIDE = ".writing"
+_KNOWN = frozenset(
+    ("schema", "vocabulary", "dynamics", "upsampler", "estimator", "sampling", "page", "recipe", "files")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +66,42 @@ def page_of(name: str) -> dict[str, Any]:
 def save(parts: WorldParts, release: Release, folder: str | Path, *, half: bool = False) -> None:
     """Writes a world folder; with ``half``, weights as float16, in half the room.
 
-    A file is complete or absent, so a full disk spoils nothing that was there.
+    All is written aside first, so a full disk or a killed run spoils nothing that was there. ``world.json`` comes last
+    and holds a digest of every other file: what was moved in half is not taken for a world.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if parts.text is not None:
-        parts.text.save(folder / "text.model")
-    parts.tokenizer.save(folder, half=half)
-    for name, part in parts.networks.items():
-        if name != "tokenizer":
-            save_weights(part, folder / f"{name}.safetensors", half=half)
-    about = {
-        "schema": parts.schema.to_json(),
-        "vocabulary": {**asdict(parts.vocabulary), "fingerprint": parts.vocabulary.fingerprint},
-        "dynamics": asdict(parts.dynamics.config),
-        "upsampler": None if parts.upsampler is None else asdict(parts.upsampler.config),
-        "estimator": None if parts.estimator is None else asdict(parts.estimator.config),
-        "sampling": asdict(release.sampling),
-        "page": dict(release.page),
-        "recipe": release.recipe,
-    }
-    partial = folder / "world.part"
-    partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
-    partial.replace(folder / "world.json")
+    aside = folder / _ASIDE
+    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        if parts.text is not None:
+            parts.text.save(aside / "text.model")
+        parts.tokenizer.save(aside, half=half)
+        for name, part in parts.networks.items():
+            if name != "tokenizer":
+                save_weights(part, aside / f"{name}.safetensors", half=half)
+        files = sorted(path.name for path in aside.iterdir())
+        about = {
+            "schema": parts.schema.to_json(),
+            "vocabulary": {**asdict(parts.vocabulary), "fingerprint": parts.vocabulary.fingerprint},
+            "dynamics": asdict(parts.dynamics.config),
+            "upsampler": None if parts.upsampler is None else asdict(parts.upsampler.config),
+            "estimator": None if parts.estimator is None else asdict(parts.estimator.config),
+            "sampling": asdict(release.sampling),
+            "page": dict(release.page),
+            "recipe": release.recipe,
+            "files": {name: digest(aside / name) for name in files},
+        }
+        (aside / "world.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        for name in (*files, "world.json"):
+            (aside / name).replace(folder / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(
@@ -94,13 +113,22 @@ def load(
     """
     folder = find(name)
     about = _read_json(folder / "world.json")
+    if not isinstance(about, dict):
+        raise ValueError(f"{folder / 'world.json'} describes no world: export it again, with this version")
+    if unknown := sorted(about.keys() - _KNOWN):
+        said = f"{folder / 'world.json'} describes no world (it has an unknown {unknown[0]!r})"
+        raise ValueError(f"{said}: export it again, with this version")
     tokenizer = VideoTokenizer.load(folder)
     try:
         schema = StateSchema.from_json(about["schema"])
         vocabulary = Vocabulary(**{k: v for k, v in about["vocabulary"].items() if k != "fingerprint"})
         config = DynamicsConfig(**about["dynamics"])
+        refuse_larger(asdict(config) | {"codes": len(vocabulary)}, folder / "dynamics.safetensors")
         layout = Layout.of(vocabulary, schema, tokenizer.grid, config.max_text, config.max_event)
         dynamics = Dynamics(config, layout, schema)
+        for part_name in ("upsampler", "estimator"):
+            if about.get(part_name):
+                refuse_larger(about[part_name], folder / f"{part_name}.safetensors")
         upsampler = Upsampler(UpsamplerConfig(**about["upsampler"]), schema) if about.get("upsampler") else None
         size = about.get("estimator")
         estimator = StateEstimator(StateEstimatorConfig(**size), schema) if size else None
@@ -116,6 +144,7 @@ def load(
         if part is not None:
             load_weights(part, folder / f"{part_name}.safetensors")
             part.to(device)
+    _refuse_strangers(folder, about.get("files") or {})
     parts = WorldParts(
         schema=schema,
         text=text,
@@ -126,6 +155,16 @@ def load(
         attention=attention,
     )
     return parts, release
+
+
+def _refuse_strangers(folder: Path, files: Mapping[str, str]) -> None:
+    """Raises ValueError for files that are not those that were written together."""
+    for name, known in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{name} is missing from {folder}: copy or export it again")
+        if digest(path) != known:
+            raise ValueError(f"{path} is not the file that world.json was written with: copy or export all again")
 
 
 def find(name: str | Path | None) -> Path:
@@ -152,5 +191,5 @@ def find(name: str | Path | None) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): copy or export it again") from None
