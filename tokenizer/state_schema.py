@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
 
 import gymnasium
@@ -125,7 +125,10 @@ class Field:
             return float(self.names.index(value))
         if isinstance(value, str) or not isinstance(value, SupportsFloat):
             raise ValueError(f"{name} takes numbers, got {value!r}")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = inf
         if self.kind == "categorical" and not (number.is_integer() and 0 <= number < len(self.names)):
             raise ValueError(choice)
         if self.kind == "continuous" and not self.periodic and not self.low <= number <= self.high:
@@ -303,6 +306,12 @@ class StateSchema:
         return low, high
 
     @property
+    def _wraps(self) -> np.ndarray:
+        """bool (num_values,): values that any number may be, as angles."""
+        each = [f.kind == "continuous" and f.periodic for e in self.entities for f in e.fields for _ in range(f.size)]
+        return np.array(each, dtype=bool)
+
+    @property
     def num_local_ids(self) -> int:
         """Size of the local state range: all fields' absolute and change ids."""
         return self._layout[3]
@@ -388,6 +397,21 @@ class StateSchema:
                     here = [v > 0.5 for v in here]
                 out[entity.name][f.name] = here[0] if f.size == 1 else tuple(here)
         return out
+
+    def refuse_absurd(self, values: Float[Tensor, "*batch F"]) -> None:
+        """Raises ValueError for values that are not finite or lie further outside their range than it is wide.
+
+        A little outside may be: simulators press bodies into walls.
+        """
+        rows = values.detach().float().cpu().reshape(-1, self.num_values)
+        low, high = (torch.from_numpy(ends) for ends in self.value_bounds)
+        width = (high - low).clamp_min(1)
+        far = (rows < low - width) | (rows > high + width)
+        wrong = ~rows.isfinite() | far & ~torch.from_numpy(self._wraps)
+        if wrong.any():
+            row, column = wrong.nonzero()[0].tolist()
+            ends = f"{low[column]:g} to {high[column]:g}"
+            raise ValueError(f"{self.value_names[column]} = {rows[row, column]:g} cannot be: give a value from {ends}")
 
     def write(
         self, values: Float[Tensor, "*batch F"], edit: Mapping[str, Mapping[str, Any]]

@@ -22,7 +22,7 @@ from tokenizer.quantizer import Quantized, Quantizer, QuantizerConfig
 from tokenizer.state_embedding import telling_inputs
 from tokenizer.state_schema import StateSchema
 from tokenizer.video_autoencoder import Decoder, Encoder, FrameStates, VideoTokenizerConfig
-from tokenizer.weights import load_weights, save_weights
+from tokenizer.weights import load_weights, refuse_larger, save_weights
 
 __all__ = ["FrameStates", "QuantizerConfig", "Reconstruction", "VideoTokenizer", "VideoTokenizerConfig"]
 
@@ -124,9 +124,12 @@ class VideoTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Int[Tensor, "B T h w"]:
-        """uint8 (B, 1 + r * n, H, W, 3) to local ids int64 (B, 1 + n, h, w). Raises ValueError for any other shape."""
+        """uint8 (B, 1 + r * n, H, W, 3) to local ids int64 (B, 1 + n, h, w). Raises ValueError for any other shape or
+        type."""
         if frames.dim() != 5:
             raise ValueError(f"clips are (rows, frames, height, width, 3), got shape {tuple(frames.shape)}")
+        if frames.dtype != torch.uint8:
+            raise ValueError(f"frames are uint8, got {frames.dtype}: multiply by 255 and convert")
         video = frames.permute(0, 1, 4, 2, 3).to(self._float_kind) / 255
         return self._quantize(video).indices.unflatten(0, (len(frames), -1))
 
@@ -136,8 +139,11 @@ class VideoTokenizer(nn.Module):
     ) -> UInt8[Tensor, "B frames H W 3"]:
         """Local ids (B, 1 + n, h, w) to uint8 frames (B, 1 + r * n, H, W, 3).
 
-        ``states`` (B, 1 + n, num_values) are what the latent frames show, if that is known.
+        ``states`` (B, 1 + n, num_values) are what the latent frames show, if that is known. Raises ValueError for ids
+        that are none of the codebook's.
         """
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_codes:
+            raise ValueError(f"ids are from 0 to {self.num_codes - 1}, got {int(ids.min())} to {int(ids.max())}")
         shown = None if states is None else FrameStates.of(states)
         return self._to_pixels(self._join(self.decoder(self._codes(ids), shown=shown, ids=ids)))
 
@@ -169,8 +175,10 @@ class VideoTokenizer(nn.Module):
         """Ids of one latent frame (B, h, w) to uint8 (B, r, H, W, 3); of a stream's first, keep the last frame.
 
         ``state`` (B, num_values) is what it shows at its end, if that is known, and ``previous`` what it began from
-        (the same, if left out).
+        (the same, if left out). Raises ValueError for another number of rows than the cache has.
         """
+        if len(ids) != len(cache.fresh):
+            raise ValueError(f"this cache is of {len(cache.fresh)} streams, got {len(ids)}: start one of as many")
         shown = None
         if state is not None:
             shown = FrameStates(state[:, None], (state if previous is None else previous)[:, None])
@@ -183,6 +191,8 @@ class VideoTokenizer(nn.Module):
         return self.decoder.place.dtype
 
     def _codes(self, ids: Tensor) -> Tensor:
+        if ids.is_floating_point():
+            raise ValueError(f"ids are whole numbers, got {ids.dtype}")
         if ids.shape[2:] != self.grid:
             raise ValueError(f"this tokenizer's latent frames are {self.grid} ids, got shape {tuple(ids.shape)}")
         return self.quantizer.lookup(ids.flatten(0, 1)).unflatten(0, ids.shape[:2]).to(self._float_kind)
@@ -204,9 +214,11 @@ class VideoTokenizer(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> VideoTokenizer:
         """Reads what ``save`` wrote. Raises ValueError when files are missing, broken or of two tokenizers."""
-        folder = Path(folder)
-        tokenizer = cls(*read_config(folder))
-        load_weights(tokenizer, folder / "tokenizer.safetensors")
+        path = Path(folder) / "tokenizer.safetensors"
+        config, schema = read_config(folder)
+        refuse_larger(asdict(config), path)
+        tokenizer = cls(config, schema)
+        load_weights(tokenizer, path)
         return tokenizer.eval()
 
 
@@ -219,5 +231,5 @@ def read_config(folder: str | Path) -> tuple[VideoTokenizerConfig, StateSchema |
         about = json.loads(path.read_text(encoding="utf-8"))
         schema = about.pop("schema", None)
         return VideoTokenizerConfig(**about), StateSchema.from_json(schema) if schema else None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} describes no tokenizer ({error}): export it again, with this version") from None

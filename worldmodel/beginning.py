@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,17 @@ from worldmodel.sampling import Sampling, sample, uniforms
 from worldmodel.transformer import Dynamics, KeysValues
 
 
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of any library, as ``int``. Raises ValueError for anything else, and for one below ``least``."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number < 2**63:
+        raise ValueError(f"{name} is a whole number from {least} on, below 2**63, got {value!r}")
+    return number
+
+
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
     """What a row starts from. ``frames`` uint8 (1 + r * n, H, W, 3).
@@ -41,6 +53,12 @@ class Beginning:
     actions: Sequence[Any] | Tensor | None = None
     hold: Mapping[str, Mapping[str, Any]] | None = None
     limit: Mapping[str, Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a caption that is no text and a seed that is none."""
+        if not isinstance(self.caption, str):
+            raise ValueError(f"a caption is a text, got {self.caption!r}")
+        object.__setattr__(self, "seed", whole("a seed", self.seed, 0))
 
 
 @dataclass(frozen=True)

@@ -161,11 +161,13 @@ class WorldParts:
         return out
 
     def checked_state(self, state: Tensor) -> Float[Tensor, " F"]:
-        """One state, float32 (num_values,), on the world's device. Raises ValueError for another size."""
+        """One state, float32 (num_values,), on the world's device. Raises ValueError for another size, and for values
+        that are not finite or far out of their range."""
         if state.shape != (self.schema.num_values,):
             raise ValueError(
                 f"a state of {self.schema.name!r} has {self.schema.num_values} values, got shape {tuple(state.shape)}"
             )
+        self.schema.refuse_absurd(state)
         return state.to(self.device, torch.float32)
 
     def checked_frames(self, frames: Tensor) -> UInt8[Tensor, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer
 from tokenizer.vocabulary import Vocabulary
 from worldmodel import storage
-from worldmodel.beginning import Beginning
+from worldmodel.beginning import Beginning, whole
 from worldmodel.engines.choice import make_engine
 from worldmodel.kv_cache import join
 from worldmodel.parts import WorldParts
@@ -186,13 +187,17 @@ class World:
         if state is not None and not isinstance(state, Mapping):
             state = torch.as_tensor(state)
             state = state[None] if state.dim() == 1 else state
+        if caption is not None and not isinstance(caption, str | list | tuple):
+            raise ValueError(f"a caption is a text, or a list of one for each row, got {caption!r}")
+        first = whole("a seed", seed, 0) if np.ndim(seed) == 0 else None  # type: ignore[arg-type]
         sizes = {
             "captions": None if caption is None or isinstance(caption, str) else len(caption),
             "frames": None if frames is None else len(frames),
             "states": len(state) if isinstance(state, Tensor) else None,
-            "seeds": None if isinstance(seed, int) else len(seed),
+            "seeds": None if first is not None else len(seed),  # type: ignore[arg-type]
         }
-        rows = max((n for n in sizes.values() if n is not None), default=1) if batch is None else batch
+        rows = max((n for n in sizes.values() if n is not None), default=1)
+        rows = whole("batch", rows if batch is None else batch, 0)
         if rows < 1:
             raise ValueError(f"a rollout has at least one row, got {rows}")
         for name, size in sizes.items():
@@ -208,8 +213,8 @@ class World:
 
         beginnings = [
             Beginning(
-                caption=caption if isinstance(caption, str) else of(caption, i) if caption else "",
-                seed=seed + i if isinstance(seed, int) else seed[i],
+                caption=caption if isinstance(caption, str) else of(caption, i) or "" if caption else "",
+                seed=seed[i] if first is None else first + i,  # type: ignore[index]
                 state=of(state, i) if isinstance(state, Tensor) else state,
                 frames=None if frames is None else of(frames, i),
                 actions=actions,

@@ -453,6 +453,14 @@ def test_mistakes_are_answered_with_the_mend(tmp_path):
         tokenizer.encode(torch.zeros(5, 16, 16, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"latent frames are \(4, 4\) ids, got shape"):
         tokenizer.decode(torch.zeros(1, 2, 3, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"frames are uint8, got torch.float32"):
+        tokenizer.encode(torch.zeros(1, 5, 16, 16, 3))
+    ids = torch.zeros(1, 2, 4, 4, dtype=torch.long)
+    for wrong in (-1, tokenizer.num_codes):
+        with pytest.raises(ValueError, match=f"ids are from 0 to {tokenizer.num_codes - 1}, got"):
+            tokenizer.decode(ids.index_fill(1, torch.tensor([1]), wrong))
+    with pytest.raises(ValueError, match="this cache is of 1 streams, got 2"):
+        tokenizer.decode_step(ids[0], tokenizer.start_cache(1))
     with pytest.raises(ValueError, match="resolution 20 is not a multiple of the cell of 8 pixels"):
         VideoTokenizerConfig(resolution=20)
     with pytest.raises(ValueError, match="unknown quantizer 'rvq'; choose from fsq, residual_fsq, vq"):

@@ -10,6 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tokenizer.scene import StateReader
@@ -140,7 +141,82 @@ def test_weights_of_another_size_are_refused(folder):
 
 def test_parts_that_speak_another_vocabulary_are_refused(folder):
     TextTokenizer.train(["quite other words, all of them"], 300).save(folder / "text.model")
+    rewrite(folder / "world.json", lambda about: about.pop("files"))  # as of before they were kept
     with pytest.raises(ValueError, match=r"the dynamics speaks another vocabulary .* text model"):
+        World.from_pretrained(folder)
+
+
+def test_files_of_two_worlds_are_not_taken_for_one(folder, tmp_path):
+    other = tiny_world(sampling=Sampling())
+    with torch.no_grad():
+        other.dynamics.copy.bias.add_(1)
+    other.save_pretrained(tmp_path / "other")
+    (tmp_path / "other/dynamics.safetensors").replace(folder / "dynamics.safetensors")
+    with pytest.raises(ValueError, match=r"dynamics.safetensors is not the file that world.json was written with"):
+        World.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("failing", [0, 2, 5])
+def test_a_disk_that_is_full_spoils_nothing(folder, monkeypatch, failing: int):
+    """Whichever file it is that cannot be written."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    written, whole = [], Path.write_bytes
+
+    def fill(path: Path, write: Any) -> None:
+        written.append(path)
+        if len(written) > failing:
+            raise OSError(28, "No space left on device")
+        write()
+
+    def weights(tensors: Any, path: Path) -> None:
+        fill(path, lambda: save_file(tensors, path))
+
+    texts = Path.write_text
+    monkeypatch.setattr("tokenizer.weights.save_file", weights)
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: fill(path, lambda: whole(path, data)))
+    monkeypatch.setattr(Path, "write_text", lambda path, *a, **k: fill(path, lambda: texts(path, *a, **k)))
+    changed = tiny_world(sampling=Sampling(video_temperature=0.5))
+    with pytest.raises(OSError, match="No space left"):
+        changed.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("world.json", lambda about: about["dynamics"].update(depth=10_000)),
+        ("world.json", lambda about: about["dynamics"].update(width=960_000)),
+        ("world.json", lambda about: about["vocabulary"].update(video=10**9)),
+        ("tokenizer.json", lambda about: about.update(decoder_blocks=10_000)),
+        ("tokenizer.json", lambda about: about["quantizer"].update(levels=[1000] * 6)),
+        ("world.json", lambda about: about["estimator"].update(depth=10_000)),
+    ],
+)
+def test_sizes_are_not_believed_before_the_weights_are_looked_at(folder, file: str, change: Any, monkeypatch):
+    rewrite(folder / file, change)
+    built, build = [], torch.nn.Linear.__init__
+
+    def counted(layer: Any, inputs: int, outputs: int, *more: Any, **named: Any) -> None:
+        built.append(inputs * outputs)
+        assert sum(built) < 2e7, "it was built"
+        build(layer, inputs, outputs, *more, **named)
+
+    monkeypatch.setattr("torch.nn.Linear.__init__", counted)
+    with pytest.raises(ValueError, match=r"is of a smaller model than|would have \d+ codes"):
+        World.from_pretrained(folder)
+
+
+def test_weights_that_are_no_numbers_and_what_nobody_knows_are_refused(folder):
+    weights = load_file(folder / "dynamics.safetensors")
+    weights["norm.weight"][0] = torch.nan
+    save_file(weights, folder / "dynamics.safetensors")
+    with pytest.raises(ValueError, match=r"dynamics.safetensors holds numbers that are not finite, in norm.weight"):
+        World.from_pretrained(folder)
+    rewrite(folder / "world.json", lambda about: about.update(magic=1))
+    with pytest.raises(ValueError, match=r"world.json describes no world \(it has an unknown 'magic'\)"):
+        World.from_pretrained(folder)
+    (folder / "world.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="is not valid JSON"):
         World.from_pretrained(folder)
 
 
@@ -153,6 +229,13 @@ def test_arrays_serve_as_well_as_tensors():
     frames = np.zeros((3, 16, 16, 3), dtype=np.uint8)
     ours = WORLD.start(frames=frames, seed=2)  # pyright: ignore[reportArgumentType]
     assert torch.equal(ours.frames, WORLD.start(frames=torch.from_numpy(frames), seed=2).frames)
+
+
+def test_whole_numbers_of_any_library_are_seeds_and_a_row_may_have_no_caption():
+    expected = WORLD.start(seed=7).frames
+    for seed in (np.int64(7), torch.tensor(7), [7], np.array([7])):
+        assert torch.equal(WORLD.start(seed=seed).frames, expected)  # pyright: ignore[reportArgumentType]
+    assert WORLD.start([None, "a"]).captions == ["", "a"]  # pyright: ignore[reportArgumentType]
 
 
 def test_as_many_rows_begin_as_there_are_captions_states_frames_or_seeds():
@@ -188,6 +271,16 @@ def test_as_many_rows_begin_as_there_are_captions_states_frames_or_seeds():
         ({"caption": ["a", "b"], "seed": [1, 2, 3]}, "3 rows were asked for but there are 2 captions"),
         ({"batch": 0}, "at least one row"),
         ({"caption": []}, "at least one row"),
+        ({"batch": 2.5}, "batch is a whole number from 0 on"),
+        ({"batch": True}, "batch is a whole number"),
+        ({"caption": 5}, "a caption is a text, or a list"),
+        ({"caption": b"ball"}, "a caption is a text, or a list"),
+        ({"caption": ["a", 5]}, "a caption is a text, got 5"),
+        ({"state": torch.full((15,), torch.nan)}, r"player\.\w+.* = nan cannot be: give a value from"),
+        ({"state": torch.full((15,), 1e9)}, r"= 1e\+09 cannot be"),
+        ({"state": {"ball": {"position": (10**400, 0)}}}, r"ball\.position = inf is outside"),
+        *(({"seed": wrong}, "a seed is a whole number from 0") for wrong in (3.5, "7", 2**63, -1, True, None)),
+        ({"seed": [1, 2.5]}, "a seed is a whole number"),
         ({"upsample": True}, "no upsampler: start it with upsample=False"),
         ({"sampling": Sampling(tokens_per_pass=3)}, "not trained for 3 tokens per pass; choose from 16, 4, 1"),
     ],
