@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None, load: Load = load_world) -> int:
     options = parser.parse_args(argv)
     if (options.simulate is None) != (options.record is None):
         parser.error("--simulate and --record go together: the world, and the folder to record it into")
+    if options.seats < 1:
+        parser.error(f"--seats is at least 1, got {options.seats}")
     if options.simulate is not None:
         options.world, options.seats, options.engine = options.simulate, 1, "torch"
         load = partial(load_simulated, options.record)
@@ -70,6 +72,8 @@ def main(argv: Sequence[str] | None = None, load: Load = load_world) -> int:
     except (ValueError, ImportError, OSError) as mistake:
         print(f"python -m demo: {mistake}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while it was loading
+        return 130
 
 
 def _play(listener: socket, options: argparse.Namespace, load: Load, begun: float) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING
 import gradio as gr
 from fastapi import FastAPI
 from gradio import themes
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from demo.play_socket import Playroom
 from tokenizer.state_schema import StateSchema
@@ -53,6 +55,7 @@ LOAD = """(async () => {
 HEAD = "<h1>{name}</h1><p>{intro}</p>{others}"
 OTHERS = "<nav aria-label='Other worlds'>Other worlds: {links}</nav>"
 INTRO = "Every frame is imagined by a world model as you play."
+_UNUSED = re.compile(r"/(gradio_api/(queue|run|call|api|upload|file|proxy|component|cancel|reset)|openapi\.json|docs)")
 THEME_TOGGLE = "() => { document.body.classList.toggle('dark') }"
 
 
@@ -123,6 +126,21 @@ def name_of(world: World) -> str:
     return str(world.page.get("name") or world.schema.name.replace("_", " ").capitalize())
 
 
+class _Closed:
+    """An application of which nothing is answered that the page has no use for: it sends no forms and no files."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            unused = _UNUSED.search(scope["path"]) is not None
+            if unused or scope["method"] not in ("GET", "HEAD"):
+                await PlainTextResponse("The page has no use for this.", 404 if unused else 405)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 class _Late:
     """An application that is made when it is first asked for."""
 
@@ -159,6 +177,7 @@ def build_app(
 
 def _application(world: World, seats: int, links: Mapping[str, str]) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_Closed)
     app.state.playroom = playroom = Playroom(world, seats=seats)
     app.add_api_websocket_route("/play", playroom.play)
     app.mount("/play-assets", StaticFiles(directory=ASSETS), name="play-assets")

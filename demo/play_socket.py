@@ -34,9 +34,11 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -50,6 +52,7 @@ WINDOW = 4
 MAX_MESSAGE = 2**16
 MAX_WAITING = 32
 MAX_PACE = 240.0
+PATIENCE = 120.0  # seconds
 
 Result = TypeVar("Result")
 
@@ -81,9 +84,21 @@ class Playroom:
         return await asyncio.get_running_loop().run_in_executor(self._worker, job)
 
     async def play(self, socket: WebSocket) -> None:
-        """Serves one socket until it closes."""
+        """Serves one socket until it closes.
+
+        A page of another origin is refused, or any page on the web could play here (RFC 6455, section 10.2). Where all
+        seats are taken, whoever has done nothing for ``PATIENCE`` seconds gives up theirs.
+        """
+        if not _of_this_page(socket):
+            await socket.close(1008)
+            return
         await socket.accept()
         player = Player(socket, self)
+        if len(self.players) >= self.seats:
+            quiet = max(self.players, key=lambda other: other.quiet)
+            if quiet.quiet > PATIENCE:
+                self.players.discard(quiet)
+                await quiet.leave("Your seat went to somebody who was waiting; reload the page to play on.")
         if len(self.players) >= self.seats:
             await player.complain(f"All {self.seats} seats are taken; try again when somebody has left.")
             await socket.close(1013)
@@ -94,6 +109,13 @@ class Playroom:
         finally:
             self.players.discard(player)
             player.close()
+
+
+def _of_this_page(socket: WebSocket) -> bool:
+    """Whether the page that opens a socket came from where the socket is; programs say nothing of an origin."""
+    origin = socket.headers.get("origin")
+    own = {socket.headers.get("host"), socket.headers.get("x-forwarded-host")}
+    return origin is None or urlsplit(origin).netloc in own
 
 
 @dataclass(frozen=True)
@@ -124,6 +146,7 @@ class Player:
         self.recording: Recording | None = None
         self._recorded: Recording | None = None  # finished, not yet sent
         self.sent = self.seen = 0
+        self._heard = perf_counter()
         self._waiting: deque[Command | Question] = deque()
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -139,6 +162,17 @@ class Player:
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
                     log.error("a player's connection failed", exc_info=result)
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since the player last did anything."""
+        return perf_counter() - self._heard
+
+    async def leave(self, sentence: str) -> None:
+        """Says why, and closes the socket; its reader then ends the rest."""
+        with suppress(RuntimeError, WebSocketDisconnect):
+            await self.complain(sentence)
+            await self.socket.close(1013)
 
     def close(self) -> None:
         # A step may still be running on the model's thread; it holds what it needs and ends by itself.
@@ -178,6 +212,8 @@ class Player:
         """Obeys at once what touches no rollout, and lets the rest wait for the end of the step."""
         said = _parse(text)
         session = self.session
+        if said["type"] != "seen":  # which the page says by itself
+            self._heard = perf_counter()
         match said["type"]:
             case "keys":
                 session.hold(_field(said, "held", list), _field({"values": {}, **said}, "values", dict))

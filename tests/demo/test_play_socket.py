@@ -6,7 +6,8 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import av
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from demo.__main__ import main
 from demo.app import build_app, build_page
@@ -285,6 +288,57 @@ def test_two_players_have_worlds_of_their_own_and_a_third_is_told_to_wait(url):
     asyncio.run(play())
 
 
+def test_who_does_nothing_gives_up_the_seat_to_who_waits(url, monkeypatch):
+    async def play() -> None:
+        async with player(url) as idle, player(url) as busy:
+            await idle.start()
+            idle.answers = False
+            await asyncio.sleep(0.6)
+            await busy.start()
+            monkeypatch.setattr("demo.play_socket.PATIENCE", 0.5)
+            async with player(url) as waiting:
+                await waiting.start()
+                farewell, _ = await idle.hear_of("error")
+                assert farewell["message"].startswith("Your seat went to somebody who was waiting")
+                await busy.say(type="undo")
+                await busy.hear_of("picture")
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "file://"])
+def test_a_page_from_elsewhere_plays_nothing(url, origin: str):
+    async def play() -> None:
+        with pytest.raises(InvalidStatus, match="403"):
+            async with connect(url, origin=Origin(origin)):
+                pass
+        own = url.replace("ws://", "http://").removesuffix("/play")
+        async with connect(url, origin=Origin(own), max_size=None) as socket:
+            await Client(socket).start()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "gradio_api/upload", 404),
+        ("POST", "", 405),
+        ("GET", "gradio_api/queue/data?session_hash=1", 404),
+        ("GET", "openapi.json", 404),
+        ("POST", "gradio_api/run/predict", 404),
+        ("DELETE", "config", 405),
+    ],
+)
+def test_what_the_page_has_no_use_for_is_not_answered(url, method: str, path: str, status: int):
+    page = url.replace("ws://", "http://").removesuffix("play")
+    data = b"x" * 100 if method == "POST" else None
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(page + path, data=data, method=method), timeout=10)
+    refused.value.close()
+    assert refused.value.code == status
+
+
 def test_a_player_who_vanishes_in_the_middle_of_a_step_leaves_a_free_seat(url, app):
     async def play() -> None:
         for _ in range(4):
@@ -386,8 +440,6 @@ def test_a_recording_comes_back_as_a_playable_mp4(url):
 
 
 def test_the_page_needs_nothing_from_elsewhere(url):
-    from urllib.request import urlopen
-
     page = url.replace("ws://", "http://").removesuffix("play")
     for path in ("", "play-assets/play.js", "play-assets/map.js", "config"):
         with urlopen(page + path, timeout=10) as answer:
@@ -439,3 +491,10 @@ def test_what_prevents_the_demo_is_said_in_a_sentence(options, sentence, capsys)
 
     assert main([*options, "--no-browser"], load=load) == 1
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seats", ["0", "-3"])
+def test_a_room_has_seats(seats: str, capsys):
+    with pytest.raises(SystemExit):
+        main(["--seats", seats], load=lambda *_: fake_world())
+    assert f"--seats is at least 1, got {seats}" in capsys.readouterr().err
