@@ -34,7 +34,10 @@ def _read(checkpoint: str | Path, prefix: str, build: Callable[[dict[str, Any], 
     saved = read_checkpoint(checkpoint)
     given = saved["hyper_parameters"]
     schema = StateSchema.from_json(given["schema"]) if given.get("schema") else None
-    module = build(given.get("config") or {}, schema)
+    try:
+        module = build(given.get("config") or {}, schema)
+    except TypeError as error:
+        raise ValueError(f"{checkpoint} is of another kind of network ({error}): name the checkpoint of this") from None
     take_weights(module, saved, prefix)
     return module.eval()
 

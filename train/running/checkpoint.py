@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint at {path}: train first, or name the run's last.ckpt")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings():  # of pickles that others wrote
+            warnings.simplefilter("ignore")
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, UnicodeDecodeError) as error:
         kind = type(error).__name__
         raise ValueError(f"{path} is broken ({kind}): resume the run, or take another checkpoint") from None
+    if not isinstance(saved, dict) or not {"state_dict", "hyper_parameters"} <= saved.keys():
+        raise ValueError(f"{path} is no checkpoint of a run of ours: name the run's last.ckpt")
+    return saved
 
 
 def take_weights(module: nn.Module, checkpoint: dict[str, Any], prefix: str) -> None:
