@@ -16,6 +16,7 @@ import sentencepiece
 
 _SPACE = "\u2581"  # what SentencePiece writes for a space
 _NUM_BYTES = 256
+_USUAL = 512  # pieces
 
 
 class TextTokenizer:
@@ -42,8 +43,9 @@ class TextTokenizer:
         self._space_ids = [by_byte[b] for b in _SPACE.encode()]
 
     @classmethod
-    def train(cls, captions: Iterable[str], vocab_size: int = 512) -> TextTokenizer:
-        """Learns at most ``vocab_size`` pieces, 256 of them bytes. The captions' order does not matter.
+    def train(cls, captions: Iterable[str], vocab_size: int | None = None) -> TextTokenizer:
+        """Learns at most ``vocab_size`` pieces, 256 of them bytes; by default 512, or as many as the captions' letters
+        need. The captions' order does not matter.
 
         Raises ValueError without captions, or if ``vocab_size`` cannot hold the bytes and the captions' letters.
         """
@@ -52,6 +54,7 @@ class TextTokenizer:
             raise ValueError("a text tokenizer needs at least one caption that is not empty")
         letters = set("".join(lines)) - {" "}
         needed = _NUM_BYTES + 2 + len(letters)
+        vocab_size = max(_USUAL, needed) if vocab_size is None else vocab_size
         if vocab_size < needed:
             raise ValueError(
                 f"vocab_size {vocab_size} is too small for 256 bytes and {len(letters)} different letters: "

@@ -70,3 +70,10 @@ def test_a_vocabulary_of_exactly_the_needed_size_can_be_trained():
 def test_a_single_short_caption_is_enough():
     text = TextTokenizer.train(["ab"], vocab_size=512)
     assert text.decode(text.encode("ab")) == "ab"
+
+
+def test_as_many_letters_as_captions_have_are_learned_unasked():
+    captions = ["".join(chr(0x4E00 + 10 * row + i) for i in range(10)) for row in range(30)]
+    text = TextTokenizer.train(captions)
+    assert all(text.decode(text.encode(caption)) == caption for caption in captions)
+    assert len(text.encode(captions[0])) <= 10
