@@ -151,6 +151,8 @@ class WorldParts:
     def _encode(self, kind: str, texts: Sequence[str], length: int) -> Tensor:
         out = torch.full((len(texts), length), -1, device=self.device)
         for row, text in enumerate(texts):
+            if not _is_unicode(text):
+                raise ValueError(f"the {kind} {text!r} has half of a letter, which no text has: leave it out")
             ids = self.text.encode(text) if self.text is not None and text else []
             if len(ids) > length:
                 raise ValueError(
@@ -181,3 +183,12 @@ class WorldParts:
         if self.estimator is None:
             raise ValueError("this world has no state estimator: train one (state_estimator/small.yaml) and export it")
         return self.estimator.estimate(self.checked_frames(frames))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it, as it can all but lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -111,6 +111,7 @@ def load(
 
     Raises ValueError when there is no such world, or when its files do not belong together.
     """
+    device = usable(device)
     folder = find(name)
     about = _read_json(folder / "world.json")
     if not isinstance(about, dict):
@@ -139,7 +140,6 @@ def load(
             f"{folder / 'world.json'} describes no world ({error}): export it again, with this version"
         ) from None
     text = TextTokenizer.load(folder / "text.model") if vocabulary.text else None
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     for part_name, part in (("dynamics", dynamics), ("upsampler", upsampler), ("estimator", estimator)):
         if part is not None:
             load_weights(part, folder / f"{part_name}.safetensors")
@@ -155,6 +155,17 @@ def load(
         attention=attention,
     )
     return parts, release
+
+
+def usable(device: torch.device | str | None) -> torch.device:
+    """A device; by default CUDA, where there is one. Raises ValueError for one that this machine does not have."""
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"this machine has no device {str(device)!r} ({said}): choose cpu, or say nothing") from None
+    return found
 
 
 def _refuse_strangers(folder: Path, files: Mapping[str, str]) -> None:

@@ -131,6 +131,12 @@ def test_broken_descriptions_are_named(folder, name: str):
         World.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("device", ["cuda:7", "toaster", "mps"])
+def test_a_device_that_is_not_there_is_refused(folder, device: str):
+    with pytest.raises(ValueError, match=f"this machine has no device '{device}'"):
+        World.from_pretrained(folder, device=device)
+
+
 def test_weights_of_another_size_are_refused(folder):
     rewrite(folder / "world.json", lambda about: about["dynamics"].update(depth=3))
     with pytest.raises(
@@ -275,6 +281,7 @@ def test_as_many_rows_begin_as_there_are_captions_states_frames_or_seeds():
         ({"batch": True}, "batch is a whole number"),
         ({"caption": 5}, "a caption is a text, or a list"),
         ({"caption": b"ball"}, "a caption is a text, or a list"),
+        ({"caption": "a \ud800 ball"}, "has half of a letter"),
         ({"caption": ["a", 5]}, "a caption is a text, got 5"),
         ({"state": torch.full((15,), torch.nan)}, r"player\.\w+.* = nan cannot be: give a value from"),
         ({"state": torch.full((15,), 1e9)}, r"= 1e\+09 cannot be"),
