@@ -163,8 +163,8 @@ def test_no_world_is_named_outside_its_folder(package: str) -> None:
     assert named == []
 
 
-def test_the_readme_names_the_rooms_that_there_are() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_rooms_that_there_are_are_named() -> None:
+    text = (ROOT / "docs/how_it_works.md").read_text(encoding="utf-8")
     tree = text.split("## What lies where")[1].split("```")[1]
     named = {word for word in tree.split() if word.endswith(".py")}
     there = {path.name for path in SOURCES.values()}

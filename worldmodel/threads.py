@@ -39,8 +39,8 @@ def keep_memory(size: int = 2**29) -> None:
 
 def train_quickly() -> None:
     """What a process that trains asks for before its first thread begins: memory is kept, and numbers so small that a
-    CPU takes a hundred times longer for them count as 0. Sharp attention makes many: a world of Breakout learned at two
-    thirds of its speed for them, to the same losses."""
+    CPU takes a hundred times longer for them count as 0. Sharp attention makes many: a game was learned at two thirds
+    of its speed for them, to the same losses."""
     keep_memory()
     torch.set_flush_denormal(True)
 
