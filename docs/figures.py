@@ -1,8 +1,8 @@
 """Fills the pages with what was measured: ``python -m docs.figures``.
 
 A figure in a table is followed by a comment that says where it comes from, as in
-``| 1.5 % <!-- tabletop rollout.player_error_16 .1% --> |``: a file of ``docs/measured``, a key in it, and how the value is
-said. The file is what ``--json`` of a command wrote, so no figure is written by hand.
+``| 1.5 % <!-- tabletop rollout.player_error_16 .1% --> |``: a file of ``docs/measured``, a key in it, and how the value
+is said. The file is what ``--json`` of a command wrote, so no figure is written by hand.
 """
 
 from __future__ import annotations

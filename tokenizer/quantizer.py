@@ -29,6 +29,9 @@ class QuantizerConfig:
 
     ``kind`` is one of :data:`KINDS`. ``continuous`` quantises nothing: ``dim`` numbers between -1 and 1, what a
     quantizer of that width can at best do.
+
+    ``said`` are the codes that ids are taken from, all of them if it names none. In place of another, the nearest of
+    these is said: a code that is hardly ever seen is learned by nobody, neither drawn well nor foreseen.
     """
 
     kind: str = "fsq"
@@ -36,14 +39,18 @@ class QuantizerConfig:
     stages: int = 2
     num_codes: int = 1024
     dim: int = 8
+    said: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"unknown quantizer {self.kind!r}; choose from {', '.join(KINDS)}")
         object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "said", tuple(self.said))
         KINDS[self.kind].check(self)
         if self.size > MOST_CODES:
             raise ValueError(f"this quantizer would have {self.size} codes: choose at most {MOST_CODES}")
+        if self.said and not 0 <= min(self.said) <= max(self.said) < self.size:
+            raise ValueError(f"said names codes from {min(self.said)} to {max(self.said)}: there are {self.size}")
 
     @property
     def size(self) -> int:
@@ -100,11 +107,17 @@ class Quantizer(nn.Module):
     settle before the grid is imposed.
     """
 
+    instead: Tensor  # which code is said for each
+
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
         self.noisy = False
         self.codebook = self.kind.build(config)
+        if config.said:
+            every, said = torch.arange(config.size), torch.tensor(config.said)
+            places = self.lookup(every[:, None, None])[:, :, 0, 0]
+            self.register_buffer("instead", said[torch.cdist(places, places[said]).argmin(1)], persistent=False)
 
     @property
     def num_codes(self) -> int:
@@ -128,8 +141,11 @@ class Quantizer(nn.Module):
                 codes = self.kind.noisy(self.config, flat)
             indices = self.kind.join(self.config, indices)
             loss = sum((loss.sum() for loss in losses), flat.new_zeros(()))
-            codes = codes.reshape(shape).permute(0, 3, 1, 2)
-        return Quantized(codes, indices.reshape(shape[:-1]).long(), loss)
+            codes, indices = codes.reshape(shape).permute(0, 3, 1, 2), indices.reshape(shape[:-1]).long()
+            if self.config.said:
+                indices = self.instead[indices]
+                codes = self.lookup(indices)
+        return Quantized(codes, indices, loss)
 
     def lookup(self, indices: Int[Tensor, "N H W"]) -> Float[Tensor, "N C H W"]:
         """Local indices (N, H, W) to codes (N, C, H, W), float32. Raises ValueError without a codebook."""

@@ -8,7 +8,8 @@ whole clip.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -200,6 +201,13 @@ class VideoTokenizer(nn.Module):
     @staticmethod
     def _to_pixels(video: Tensor) -> Tensor:
         return ((video + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
+
+    def saying(self, said: Sequence[int]) -> VideoTokenizer:
+        """The same tokenizer, whose ids are taken from these codes alone (see ``QuantizerConfig.said``)."""
+        config = replace(self.config, quantizer=replace(self.config.quantizer, said=tuple(said)))
+        made = VideoTokenizer(config, self.schema).to(self.decoder.place.device)
+        made.load_state_dict(self.state_dict())
+        return made.train(self.training)
 
     # -- on disk ------------------------------------------------------------------------------------
 

@@ -129,13 +129,15 @@ def write_recording(
     action_bins: int | None = None,
     action_bins_by: Binning | None = None,
     older: Path | None = None,
+    least_seen: int = 0,
 ) -> None:
     """Tokenises every split of a recording. Without ``text``, a text model is trained on the training captions, if
     there are any; without captions the tokens have no text.
 
     ``camera`` and ``frames_per_step`` are ``EpisodeStore``'s. ``action_bins`` and ``action_bins_by`` set the bins of
     quantities (see ``ActionSpace.fit``), which are then the tokens' own. ``older`` tokens of the same kind of recording
-    are taken over: theirs are the bins, and the text model.
+    are taken over: theirs are the bins, the text model and the codes in use. Codes that training episodes have less
+    often than ``least_seen`` are not said: the nearest that is takes their place.
     """
     store = EpisodeStore(recording, camera=camera, frames_per_step=frames_per_step)
     tokenizer = VideoTokenizer.load(tokenizer_folder)
@@ -156,11 +158,17 @@ def write_recording(
     )
     if older is not None:
         writer.take_over(older)
+    if known is not None and known.said:
+        tokenizer, least_seen = tokenizer.saying(known.said), 0
+        writer.say(known.said)
     with progress_bar(total=len(splits), unit=" episodes") as bar:
         for indices in _shards(sorted(splits)):
             encoded = tokenise_recording(store, tokenizer, indices, splits, actions=actions, fit=fit)
             writer.write_shard(list(encoded))
             bar.update(len(indices))
+    if least_seen:
+        said = writer.often(least_seen)
+        writer.say(said, tokenizer.saying(said).quantizer.instead.cpu())
     writer.close()
 
 
@@ -209,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, help="a text.model to speak, instead of training one on the captions")
     parser.add_argument("--older", type=Path, help="tokens of another such recording, to take over beside")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--least-seen", type=int, default=0, help="how often a code must be, to be said at all")
     parser.add_argument("--camera", help="the one to read of a recording with several")
     parser.add_argument("--frames-per-step", type=int, help="of a recording that others wrote with LeRobot")
     parser.add_argument("--fit", choices=get_args(Fit), help="for pictures of another aspect than the tokenizer's")
@@ -252,6 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
                 action_bins=chosen.action_bins,
                 action_bins_by=chosen.action_bins_by,
                 older=chosen.older,
+                least_seen=chosen.least_seen,
             )
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

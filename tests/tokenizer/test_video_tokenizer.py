@@ -357,6 +357,26 @@ class Signs(torch.nn.Module):
         return 2.0 * bits - 1, (bits * 2 ** torch.arange(latents.shape[-1])).sum(-1)
 
 
+def test_codes_that_are_not_said_are_told_by_the_nearest_that_is(tmp_path: Path):
+    tokenizer = tiny()
+    clip = torch.randint(0, 256, (2, 5, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ids = tokenizer.encode(clip)
+    said = ids.unique()[::2]
+    chosen = tokenizer.saying(said.tolist())
+    told = chosen.encode(clip)
+    assert set(told.unique().tolist()) <= set(said.tolist())
+    kept = torch.isin(ids, said)
+    assert torch.equal(told[kept], ids[kept])
+    codes = tokenizer.quantizer.lookup(torch.arange(tokenizer.num_codes)[:, None, None])[:, :, 0, 0]
+    away = (codes[ids[~kept]] - codes[told[~kept]]).norm(dim=-1)
+    assert (away <= torch.cdist(codes[ids[~kept]], codes[said]).amin(1) + 1e-6).all()
+    assert torch.equal(chosen.decode(told), tokenizer.decode(told))
+    chosen.save(tmp_path)
+    assert torch.equal(VideoTokenizer.load(tmp_path).encode(clip), told)
+    with pytest.raises(ValueError, match=r"said names codes from 0 to \d+: there are"):
+        tokenizer.saying([0, tokenizer.num_codes])
+
+
 def test_a_new_quantizer_is_one_row(monkeypatch: pytest.MonkeyPatch):
     kind = QuantizerKind(
         size=lambda config: 2**config.dim,

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -36,6 +36,7 @@ from train.data.clips import Draws
 from train.data.splits import divide
 from train.running.exact_resume import refuse_changes
 
+MOST_SEEN = 64  # codes that are said however seldom they are
 MOST_REWARDS = 33  # more different ones are told by as many of them
 PARTS = ("states", "actions", "video", "rewards", "terminated")
 
@@ -111,6 +112,7 @@ class TokenWriter:
         self.rows: list[dict[str, Any]] = []
         self.num_shards = 0
         self._parts: set[str] | None = None
+        self._seen = np.zeros(num_codes, dtype=np.int64)  # how often each code was, in training episodes
         self._shapes = {
             "states": (schema.num_values,),
             "actions": (schema.actions.num_parts,),
@@ -147,7 +149,9 @@ class TokenWriter:
             tensors[part] = torch.cat(flat).to(kinds.get(part, torch.float32)).contiguous()
         save_file(tensors, self.folder / f"{name}.part")
         (self.folder / f"{name}.part").rename(self.folder / name)
-        self._rewards += [e.rewards.numpy() for e in episodes if e.rewards is not None and e.split == "train"]
+        training = [e for e in episodes if e.split == "train"]
+        self._rewards += [e.rewards.numpy() for e in training if e.rewards is not None]
+        self._count(training)
         self.rows += rows
         self.num_shards += 1
 
@@ -166,6 +170,27 @@ class TokenWriter:
         episodes = other.load("train")
         self._parts = set(episodes[0].parts)
         self._rewards += [e.rewards.numpy() for e in episodes if e.rewards is not None]
+        self._count(episodes)
+
+    def _count(self, episodes: list[TokenisedEpisode]) -> None:
+        for video in (e.video for e in episodes if e.video is not None):
+            self._seen += np.bincount(video.flatten().numpy(), minlength=len(self._seen))
+
+    def often(self, least: int) -> list[int]:
+        """The codes that training episodes had so often at least, and the :data:`MOST_SEEN` that they had most."""
+        most = np.argsort(-self._seen, kind="stable")[:MOST_SEEN]
+        kept = (self._seen >= least) | np.isin(np.arange(len(self._seen)), most)
+        return np.flatnonzero(kept & (self._seen > 0)).tolist()
+
+    def say(self, said: Sequence[int], instead: Tensor | None = None) -> None:
+        """Notes the codes that ids are taken from (see ``QuantizerConfig.said``). ``instead`` (codes,) is which of them
+        is written in place of each in the shards that there are."""
+        self._about["said"] = list(said)
+        for path in () if instead is None else sorted(self.folder.glob("tokens-*.safetensors")):
+            shard = load_file(path)
+            shard["video"] = instead[shard["video"].long()].int()
+            save_file(shard, path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
 
     def _refuse_misfits(self, episode: TokenisedEpisode) -> None:
         parts, known = set(episode.parts), self._parts
@@ -213,6 +238,7 @@ class TokenStore:
         rewards: the values that recorded rewards take; none where the schema tells the reward, or there is none.
         ends: whether it was recorded which steps end an episode.
         code_levels: FSQ's, if it made the codes.
+        said: the codes that ids are taken from; none named means all.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -228,6 +254,7 @@ class TokenStore:
             self.rewards: list[float] = about.get("rewards", [])
             self.ends: bool = about.get("ends", False)
             self.code_levels: list[int] = about.get("code_levels", [])
+            self.said: list[int] = about.get("said", [])
             path = self.folder / "index.parquet"
             self.index: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, pa.ArrowException) as error:

@@ -17,6 +17,7 @@ from train.worlds.contract import Stage
 CONFIGS = Path(__file__).parents[1] / "configs"
 LONGEST = 24  # latent frames of a training window
 WITH_STATE = 12  # the same where a state remembers
+LEAST_SEEN = 20  # times that a code must be in training episodes, to be said at all
 SIZES = ("tiny", "small", "base")
 KEPT = {"tiny": 1.0, "small": 3.5, "base": 8.0}  # gigabytes of frames that a training keeps in memory
 AMOUNTS = {  # most episodes, and updates where no time is given
@@ -119,7 +120,8 @@ class Making:
                 "export tokenizer", "train.export", tokenizer=self.last("tokenizer"), out=self.tokenizer
             ),
             self._stage(
-                "tokenize", "train.tokenize", recording=self.recording, tokenizer=self.tokenizer, out=self.tokens
+                "tokenize", "train.tokenize", recording=self.recording, tokenizer=self.tokenizer, out=self.tokens,
+                **({} if source.state else {"least-seen": LEAST_SEEN}),
             ),
             self._fit("dynamics", "dynamics", amounts, **from_tokens),
             self._stage(

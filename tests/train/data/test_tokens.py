@@ -122,6 +122,24 @@ def test_actions_are_ids_and_rewards_and_ends_stay_with_the_frame_they_led_to(tm
     assert ends == 1
 
 
+def test_codes_that_are_seldom_seen_are_not_said(tmp_path: Path, tokenizer: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("train.data.tokens.MOST_SEEN", 1)
+    recording = record(tmp_path / "r", schema_of(state=False, actions=False), caption=False)
+    write_recording(recording, tokenizer, tmp_path / "all")
+    write_recording(recording, tokenizer, tmp_path / "often", least_seen=3)
+    every, often = TokenStore(tmp_path / "all"), TokenStore(tmp_path / "often")
+    counts = torch.cat([e.video.flatten() for e in every.load("train") if e.video is not None]).bincount()
+    assert often.said == (counts >= 3).nonzero()[:, 0].tolist()
+    assert 0 < len(often.said) < int((counts > 0).sum())
+    for split in ("train", "validation"):
+        for one in often.load(split):
+            assert one.video is not None
+            assert set(one.video.unique().tolist()) <= set(often.said)
+    more = record(tmp_path / "more", schema_of(state=False, actions=False), caption=False)
+    write_recording(more, tokenizer, tmp_path / "both", older=tmp_path / "often")
+    assert TokenStore(tmp_path / "both").said == often.said
+
+
 def test_bins_are_fitted_to_the_training_episodes_and_kept_with_the_tokens(tmp_path: Path, tokenizer: Path) -> None:
     recording = record(tmp_path / "recording", schema_of(state=False, actions=True), size=(16, 32))
     command = ["--recording", str(recording), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "tokens")]
