@@ -15,7 +15,9 @@ The client sends JSON objects with a ``type``:
 | ``upsample``, ``record`` | ``on`` | switch them; the end of a recording sends its mp4 |
 | ``seen`` | ``count`` | pictures received so far: no more than ``WINDOW`` go unanswered |
 
-The server sends text (``hello``: schema, controls and abilities; ``caption``, ``error``: a sentence) and binary
+A player who comes back says ``?before=`` with the name that ``hello`` gave, and is sent what was being recorded.
+
+The server sends text (``hello``: schema, controls, abilities and a name; ``caption``, ``error``: a sentence) and binary
 messages: a little-endian uint32 ``n``, ``n`` bytes of JSON header, then the payload. A ``picture`` carries its frames
 as raw RGB, frame after frame; a ``recording`` an mp4. Raw, because at 64 and 128 pixels a side lossless coding takes
 0.2 to 1.3 ms a frame to halve what a local socket carries for nothing.
@@ -30,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -77,11 +80,18 @@ class Playroom:
         self.world = world
         self.seats = seats
         self.players: set[Player] = set()
+        self.lost: dict[str, Recording] = {}  # of players whose connection broke, by their names
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="world")
 
     async def work(self, job: Callable[[], Result]) -> Result:
         """Runs ``job`` on the thread that owns the model, after whatever other players asked before."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, job)
+
+    def keep(self, name: str, recording: Recording) -> None:
+        """Keeps what a player recorded until they come back; of as many players as there are seats."""
+        self.lost[name] = recording
+        for old in list(self.lost)[: -self.seats]:
+            del self.lost[old]
 
     async def play(self, socket: WebSocket) -> None:
         """Serves one socket until it closes.
@@ -144,7 +154,8 @@ class Player:
         self.steps_per_s: float | None = schema.fps / schema.frames_per_step
         self.playing = False
         self.recording: Recording | None = None
-        self._recorded: Recording | None = None  # finished, not yet sent
+        self.name = secrets.token_urlsafe(12)
+        self._recorded = room.lost.pop(socket.query_params.get("before", ""), None)  # finished, not yet sent
         self.sent = self.seen = 0
         self._heard = perf_counter()
         self._waiting: deque[Command | Question] = deque()
@@ -177,14 +188,15 @@ class Player:
     def close(self) -> None:
         # A step may still be running on the model's thread; it holds what it needs and ends by itself.
         self.session.close()
-        for recording in (self.recording, self._recorded):
-            if recording is not None:
-                recording.finish()
+        recording = self.recording or self._recorded
+        if recording is not None and recording.num_frames:
+            self.room.keep(self.name, recording)
 
     def _hello(self) -> dict[str, Any]:
         world = self.room.world
         return {
             "type": "hello",
+            "player": self.name,
             "schema": world.schema.to_json(),
             "controls": self.session.controls.describe(),
             "upsampler": world.upsampler is not None,

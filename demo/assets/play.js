@@ -20,6 +20,7 @@ export function play(stage, scene) {
   const map = new SceneMap(scene.querySelector(".map canvas"), (edit, continues) => socket.send({ type: "edit", edit, continues }));
   const table = new ValueTable(scene);
   let world = { caption: null, seed: 7, state: null }; // as it was started last
+  let asked = world; // as it was asked for last, which may be refused
   let realTime = 15, last = null, toastTimer = 0, hiddenWhilePlaying = false, recordingSince = 0;
 
   // -- from the server
@@ -43,6 +44,7 @@ export function play(stage, scene) {
   }
 
   function picture(header, pixels) {
+    if (!last) world = asked;
     last = header;
     stage.style.setProperty("--aspect", header.width / header.height);
     playback.add(header, pixels);
@@ -75,6 +77,7 @@ export function play(stage, scene) {
     toast.hidden = false;
     clearTimeout(toastTimer);
     toastTimer = setTimeout(() => { toast.hidden = true; }, 7000);
+    if (!last) asked = world;
     if (!last) show("No world yet", "Change the prompt and start again");
   }
 
@@ -82,13 +85,14 @@ export function play(stage, scene) {
     if (last) last.playing = false;
     playback.forget();
     press("record", false);
+    find(".recording-dot").hidden = true;
     show(full ? "Waiting for a seat" : "Connection lost", `Trying again in ${seconds} s`);
   }
 
   // -- from the player
 
   function start({ caption, seed, state }) {
-    world = { caption, seed, state };
+    asked = { caption, seed, state };
     last = null;
     toast.hidden = find(".caption").hidden = true;
     show("Imagining…", caption || "a world of the model's own choice");

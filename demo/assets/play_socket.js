@@ -10,6 +10,7 @@ export class PlaySocket {
   open() {
     const url = new URL("play", document.baseURI);
     url.protocol = url.protocol.replace("http", "ws");
+    if (this.before) url.searchParams.set("before", this.before); // what was being recorded then is sent now
     this.socket = new WebSocket(url);
     this.socket.binaryType = "arraybuffer";
     this.count = 0;
@@ -28,6 +29,7 @@ export class PlaySocket {
   text(message) {
     if (message.type === "error") return this.handlers.error(message.message);
     this.wait = 1;
+    if (message.type === "hello") this.before = message.player;
     this.handlers[message.type](message);
   }
 

@@ -439,6 +439,26 @@ def test_a_recording_comes_back_as_a_playable_mp4(url):
     asyncio.run(play())
 
 
+def test_a_recording_outlives_its_connection(url, app):
+    async def play() -> None:
+        async with player(url) as me:
+            hello, _ = await me.hear_of("hello")
+            await me.start()
+            await me.say(type="record", on=True)
+            await me.hear_of("picture", time=4, recording=True)
+            me.socket.transport.abort()
+        await asyncio.sleep(0.1)
+        async with player(f"{url}?before={hello['player']}") as me:
+            header, video = await me.hear_of("recording")
+            with av.open(io.BytesIO(video)) as container:
+                assert len(list(container.decode(video=0))) == round(header["seconds"] * SCHEMA.fps) > 0
+        async with player(f"{url}?before={hello['player']}") as me:
+            await me.start()
+            assert hello["player"] not in app.state.playroom.lost
+
+    asyncio.run(play())
+
+
 def test_the_page_needs_nothing_from_elsewhere(url):
     page = url.replace("ws://", "http://").removesuffix("play")
     for path in ("", "play-assets/play.js", "play-assets/map.js", "config"):
