@@ -29,10 +29,17 @@ from worldmodel.upsampler import Upsampler, UpsamplerConfig
 from worldmodel.world import World
 
 
+def _told(saved: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
+    """What a module was made with. Raises ValueError where the checkpoint does not say."""
+    if "hyper_parameters" not in saved:
+        raise ValueError(f"{checkpoint} is no checkpoint of a run of ours: name the run's last.ckpt")
+    return saved["hyper_parameters"]
+
+
 def _read(checkpoint: str | Path, prefix: str, build: Callable[[dict[str, Any], StateSchema | None], Any]) -> Any:
     """What ``build`` makes of a checkpoint's configuration and schema, with the weights under ``prefix``."""
     saved = read_checkpoint(checkpoint)
-    given = saved["hyper_parameters"]
+    given = _told(saved, checkpoint)
     schema = StateSchema.from_json(given["schema"]) if given.get("schema") else None
     try:
         module = build(given.get("config") or {}, schema)
@@ -86,7 +93,7 @@ def export_world(
     pictures are: the likeliest one always would never serve a ball that may come at any time.
     """
     store, saved = TokenStore(tokens), read_checkpoint(dynamics)
-    config = DynamicsConfig(**(saved["hyper_parameters"].get("config") or {}))
+    config = DynamicsConfig(**(_told(saved, dynamics).get("config") or {}))
     network = Dynamics(config, store.layout(config.max_text, config.max_event), store.schema)
     take_weights(network, saved, "dynamics.")
     name = recipe or of_schema(store.schema)

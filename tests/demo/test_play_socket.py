@@ -450,7 +450,7 @@ def test_a_recording_outlives_its_connection(url, app):
         await asyncio.sleep(0.1)
         async with player(f"{url}?before={hello['player']}") as me:
             header, video = await me.hear_of("recording")
-            with av.open(io.BytesIO(video)) as container:
+            with av.open(io.BytesIO(video), "r") as container:
                 assert len(list(container.decode(video=0))) == round(header["seconds"] * SCHEMA.fps) > 0
         async with player(f"{url}?before={hello['player']}") as me:
             await me.start()

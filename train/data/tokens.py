@@ -186,7 +186,9 @@ class TokenWriter:
         """Notes the codes that ids are taken from (see ``QuantizerConfig.said``). ``instead`` (codes,) is which of them
         is written in place of each in the shards that there are."""
         self._about["said"] = list(said)
-        for path in () if instead is None else sorted(self.folder.glob("tokens-*.safetensors")):
+        if instead is None:
+            return
+        for path in sorted(self.folder.glob("tokens-*.safetensors")):
             shard = load_file(path)
             shard["video"] = instead[shard["video"].long()].int()
             save_file(shard, path.with_suffix(".part"))

@@ -106,6 +106,7 @@ class Making:
                 ),
             ]
         schema: dict[str, Any] = {"model__schema": self.recording} if source.state else {}
+        seldom: dict[str, Any] = {} if source.state else {"least-seen": LEAST_SEEN}
         from_tokens: dict[str, Any] = {"model__tokens": self.tokens, "model__tokenizer_path": self.tokenizer}
         if source.state:  # states alone cost little, and all else follows them
             blocks = min(4, self.blocks or LONGEST)
@@ -121,7 +122,7 @@ class Making:
             ),
             self._stage(
                 "tokenize", "train.tokenize", recording=self.recording, tokenizer=self.tokenizer, out=self.tokens,
-                **({} if source.state else {"least-seen": LEAST_SEEN}),
+                **seldom,
             ),
             self._fit("dynamics", "dynamics", amounts, **from_tokens),
             self._stage(
