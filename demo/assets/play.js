@@ -44,7 +44,7 @@ export function play(stage, scene) {
   }
 
   function picture(header, pixels) {
-    if (!last) world = asked;
+    if (!header.time) world = asked; // not refused
     last = header;
     stage.style.setProperty("--aspect", header.width / header.height);
     playback.add(header, pixels);
@@ -77,7 +77,7 @@ export function play(stage, scene) {
     toast.hidden = false;
     clearTimeout(toastTimer);
     toastTimer = setTimeout(() => { toast.hidden = true; }, 7000);
-    if (!last) asked = world;
+    asked = world;
     if (!last) show("No world yet", "Change the prompt and start again");
   }
 
