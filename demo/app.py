@@ -55,7 +55,7 @@ LOAD = """(async () => {
 HEAD = "<h1>{name}</h1><p>{intro}</p>{others}"
 OTHERS = "<nav aria-label='Other worlds'>Other worlds: {links}</nav>"
 INTRO = "Every frame is imagined by a world model as you play."
-_UNUSED = re.compile(r"/(gradio_api/(queue|run|call|api|upload|file|proxy|component|cancel|reset)|openapi\.json|docs)")
+_UNUSED = re.compile(r"/(gradio_api/(queue|run|call|api|upload|file|proxy|component|cancel|reset)|openapi\.json)")
 THEME_TOGGLE = "() => { document.body.classList.toggle('dark') }"
 
 

@@ -41,7 +41,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -108,7 +107,7 @@ class Playroom:
             quiet = max(self.players, key=lambda other: other.quiet)
             if quiet.quiet > PATIENCE:
                 self.players.discard(quiet)
-                await quiet.leave("Your seat went to somebody who was waiting; reload the page to play on.")
+                await quiet.leave("Your seat went to somebody who was waiting; you get one when it is free.")
         if len(self.players) >= self.seats:
             await player.complain(f"All {self.seats} seats are taken; try again when somebody has left.")
             await socket.close(1013)
@@ -125,7 +124,7 @@ def _of_this_page(socket: WebSocket) -> bool:
     """Whether the page that opens a socket came from where the socket is; programs say nothing of an origin."""
     origin = socket.headers.get("origin")
     own = {socket.headers.get("host"), socket.headers.get("x-forwarded-host")}
-    return origin is None or urlsplit(origin).netloc in own
+    return origin is None or origin.partition("://")[2] in own
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class Player:
         self.playing = False
         self.recording: Recording | None = None
         self.name = secrets.token_urlsafe(12)
-        self._recorded = room.lost.pop(socket.query_params.get("before", ""), None)  # finished, not yet sent
+        self._recorded: Recording | None = None  # finished, not yet sent
         self.sent = self.seen = 0
         self._heard = perf_counter()
         self._waiting: deque[Command | Question] = deque()
@@ -163,6 +162,8 @@ class Player:
         self._sending = asyncio.Lock()
 
     async def play(self) -> None:
+        before = self.socket.query_params.get("before", "")
+        self._recorded = self.room.lost.pop(before, None)  # not sooner: who gets no seat comes again
         await self._send(self._hello())
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._keep_time())]
         try:

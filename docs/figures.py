@@ -2,7 +2,7 @@
 
 A figure in a table is followed by a comment that says where it comes from, as in
 ``| 1.5 % <!-- tabletop rollout.player_error_16 .1% --> |``: a file of ``docs/measured``, a key in it, and how the value
-is said. The file is what ``--json`` of a command wrote, so no figure is written by hand.
+is said. The file is what ``--json`` of a command wrote (``tabletop``: the table of its model card, which it wrote too).
 """
 
 from __future__ import annotations

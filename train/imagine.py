@@ -251,10 +251,10 @@ class Trial:
 
 def moments(store: EpisodeStore, count: int, seed: int) -> list[dict[str, Any]]:
     """Beginnings from recorded pictures, as ``SimulatorVectorEnv.reset`` takes them: the first of ``count`` training
-    episodes, or of all."""
+    episodes, or of all. Only these are kept: an episode's pictures would fill the memory."""
     chosen = store.split("train")
     some = np.random.default_rng(seed).permutation(len(chosen))[:count]
-    return [{"frames": store.read(chosen[int(i)]).frames[:1]} for i in some]
+    return [{"frames": store.read(chosen[int(i)]).frames[:1].copy()} for i in some]
 
 
 def imagine(asked: argparse.Namespace) -> dict[str, Scores]:

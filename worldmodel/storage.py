@@ -71,7 +71,8 @@ def save(parts: WorldParts, release: Release, folder: str | Path, *, half: bool 
     """
     folder = Path(folder)
     aside = folder / _ASIDE
-    aside.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)  # what a killed run has left is none of this world's
+    aside.mkdir(parents=True)
     try:
         if parts.text is not None:
             parts.text.save(aside / "text.model")
@@ -162,7 +163,7 @@ def usable(device: torch.device | str | None) -> torch.device:
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         said = str(error).splitlines()[0]
         raise ValueError(f"this machine has no device {str(device)!r} ({said}): choose cpu, or say nothing") from None
     return found

@@ -306,7 +306,7 @@ def test_who_does_nothing_gives_up_the_seat_to_who_waits(url, monkeypatch):
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "file://"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://[", "null", "http://127.0.0.1:1", "file://"])
 def test_a_page_from_elsewhere_plays_nothing(url, origin: str):
     async def play() -> None:
         with pytest.raises(InvalidStatus, match="403"):
@@ -447,6 +447,9 @@ def test_a_recording_outlives_its_connection(url, app):
             await me.say(type="record", on=True)
             await me.hear_of("picture", time=4, recording=True)
             me.socket.transport.abort()
+        await asyncio.sleep(0.1)
+        async with player(url), player(url), player(f"{url}?before={hello['player']}") as third:
+            await third.hear_of("error")  # there is no seat, and nothing is lost by asking
         await asyncio.sleep(0.1)
         async with player(f"{url}?before={hello['player']}") as me:
             header, video = await me.hear_of("recording")

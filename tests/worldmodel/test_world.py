@@ -162,6 +162,14 @@ def test_files_of_two_worlds_are_not_taken_for_one(folder, tmp_path):
         World.from_pretrained(folder)
 
 
+def test_what_a_killed_run_has_left_is_no_part_of_a_world(folder):
+    before = {path.name for path in folder.iterdir()}
+    (folder / ".writing").mkdir()
+    (folder / ".writing/stranger.safetensors").write_bytes(b"old")
+    WORLD.save_pretrained(folder)
+    assert {path.name for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize("failing", [0, 2, 5])
 def test_a_disk_that_is_full_spoils_nothing(folder, monkeypatch, failing: int):
     """Whichever file it is that cannot be written."""

@@ -70,6 +70,8 @@ class Round:
         own, data = config["model"]["init_args"], config["data"]["init_args"]
         store = EpisodeStore(self.recording)
         lengths = sorted(len(store.span(i, "train")) for i in store.split("train"))
+        if not lengths:
+            raise ValueError(f"none of the episodes in {self.recording} is for training: record more, by --collect")
         given = {
             "seed_everything": config["seed_everything"] + self.number,
             "trainer.default_root_dir": run,
