@@ -7,7 +7,6 @@ them.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,19 +21,8 @@ from worldmodel.engines.step import StepQuery, StepStart, Wanted
 from worldmodel.engines.torch_engine import Engine
 from worldmodel.kv_cache import Past, StepCache, beyond_window, join, pass_bias, turn
 from worldmodel.parts import WorldParts
-from worldmodel.sampling import Sampling, sample, uniforms
+from worldmodel.sampling import Sampling, sample, uniforms, whole
 from worldmodel.transformer import Dynamics, KeysValues
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """A whole number of any library, as ``int``. Raises ValueError for anything else, and for one below ``least``."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not least <= number < 2**63:
-        raise ValueError(f"{name} is a whole number from {least} on, below 2**63, got {value!r}")
-    return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +46,7 @@ class Beginning:
         """Raises ValueError for a caption that is no text and a seed that is none."""
         if not isinstance(self.caption, str):
             raise ValueError(f"a caption is a text, got {self.caption!r}")
-        object.__setattr__(self, "seed", whole("a seed", self.seed, 0))
+        object.__setattr__(self, "seed", whole("seed", self.seed, 0))
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import asdict, dataclass
 from math import inf
+from numbers import Real
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 MOST = 64  # ids that a draw with top_p chooses from: to find them is far quicker than to sort a large codebook
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of any library, as ``int``. Raises ValueError for anything else, and for one below ``least``."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number < 2**63:
+        raise ValueError(f"{name} is {value!r}: give a whole number from {least} on, below 2**63")
+    return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +46,10 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raises ValueError for what is no temperature, share or number."""
         for name, value in asdict(self).items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
             if name.endswith("tokens_per_pass"):
-                if value is not None and not (number and value == int(value) and value >= 1):
-                    raise ValueError(f"{name} is {value!r}: give a whole number, at least 1, or None")
-            elif not number or not 0 <= value < inf:
+                if value is not None:
+                    whole(name, value, 1)
+            elif not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < inf:
                 raise ValueError(f"{name} is {value!r}: give a number, 0 or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}: give a share above 0, at most 1")

@@ -17,12 +17,12 @@ from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer
 from tokenizer.vocabulary import Vocabulary
 from worldmodel import storage
-from worldmodel.beginning import Beginning, whole
+from worldmodel.beginning import Beginning
 from worldmodel.engines.choice import make_engine
 from worldmodel.kv_cache import join
 from worldmodel.parts import WorldParts
 from worldmodel.rollout import Rollout
-from worldmodel.sampling import Sampling, sample, uniforms
+from worldmodel.sampling import Sampling, sample, uniforms, whole
 from worldmodel.state_estimator import StateEstimator
 from worldmodel.storage import Release
 from worldmodel.threads import keep_memory
@@ -189,7 +189,7 @@ class World:
             state = state[None] if state.dim() == 1 else state
         if caption is not None and not isinstance(caption, str | list | tuple):
             raise ValueError(f"a caption is a text, or a list of one for each row, got {caption!r}")
-        first = whole("a seed", seed, 0) if np.ndim(seed) == 0 else None  # type: ignore[arg-type]
+        first = whole("seed", seed, 0) if np.ndim(seed) == 0 else None  # type: ignore[arg-type]
         sizes = {
             "captions": None if caption is None or isinstance(caption, str) else len(caption),
             "frames": None if frames is None else len(frames),

@@ -54,7 +54,7 @@ def test_temperature_zero_takes_the_likeliest_and_still_tells_the_probabilities(
     [
         *((name, value) for name in ("video_temperature", "guidance") for value in (nan, -1, "1", True, inf, None)),
         *(("top_p", value) for value in (0, 1.5, nan, "x")),
-        *(("tokens_per_pass", value) for value in (0, 2.5, "8", True)),
+        *(("tokens_per_pass", value) for value in (0, 2.5, "8", True, nan, inf)),
     ],
 )
 def test_what_cannot_be_drawn_by_is_refused(name: str, value: Any):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from train.worlds.contract import Recipe, Simulator
+from worldmodel import storage
 
 
 class Shown:
@@ -83,7 +83,7 @@ def digest(path: Path) -> str:
     """Raises ValueError where there is no such file."""
     if not path.is_file():
         raise ValueError(f"there is no policy {path}: train one with python -m train.imagine --out")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return storage.digest(path)[:16]
 
 
 def played_by(found: Recipe, path: str | Path) -> Recipe:
