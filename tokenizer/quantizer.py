@@ -30,8 +30,9 @@ class QuantizerConfig:
     ``kind`` is one of :data:`KINDS`. ``continuous`` quantises nothing: ``dim`` numbers between -1 and 1, what a
     quantizer of that width can at best do.
 
-    ``said`` are the codes that ids are taken from, all of them if it names none. In place of another, the nearest of
-    these is said: a code that is hardly ever seen is learned by nobody, neither drawn well nor foreseen.
+    ``said`` are the codes that have an id, by their place in the codebook; all of them if it names none. In place of
+    another, the nearest of these is said: a code that is hardly ever seen is learned by nobody, neither drawn well nor
+    foreseen.
     """
 
     kind: str = "fsq"
@@ -47,15 +48,16 @@ class QuantizerConfig:
         object.__setattr__(self, "levels", tuple(self.levels))
         object.__setattr__(self, "said", tuple(self.said))
         KINDS[self.kind].check(self)
-        if self.size > MOST_CODES:
-            raise ValueError(f"this quantizer would have {self.size} codes: choose at most {MOST_CODES}")
-        if self.said and not 0 <= min(self.said) <= max(self.said) < self.size:
-            raise ValueError(f"said names codes from {min(self.said)} to {max(self.said)}: there are {self.size}")
+        codes = KINDS[self.kind].size(self)
+        if codes > MOST_CODES:
+            raise ValueError(f"this quantizer would have {codes} codes: choose at most {MOST_CODES}")
+        if self.said and not 0 <= min(self.said) <= max(self.said) < codes:
+            raise ValueError(f"said names codes from {min(self.said)} to {max(self.said)}: there are {codes}")
 
     @property
     def size(self) -> int:
-        """How many codes there are; none, if it is continuous."""
-        return KINDS[self.kind].size(self)
+        """How many ids there are; none, if it is continuous."""
+        return len(self.said) or KINDS[self.kind].size(self)
 
     @property
     def code_levels(self) -> tuple[int, ...]:
@@ -107,7 +109,8 @@ class Quantizer(nn.Module):
     settle before the grid is imposed.
     """
 
-    instead: Tensor  # which code is said for each
+    instead: Tensor  # the id that each code of the codebook is told by
+    places: Tensor  # where in the codebook each id is
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -115,9 +118,10 @@ class Quantizer(nn.Module):
         self.noisy = False
         self.codebook = self.kind.build(config)
         if config.said:
-            every, said = torch.arange(config.size), torch.tensor(config.said)
-            places = self.lookup(every[:, None, None])[:, :, 0, 0]
-            self.register_buffer("instead", said[torch.cdist(places, places[said]).argmin(1)], persistent=False)
+            every, said = torch.arange(self.kind.size(config)), torch.tensor(config.said)
+            codes = self.kind.lookup(config, self.codebook, every[:, None])[:, 0]
+            self.register_buffer("instead", torch.cdist(codes, codes[said]).argmin(1), persistent=False)
+            self.register_buffer("places", said, persistent=False)
 
     @property
     def num_codes(self) -> int:
@@ -149,7 +153,8 @@ class Quantizer(nn.Module):
 
     def lookup(self, indices: Int[Tensor, "N H W"]) -> Float[Tensor, "N C H W"]:
         """Local indices (N, H, W) to codes (N, C, H, W), float32. Raises ValueError without a codebook."""
-        codes = self.kind.lookup(self.config, self.codebook, indices.flatten(1))
+        places = self.places[indices] if self.config.said else indices
+        codes = self.kind.lookup(self.config, self.codebook, places.flatten(1))
         return codes.reshape(*indices.shape, -1).permute(0, 3, 1, 2)
 
 

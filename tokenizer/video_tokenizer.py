@@ -203,10 +203,15 @@ class VideoTokenizer(nn.Module):
         return ((video + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
 
     def saying(self, said: Sequence[int]) -> VideoTokenizer:
-        """The same tokenizer, whose ids are taken from these codes alone (see ``QuantizerConfig.said``)."""
-        config = replace(self.config, quantizer=replace(self.config.quantizer, said=tuple(said)))
+        """The same tokenizer, of whose ids these alone are left, numbered anew (see ``QuantizerConfig.said``)."""
+        known = self.config.quantizer.said
+        places = tuple(known[i] for i in said) if known else tuple(said)
+        config = replace(self.config, quantizer=replace(self.config.quantizer, said=places))
         made = VideoTokenizer(config, self.schema).to(self.decoder.place.device)
-        made.load_state_dict(self.state_dict())
+        weights = self.state_dict()
+        if self.decoder.names is not None:
+            weights["decoder.names.weight"] = self.decoder.names.weight[list(said)]
+        made.load_state_dict(weights)
         return made.train(self.training)
 
     # -- on disk ------------------------------------------------------------------------------------

@@ -148,27 +148,25 @@ def write_recording(
     if text is None and captions:
         text = TextTokenizer.train(captions)
     actions = known.schema.actions if known is not None else binned_actions(store, action_bins, action_bins_by)
+    if known is not None and known.said:
+        tokenizer, least_seen = tokenizer.saying(known.said), 0
     writer = TokenWriter(
         out,
         schema=replace(store.schema, actions=actions),
         text=text,
-        num_codes=tokenizer.num_codes,
+        quantizer=tokenizer.config.quantizer,
         grid=tokenizer.grid,
-        code_levels=tokenizer.config.quantizer.code_levels,
     )
     if older is not None:
         writer.take_over(older)
-    if known is not None and known.said:
-        tokenizer, least_seen = tokenizer.saying(known.said), 0
-        writer.say(known.said)
     with progress_bar(total=len(splits), unit=" episodes") as bar:
         for indices in _shards(sorted(splits)):
             encoded = tokenise_recording(store, tokenizer, indices, splits, actions=actions, fit=fit)
             writer.write_shard(list(encoded))
             bar.update(len(indices))
     if least_seen:
-        said = writer.often(least_seen)
-        writer.say(said, tokenizer.saying(said).quantizer.instead.cpu())
+        quantizer = tokenizer.saying(writer.often(least_seen)).quantizer
+        writer.say(quantizer.config, quantizer.instead.cpu())
     writer.close()
 
 
@@ -201,9 +199,8 @@ def write_simulated(
         out,
         schema=recipe(name).schema,
         text=text,
-        num_codes=tokenizer.quantizer.size,
+        quantizer=tokenizer.quantizer,
         grid=tokenizer.grid,
-        code_levels=tokenizer.quantizer.code_levels,
     )
     for shard in shards:
         writer.write_shard(shard)

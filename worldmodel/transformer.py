@@ -49,7 +49,8 @@ class DynamicsConfig:
     past costs one key a step.
     ``tokens_per_pass`` are the video modes the weights are trained for; the first is the default.
     ``state_tokens_per_pass`` are the state's modes likewise; none means all of a state at once.
-    ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned.
+    ``code_levels`` are FSQ's, if it made the codes: codes that share a digit then share what is learned. ``said`` are
+    the codes that have an id, if not all have one (see ``QuantizerConfig``).
     With ``read_outcome``, reward and end are read from the state that a step led to (`outcome.py`), not foreseen.
     Where no state holds them, they are read from the picture: ``rewards`` are the values that a reward may take, and
     ``predict_end`` says whether episodes end. With ``predict_action``, it is learned what is likely to be done.
@@ -70,6 +71,7 @@ class DynamicsConfig:
     state_tokens_per_pass: tuple[int, ...] = ()
     state_sees_video: bool = False
     code_levels: tuple[int, ...] = ()
+    said: tuple[int, ...] = ()
     read_outcome: bool = False
     show_values: bool = False
     nearby_width: int = 0
@@ -82,6 +84,7 @@ class DynamicsConfig:
         object.__setattr__(self, "tokens_per_pass", tuple(self.tokens_per_pass))
         object.__setattr__(self, "state_tokens_per_pass", tuple(self.state_tokens_per_pass))
         object.__setattr__(self, "code_levels", tuple(self.code_levels))
+        object.__setattr__(self, "said", tuple(self.said))
         object.__setattr__(self, "rewards", tuple(self.rewards))
         if self.width % (6 * self.heads):
             needed = 6 * self.heads
@@ -127,17 +130,20 @@ class Block(nn.Module):
 
 
 class CodeDigits(nn.Module):
-    """FSQ codes by their digits: logits (..., codes) and embeddings are sums over digits. Zero before training."""
+    """FSQ codes by their digits: logits (..., codes) and embeddings are sums over digits. Zero before training.
+
+    ``said`` are the codes that have an id; none named means all of ``num_codes``.
+    """
 
     has_digit: Tensor
     digits: Tensor
 
-    def __init__(self, levels: tuple[int, ...], num_codes: int, width: int) -> None:
+    def __init__(self, levels: tuple[int, ...], said: tuple[int, ...], num_codes: int, width: int) -> None:
         super().__init__()
-        if prod(levels) != num_codes:
-            made = prod(levels)
+        made = len(said) or prod(levels)
+        if made != num_codes:
             raise ValueError(f"code_levels {levels} make {made} codes, not {num_codes}: use the tokenizer's levels")
-        codes, parts, base, first = torch.arange(num_codes), [], 1, 0
+        codes, parts, base, first = torch.tensor(said or range(num_codes)), [], 1, 0
         for level in levels:
             parts.append(first + codes // base % level)
             base, first = base * level, first + level
@@ -249,7 +255,7 @@ class Dynamics(nn.Module):
             FrameOutcome(width, codes, layout.grid, config.rewards, config.predict_end) if in_frames else None
         )
         acts = config.predict_action and bool(schema.actions)
-        self.digits = CodeDigits(config.code_levels, vocabulary.size("video"), width) if config.code_levels else None
+        self.digits = CodeDigits(config.code_levels, config.said, codes, width) if config.code_levels else None
         parts = None if self.digits is None else self.digits.digits
         self.action_prior = ActionPrior(schema.actions, PictureSummary(codes, layout.grid, parts)) if acts else None
         self.nearby = self.summary = None

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from tokenizer.quantizer import QuantizerConfig
 from tokenizer.scene import StateReader
 from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout
@@ -91,28 +93,28 @@ class TokenWriter:
         *,
         schema: StateSchema,
         text: TextTokenizer | None,
-        num_codes: int,
+        quantizer: QuantizerConfig,
         grid: tuple[int, int],
-        code_levels: Sequence[int] = (),
     ) -> None:
         self.folder, self.schema = Path(folder), schema
         self.folder.mkdir(parents=True, exist_ok=True)
-        vocabulary = Vocabulary.of(text=text, actions=schema.actions, schema=schema, num_codes=num_codes)
+        self._speak = partial(Vocabulary.of, text=text, actions=schema.actions, schema=schema)
         if text is None:
             (self.folder / "text.model").unlink(missing_ok=True)
         else:
             text.save(self.folder / "text.model")
         self._about: dict[str, Any] = {
             "schema": schema.to_json(),
-            "vocabulary": asdict(vocabulary),
+            "vocabulary": asdict(self._speak(num_codes=quantizer.size)),
             "grid": list(grid),
-            "code_levels": list(code_levels),
+            "code_levels": list(quantizer.code_levels),
+            "said": list(quantizer.said),
         }
         self._rewards: list[np.ndarray] = []
         self.rows: list[dict[str, Any]] = []
         self.num_shards = 0
         self._parts: set[str] | None = None
-        self._seen = np.zeros(num_codes, dtype=np.int64)  # how often each code was, in training episodes
+        self._seen = np.zeros(quantizer.size, dtype=np.int64)  # how often each code was, in training episodes
         self._shapes = {
             "states": (schema.num_values,),
             "actions": (schema.actions.num_parts,),
@@ -159,6 +161,7 @@ class TokenWriter:
         """All that another folder holds, as shards of this one. Raises ValueError for tokens of another vocabulary."""
         other = TokenStore(folder)
         told = {"schema": other.schema.to_json(), "vocabulary": asdict(other.vocabulary), "grid": list(other.grid)}
+        told["said"] = other.said
         if any(self._about[name] != value for name, value in told.items()):
             raise ValueError(f"{folder} has another vocabulary: make both of one recording's kind, by one tokenizer")
         names = {}
@@ -182,12 +185,9 @@ class TokenWriter:
         kept = (self._seen >= least) | np.isin(np.arange(len(self._seen)), most)
         return np.flatnonzero(kept & (self._seen > 0)).tolist()
 
-    def say(self, said: Sequence[int], instead: Tensor | None = None) -> None:
-        """Notes the codes that ids are taken from (see ``QuantizerConfig.said``). ``instead`` (codes,) is which of them
-        is written in place of each in the shards that there are."""
-        self._about["said"] = list(said)
-        if instead is None:
-            return
+    def say(self, quantizer: QuantizerConfig, instead: Tensor) -> None:
+        """Leaves the ids of this quantizer alone. ``instead`` (ids,) is which of them each is told by from now on."""
+        self._about |= {"said": list(quantizer.said), "vocabulary": asdict(self._speak(num_codes=quantizer.size))}
         for path in sorted(self.folder.glob("tokens-*.safetensors")):
             shard = load_file(path)
             shard["video"] = instead[shard["video"].long()].int()
@@ -240,7 +240,7 @@ class TokenStore:
         rewards: the values that recorded rewards take; none where the schema tells the reward, or there is none.
         ends: whether it was recorded which steps end an episode.
         code_levels: FSQ's, if it made the codes.
-        said: the codes that ids are taken from; none named means all.
+        said: the codes that have an id; none named means all.
     """
 
     def __init__(self, folder: str | Path) -> None:

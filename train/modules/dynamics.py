@@ -49,6 +49,7 @@ def fitting(config: dict[str, Any], store: TokenStore) -> dict[str, Any]:
     derived = {
         "tokens_per_pass": [rows * columns, columns],
         "code_levels": list(store.code_levels),
+        "said": list(store.said),
         "rewards": list(store.rewards),
         "predict_end": store.ends,
         "predict_action": bool(store.schema.actions) and not store.schema.num_values,
@@ -350,7 +351,8 @@ class DynamicsModule(ScheduledModule):
         """A window's true frames above what is imagined from its beginning under its actions, uint8 (T, 2H, W, 3)."""
         if self.tokenizer_path is None or "video" not in batch:
             return None
-        tokenizer = VideoTokenizer.load(self.tokenizer_path).to(self.device)
+        tokenizer, said = VideoTokenizer.load(self.tokenizer_path).to(self.device), self.dynamics.config.said
+        tokenizer = tokenizer.saying(said) if said else tokenizer
         world = World(schema=self.schema, text=self.text, tokenizer=tokenizer, dynamics=self.dynamics)
         full = self.completed(batch)
         states = None if tokenizer.schema is None else full["states"][:1]

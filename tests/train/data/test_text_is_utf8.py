@@ -20,6 +20,7 @@ warnings.filterwarnings("error", category=EncodingWarning, module=r"(__main__|to
 import numpy as np
 import torch
 from tokenizer.clip import Episode
+from tokenizer.quantizer import QuantizerConfig
 from tokenizer.state_schema import Entity, Field, StateSchema
 from tokenizer.text_tokenizer import TextTokenizer
 from train.data.clips import ClipDataset
@@ -43,7 +44,8 @@ store = EpisodeStore(folder / "recording")
 assert store.schema == schema and store.read(1).caption == caption
 assert ClipDataset(store, num_steps=1, resolution=16)[0]["caption"] == caption
 text = TextTokenizer.train([caption], 300)
-tokens = TokenWriter(folder / "tokens", schema=schema, text=text, num_codes=4, grid=(1, 1))
+codes = QuantizerConfig(kind="vq", num_codes=4)
+tokens = TokenWriter(folder / "tokens", schema=schema, text=text, quantizer=codes, grid=(1, 1))
 tokens.write_shard([TokenisedEpisode(episode=0, split="train", caption=caption, states=torch.zeros(3, 1))])
 tokens.close()
 read = TokenStore(folder / "tokens")

@@ -134,10 +134,15 @@ def test_codes_that_are_seldom_seen_are_not_said(tmp_path: Path, tokenizer: Path
     for split in ("train", "validation"):
         for one in often.load(split):
             assert one.video is not None
-            assert set(one.video.unique().tolist()) <= set(often.said)
+            assert 0 <= one.video.min() <= one.video.max() < len(often.said) == often.vocabulary.size("video")
     more = record(tmp_path / "more", schema_of(state=False, actions=False), caption=False)
     write_recording(more, tokenizer, tmp_path / "both", older=tmp_path / "often")
-    assert TokenStore(tmp_path / "both").said == often.said
+    both = TokenStore(tmp_path / "both")
+    assert both.said == often.said
+    taken, old = both.load("validation")[0].video, often.load("validation")[0].video
+    assert taken is not None
+    assert old is not None
+    assert torch.equal(taken, old)
 
 
 def test_bins_are_fitted_to_the_training_episodes_and_kept_with_the_tokens(tmp_path: Path, tokenizer: Path) -> None:
@@ -191,7 +196,9 @@ def test_a_command_that_cannot_serve_says_why_in_one_line(
 
 def written(folder: Path, episodes: list[TokenisedEpisode], text: TextTokenizer | None = None) -> TokenStore:
     schema = schema_of(state=True, actions=False)
-    writer = TokenWriter(folder, schema=schema, text=text, num_codes=16, grid=(1, 1))
+    writer = TokenWriter(
+        folder, schema=schema, text=text, quantizer=QuantizerConfig(kind="vq", num_codes=16), grid=(1, 1)
+    )
     writer.write_shard(episodes)
     writer.close()
     return TokenStore(folder)
@@ -226,7 +233,13 @@ def test_many_different_rewards_are_told_by_a_few(tmp_path: Path) -> None:
     assert not store.ends
     assert written(tmp_path / "none", [numbered(0, rewards=None)]).rewards == []
     with pytest.raises(ValueError, match="no episode to put into"):
-        TokenWriter(tmp_path / "empty", schema=store.schema, text=None, num_codes=16, grid=(1, 1)).close()
+        TokenWriter(
+            tmp_path / "empty",
+            schema=store.schema,
+            text=None,
+            quantizer=QuantizerConfig(kind="vq", num_codes=16),
+            grid=(1, 1),
+        ).close()
 
 
 def test_episodes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -242,7 +255,13 @@ def test_episodes_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
 
 def test_older_tokens_are_taken_over_and_those_of_another_vocabulary_refused(tmp_path: Path) -> None:
     older = written(tmp_path / "older", [numbered(0, 10), numbered(1, 12)])
-    writer = TokenWriter(tmp_path / "both", schema=older.schema, text=None, num_codes=16, grid=(1, 1))
+    writer = TokenWriter(
+        tmp_path / "both",
+        schema=older.schema,
+        text=None,
+        quantizer=QuantizerConfig(kind="vq", num_codes=16),
+        grid=(1, 1),
+    )
     writer.take_over(older.folder)
     writer.write_shard([numbered(0, 20, rewards=torch.full((19,), 50.0))])
     writer.close()
@@ -252,7 +271,13 @@ def test_older_tokens_are_taken_over_and_those_of_another_vocabulary_refused(tmp
     assert 50 in both.rewards
     assert 0 in both.rewards
     with pytest.raises(ValueError, match="older has another vocabulary"):
-        TokenWriter(tmp_path / "more", schema=older.schema, text=None, num_codes=8, grid=(1, 1)).take_over(older.folder)
+        TokenWriter(
+            tmp_path / "more",
+            schema=older.schema,
+            text=None,
+            quantizer=QuantizerConfig(kind="vq", num_codes=8),
+            grid=(1, 1),
+        ).take_over(older.folder)
 
 
 def test_a_shard_from_when_an_action_was_one_number_is_still_read(tmp_path: Path) -> None:

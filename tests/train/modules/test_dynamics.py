@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.text_tokenizer import TextTokenizer
-from tokenizer.video_tokenizer import VideoTokenizerConfig
+from tokenizer.video_tokenizer import QuantizerConfig, VideoTokenizerConfig
 from train.data.tokens import TokenDataModule, TokenisedEpisode, TokenStore, TokenWindows, TokenWriter
 from train.modules.dynamics import DynamicsModule, asked_cells, near_changes
 from train.modules.schedule import Muon, MuonAndAdamW, load_trained
@@ -52,7 +52,9 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         )
     text = TextTokenizer.train([e.caption for e in episodes], 400)
-    writer = TokenWriter(folder, schema=schema, text=text, num_codes=4, grid=(2, 2))
+    writer = TokenWriter(
+        folder, schema=schema, text=text, quantizer=QuantizerConfig(kind="vq", num_codes=4), grid=(2, 2)
+    )
     writer.write_shard(episodes[:7])
     writer.write_shard(episodes[7:])
     writer.close()

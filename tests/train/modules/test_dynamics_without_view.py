@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tokenizer.quantizer import QuantizerConfig
 from tokenizer.state_schema import StateSchema
 from train.data.tokens import TokenisedEpisode, TokenStore, TokenWindows, TokenWriter
 from train.modules.dynamics import DynamicsModule
@@ -17,7 +18,9 @@ from ...worldmodel.test_without_view import ARM, HAND
 @pytest.mark.parametrize("schema", [ARM, HAND], ids=["joints", "places in space"])
 def test_a_training_step_lowers_the_loss_and_reaches_every_part(schema: StateSchema, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    writer = TokenWriter(tmp_path, schema=schema, text=None, num_codes=4, grid=(2, 2))
+    writer = TokenWriter(
+        tmp_path, schema=schema, text=None, quantizer=QuantizerConfig(kind="vq", num_codes=4), grid=(2, 2)
+    )
     episodes = []
     for i in range(4):
         states = torch.zeros(13, schema.num_values)
