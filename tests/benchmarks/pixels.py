@@ -13,6 +13,10 @@ last frame of each step:
 ``game.bricks_right_N``: how often every brick that is there after N steps, or is gone, is so in the real one too.
 ``game.next_exact``, ``game.exact_8``: of a grid world, how often every cell is right after 1 and after 8 steps.
 
+``game.endless_idle_…``, ``game.endless_moving_…`` (with ``--endless N``): of the last half of N steps without an
+action, and with random ones. ``one_ball`` and ``balls`` (two or more) count steps; ``sharpness`` and ``palette`` are
+those of ``train.evaluate``, against the recorded pictures. Beside them ``game.recorded_one_ball``.
+
 Beside each, ``game.held_…``: the first picture held, what a world that does nothing would get. Of Atari also
 ``game.tokenizer_…``: the real pictures through the tokenizer, and ``game.itself_…``: the game played again from that
 moment by the same actions. It repeats the last action in a quarter of its frames, by chance: no world foresees all.
@@ -36,8 +40,10 @@ from torch import Tensor
 from tokenizer.clip import Episode
 from train.data.episode_store import EpisodeStore
 from train.measure.content import count_things
+from train.measure.endless import HOLD, palette
 from train.measure.foreground import median_picture
 from train.measure.free_running import CONTEXT, ROWS, imagine, recorded_actions, start
+from train.measure.metrics import laplacian_variance
 from train.worlds.gym_world import GymSimulator, GymWorld
 from train.worlds.play import draw_episode
 from worldmodel.sampling import Sampling
@@ -240,6 +246,39 @@ def measure(
     return shares.numbers()
 
 
+def measure_endless(
+    world: World, store: EpisodeStore, made_of: GymWorld, steps: int, most: int, sampling: Sampling
+) -> dict[str, float]:
+    """Over at most ``ROWS`` held-out episodes. Raises ValueError for an environment whose ball nothing is known of."""
+    game = next((game for name, game in GAMES.items() if made_of.env.startswith(name)), None)
+    if game is None:
+        raise ValueError(f"nothing is known of a ball in {made_of.env}: leave out --endless")
+    chosen = [*store.split("test"), *store.split("validation")][: min(most, ROWS)]
+    episodes = [one for one in map(store.read, chosen) if one.num_steps > CONTEXT]
+    real = torch.cat([torch.from_numpy(e.frames[:: world.tokenizer.frames_per_step]) for e in episodes])
+    median, sharp, colours = median_picture(real), laplacian_variance(real).mean(), palette(real)
+    numbers = {"recorded_one_ball": float((count_things(game.ball(real, median)) == 1).float().mean())}
+    for name in ("idle", "moving"):
+        generator = torch.Generator().manual_seed(0)
+        rollout = start(world, [e.window(0, CONTEXT) for e in episodes], seed=0, sampling=sampling)
+        action, late = world.actions.idle(), []
+        for step in range(steps):
+            if name == "moving" and step % HOLD == 0:
+                action = world.actions.sample(len(episodes), 1, generator=generator)[:, 0]
+            frames = rollout.step(action).frames[:, -1]
+            if step >= steps // 2:
+                late.append(frames)
+        seen = torch.cat(late)
+        count = count_things(game.ball(seen, median))
+        numbers |= {
+            f"endless_{name}_one_ball": float((count == 1).float().mean()),
+            f"endless_{name}_balls": float((count > 1).float().mean()),
+            f"endless_{name}_sharpness": float(laplacian_variance(seen).mean() / sharp),
+            f"endless_{name}_palette": float(torch.minimum(palette(seen), colours).sum()),
+        }
+    return {f"game.{key}": value for key, value in numbers.items()}
+
+
 def beginnings(game: Game | None, episode: Episode, r: int, steps: int) -> list[int]:
     """Steps after a prompt to begin at, ``steps`` apart: of a game those that show one ball."""
     last = (len(episode.frames) - 1) // r - 1
@@ -272,6 +311,7 @@ def main() -> int:
     )
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--tokens-per-pass", type=int)
+    parser.add_argument("--endless", type=int, default=0, help="steps to go on for, idle and moving")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     told = {name: getattr(asked, name) for name in ("video_temperature", "top_p", "tokens_per_pass")}
@@ -281,6 +321,8 @@ def main() -> int:
         world, store = World.from_pretrained(asked.world), EpisodeStore(asked.recording)
         sampling = replace(world.sampling, **{name: value for name, value in told.items() if value is not None})
         numbers = measure(world, store, made_of, asked.steps, asked.episodes, sampling)
+        if asked.endless:
+            numbers |= measure_endless(world, store, made_of, asked.endless, asked.episodes, sampling)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -45,7 +45,7 @@ def measure_endless(
     ``render`` gives the simulator's picture (H, W, 3) of a state (num_values,), or None where it cannot be. Of eight
     steps up to the mark, ``plausible`` is the share of states that can be; over these, ``psnr_db`` against the
     simulator's pictures, ``sharpness``: variance of the Laplacian over theirs, and ``palette``: share of pixels that
-    both have in the same coarse colours (see ``_palette``). ``bodies_drawn``: share of bodies in the picture whose
+    both have in the same coarse colours (see ``palette``). ``bodies_drawn``: share of bodies in the picture whose
     colour is nearer to what it was at first than to what is around it; ``bodies_constant``: share of rollouts with
     all so.
     """
@@ -85,20 +85,20 @@ def _compared(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor
     """Pictures (H, W, 3) held against the simulator's."""
     ours, real = (torch.stack(list(pictures)) for pictures in zip(*pairs, strict=True))
     sharpness = laplacian_variance(ours).mean() / laplacian_variance(real).mean()
-    palette = torch.minimum(_palette(ours), _palette(real)).sum()
-    return dict(zip(COMPARED, (psnr(ours, real).mean(), sharpness, palette), strict=True))
+    colours = torch.minimum(palette(ours), palette(real)).sum()
+    return dict(zip(COMPARED, (psnr(ours, real).mean(), sharpness, colours), strict=True))
 
 
-def _palette(frames: Tensor) -> Tensor:
+def palette(frames: Tensor) -> Tensor:
     """Shares of pixels (LEVELS ** 3,) by coarse colour; a pixel between two levels of a channel counts for both, so
     that a shade that hardly differs hardly counts."""
     at = frames.flatten(0, -2) / 255 * (LEVELS - 1)
     below = at.floor().clamp_max(LEVELS - 2)
-    above, counts = at - below, torch.zeros(LEVELS**3)
+    above, counts = at - below, torch.zeros(LEVELS**3, dtype=torch.float64)  # ones are lost beyond 2^24
     for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
         share = torch.where(corner == 1, above, 1 - above).prod(-1)
         code = ((below.long() + corner) * torch.tensor([LEVELS**2, LEVELS, 1])).sum(-1)
-        counts.index_add_(0, code, share)
+        counts.index_add_(0, code, share.double())
     return counts / len(at)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.clip import Episode
-from train.measure.endless import Renderer, _palette, measure_endless
+from train.measure.endless import Renderer, measure_endless, palette
 from worldmodel.rollout import Rollout, Step
 
 from ...worldmodel.tiny_world import LIVELY, PLANE, tiny_world
@@ -65,11 +65,11 @@ def test_states_that_cannot_be_are_counted_and_not_compared(shown: list[Tensor])
     assert half["idle_sharpness_16"] == pytest.approx(1)
 
 
-def test_a_shade_that_hardly_differs_hardly_changes_the_palette():
+def test_a_shade_that_hardly_differs_hardly_changes_thepalette():
     one, next_to_it, other = (torch.full((4, 4, 3), shade, dtype=torch.uint8) for shade in (127, 128, 255))
-    assert _palette(one).sum() == pytest.approx(1)
-    assert torch.minimum(_palette(one), _palette(next_to_it)).sum() > 0.95
-    assert torch.minimum(_palette(one), _palette(other)).sum() < 0.05
+    assert palette(one).sum() == pytest.approx(1)
+    assert torch.minimum(palette(one), palette(next_to_it)).sum() > 0.95
+    assert torch.minimum(palette(one), palette(other)).sum() < 0.05
 
 
 def test_bodies_that_are_no_longer_drawn_are_missed(monkeypatch: pytest.MonkeyPatch):
