@@ -16,7 +16,7 @@ from train.worlds.contract import Stage
 FILE = "plan.json"
 LEAST = 30  # updates of a training
 TRAININGS = {"latent actions": "latent", "tokenizer": "tokenizer", "dynamics": "dynamics"}  # and which speed is theirs
-_SHARES = {"record": 0.15, "latent actions": 0.2, "tokenizer": 0.35, "dynamics": 1.0}  # of what is left, in this order
+_SHARES = {"record": 0.15, "latent actions": 0.2, "tokenizer": 0.45, "dynamics": 1.0}  # of what is left, in this order
 
 
 @dataclass(frozen=True, kw_only=True)
