@@ -50,6 +50,7 @@ from worldmodel.sampling import Sampling
 from worldmodel.world import World
 
 STEPS = 64
+GRID_STEPS = 8  # of a grid world, of which nothing is asked after more
 OTHER_LUCK = 7  # frames played elsewhere, so that chance goes another way
 NEAR = 40  # levels within which a colour is that colour
 CLOSE = 4 / 80  # of the picture's side
@@ -226,6 +227,7 @@ def measure(
     game = next((game for name, game in GAMES.items() if env.startswith(name)), None)
     if game is None and not env.startswith("MiniGrid"):
         raise ValueError(f"nothing is known of what matters in {env}: choose Pong, Breakout or MiniGrid")
+    steps = GRID_STEPS if game is None else steps
     simulator = None if game is None else GymSimulator(made_of)
     begun = [(i, episode, begin) for i, episode in episodes for begin in beginnings(game, episode, r, steps)]
     for rows in (begun[i : i + ROWS] for i in range(0, len(begun), ROWS)):
