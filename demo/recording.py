@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # the page comes up while it loads
+    from worldmodel.video_file import VideoWriter
 
 
 class Recording:
@@ -18,11 +21,14 @@ class Recording:
 
     def __init__(self, *, fps: int, min_size: int = 384, max_seconds: float = 300.0) -> None:
         self.fps, self.min_size, self.max_frames = fps, min_size, int(max_seconds * fps)
-        self.num_frames = 0
         self._file = io.BytesIO()
-        self._video: tuple[Any, Any] | None = None  # container and stream, opened by the first frame
+        self._video: VideoWriter | None = None  # opened by the first frame
         self._lock = threading.Lock()
         self._finished = False
+
+    @property
+    def num_frames(self) -> int:
+        return 0 if self._video is None else self._video.num_frames
 
     @property
     def full(self) -> bool:
@@ -30,41 +36,19 @@ class Recording:
 
     def write(self, frames: np.ndarray) -> None:
         """Appends uint8 ``(n, height, width, 3)``; frames beyond ``max_seconds`` are left out."""
-        import av
+        from worldmodel.video_file import VideoWriter
 
         with self._lock:
             if self._finished:
                 return
-            self._video = container, stream = self._video or self._open(*frames.shape[1:3])
-            for frame in frames[: self.max_frames - self.num_frames]:
-                picture = av.VideoFrame.from_ndarray(_fit(frame, stream.height, stream.width), "rgb24")
-                container.mux(stream.encode(picture))
-                self.num_frames += 1
+            if self._video is None:
+                self._video = VideoWriter(self._file, fps=self.fps, size=frames.shape[1:3], min_size=self.min_size)
+            self._video.write(frames[: self.max_frames - self._video.num_frames])
 
     def finish(self) -> bytes:
         """The whole mp4; empty if nothing was written."""
         with self._lock:
             if self._video is not None and not self._finished:
-                container, stream = self._video
-                container.mux(stream.encode())
-                container.close()
+                self._video.close()
             self._finished = True
             return self._file.getvalue()
-
-    def _open(self, height: int, width: int) -> tuple[Any, Any]:
-        import av
-
-        factor = max(1, -(-self.min_size // height))
-        container = av.open(self._file, "w", format="mp4")
-        stream = container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "18"})
-        stream.height, stream.width = (height * factor + 1) // 2 * 2, (width * factor + 1) // 2 * 2
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        return container, stream
-
-
-def _fit(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest neighbour to ``(height, width)``."""
-    rows = np.arange(height) * frame.shape[0] // height
-    columns = np.arange(width) * frame.shape[1] // width
-    return np.ascontiguousarray(frame[rows[:, None], columns])

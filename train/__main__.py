@@ -4,7 +4,8 @@ import signal
 import sys
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """Trains as the arguments say; by default those of the command line."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException  # importing Lightning takes seconds
 
     from train.running.cli import main as run
@@ -12,7 +13,7 @@ def main() -> None:
 
     train_quickly()
     try:
-        run()
+        run(arguments)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except SIGTERMException:

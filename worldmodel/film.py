@@ -8,7 +8,7 @@ and one for each step with its shot, action, state and ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -264,7 +264,7 @@ def log_of(video: Path) -> Path:
     return video.with_suffix(".jsonl")
 
 
-def write(film: Film, out: Path, about: Mapping[str, Any]) -> Iterator[FilmStep]:
+def write(film: Film, out: Path, about: Mapping[str, Any]) -> Generator[FilmStep, None, None]:
     """Writes a film and its log as it is made, step by step, and gives each step.
 
     What is there when it is broken off can be played. ``about`` is told in the log beside what made the film. Raises

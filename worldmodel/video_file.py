@@ -90,11 +90,8 @@ class VideoWriter:
 
     def write(self, frames: UInt8[np.ndarray, "n H W 3"]) -> None:
         """Appends frames, uint8 (n, H, W, 3)."""
-        way = (
-            self.av.video.reformatter.Interpolation.BICUBIC
-            if self.smooth
-            else (self.av.video.reformatter.Interpolation.POINT)
-        )
+        ways = self.av.video.reformatter.Interpolation
+        way = ways.BICUBIC if self.smooth else ways.POINT
         height, width = self.size
         for frame in frames:
             self.num_frames += 1

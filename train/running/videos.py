@@ -10,28 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.video_file import VideoWriter
+
 
 def write_mp4(path: str | Path, frames: Tensor | np.ndarray, fps: int = 60, scale: int = 1) -> None:
     """Writes uint8 ``(T, H, W, 3)`` as H.264 (for looking at, not for training: chroma is halved).
 
-    ``scale`` repeats pixels. Odd sizes are padded by their last row or column, which H.264 needs.
+    ``scale`` repeats pixels. Odd sizes are stretched by a row or column, for H.264 needs even ones.
     """
-    import av
-
     video = np.asarray(frames)
     if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
         raise ValueError(f"a video is uint8 (frames, height, width, 3), got {video.dtype} {video.shape}")
-    video = video.repeat(scale, 1).repeat(scale, 2)
-    video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), mode="edge")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("h264", rate=fps, options={"crf": "18", "preset": "veryfast"})
-        stream.height, stream.width = video.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
+    size = video.shape[1], video.shape[2]
+    with VideoWriter(path, fps=fps, size=size, min_size=scale * size[0]) as writer:
+        writer.write(video)
 
 
 class VideoLogger(L.Callback):
