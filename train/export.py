@@ -70,7 +70,7 @@ def read_estimator(checkpoint: str | Path) -> StateEstimator:
     )
 
 
-_BY_CHANCE = Sampling(video_temperature=1.0, top_p=0.9)
+_BY_CHANCE = Sampling(video_temperature=1.0, top_p=0.99)
 
 
 def export_world(

@@ -51,5 +51,5 @@ def test_what_is_not_known_or_not_installed_is_said(
 
 
 def test_it_runs_as_a_module():
-    ran = subprocess.run([sys.executable, "-m", "worldmodel", "--help"], capture_output=True, text=True, check=True)
-    assert "usage: worldmodel COMMAND" in ran.stdout
+    ran = subprocess.run([sys.executable, "-m", "worldmodel", "--help"], capture_output=True, check=True)
+    assert b"usage: worldmodel COMMAND" in ran.stdout
