@@ -11,7 +11,7 @@ A new quantizer is one row of :data:`KINDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -53,11 +53,18 @@ class QuantizerConfig:
             raise ValueError(f"this quantizer would have {codes} codes: choose at most {MOST_CODES}")
         if self.said and not 0 <= min(self.said) <= max(self.said) < codes:
             raise ValueError(f"said names codes from {min(self.said)} to {max(self.said)}: there are {codes}")
+        if len(set(self.said)) < len(self.said):
+            raise ValueError("said names a code twice: name each once")
 
     @property
     def size(self) -> int:
         """How many ids there are; none, if it is continuous."""
-        return len(self.said) or KINDS[self.kind].size(self)
+        return len(self.places)
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Where in the codebook each id is."""
+        return self.said or range(KINDS[self.kind].size(self))
 
     @property
     def code_levels(self) -> tuple[int, ...]:

@@ -203,14 +203,21 @@ class VideoTokenizer(nn.Module):
         return ((video + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
 
     def saying(self, said: Sequence[int]) -> VideoTokenizer:
-        """The same tokenizer, of whose ids these alone are left, numbered anew (see ``QuantizerConfig.said``)."""
-        known = self.config.quantizer.said
-        places = tuple(known[i] for i in said) if known else tuple(said)
-        config = replace(self.config, quantizer=replace(self.config.quantizer, said=places))
+        """The same tokenizer, in which these codes alone have an id (see ``QuantizerConfig.said``).
+
+        Raises ValueError for a code that has no id here.
+        """
+        if tuple(said) == self.config.quantizer.said:
+            return self
+        config = replace(self.config, quantizer=replace(self.config.quantizer, said=tuple(said)))
+        ids = {place: i for i, place in enumerate(self.config.quantizer.places)}
+        kept = [ids[place] for place in config.quantizer.places if place in ids]
+        if len(kept) < config.quantizer.size:
+            raise ValueError("this tokenizer does not say all of these codes: take the one that it was made from")
         made = VideoTokenizer(config, self.schema).to(self.decoder.place.device)
         weights = self.state_dict()
         if self.decoder.names is not None:
-            weights["decoder.names.weight"] = self.decoder.names.weight[list(said)]
+            weights["decoder.names.weight"] = self.decoder.names.weight[kept]
         made.load_state_dict(weights)
         return made.train(self.training)
 

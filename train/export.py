@@ -102,11 +102,10 @@ def export_world(
         raise ValueError(f"the tokens are of {store.schema.name!r} and not of the world {name}: name another recipe")
     if guidance is None:
         guidance = 1.0 if origin is None else origin.guidance
-    video = VideoTokenizer.load(tokenizer)
     world = World(
         schema=store.schema,
         text=store.text,
-        tokenizer=video.saying(store.said) if store.said else video,
+        tokenizer=VideoTokenizer.load(tokenizer).saying(store.said),
         dynamics=network,
         upsampler=None if upsampler is None else read_upsampler(upsampler),
         estimator=None if estimator is None else read_estimator(estimator),

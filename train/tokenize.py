@@ -148,7 +148,7 @@ def write_recording(
     if text is None and captions:
         text = TextTokenizer.train(captions)
     actions = known.schema.actions if known is not None else binned_actions(store, action_bins, action_bins_by)
-    if known is not None and known.said:
+    if known is not None:
         tokenizer, least_seen = tokenizer.saying(known.said), 0
     writer = TokenWriter(
         out,

@@ -8,6 +8,7 @@ and one for each step with its shot, action, state and ids.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -32,15 +33,13 @@ PROMPT = 8  # steps that a world is shown of what it goes on from
 @dataclass(frozen=True, kw_only=True)
 class FilmStep:
     """What one step adds. frames: uint8 (n, H, W, 3), one more for a film's first; shot: its number, from 0; action:
-    what was done; state: float32 (num_values,) and ids: (V,), of the row that is shown; begins: whether the shot begins
-    with it."""
+    what was done; state: float32 (num_values,) and ids: (V,), of what is shown."""
 
     frames: np.ndarray
     shot: int
     action: Any
     state: Tensor
     ids: Tensor
-    begins: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,7 @@ class Film:
         upsample: whether frames are upsampled.
         sampling: how ids are drawn; by default the world's own.
 
-    Raises ValueError for a story that this world cannot tell. What only a later shot can show (an unknown entity, say)
-    is refused when its turn comes.
+    Raises ValueError for a story that this world cannot tell, before anything is made.
     """
 
     def __init__(
@@ -85,16 +83,21 @@ class Film:
 
     def _refuse(self, number: int, shot: Shot) -> None:
         """Raises ValueError, before anything is made, for what this world does not know."""
-        world = self.world
+        parts, schema = self.world.parts, self.world.schema
+        blank, free = torch.full((1, schema.num_values), torch.nan), parts.limiter.free(1, schema.num_values)
         try:
-            if shot.prompt and world.text is None:
-                raise ValueError("this world reads no words: leave out the prompt")
-            if shot.motion is not None and not world.schema.role_columns("motion"):
+            if shot.motion is not None and not schema.role_columns("motion"):
                 raise ValueError("this world knows no motion: leave it out")
-            if shot.camera_of is not None and not world.schema.role_columns("camera"):
+            if shot.camera_of is not None and not schema.role_columns("camera"):
                 raise ValueError("this world has no camera: leave out camera_of")
-            if shot.tell:
-                world.parts.encode_events([shot.tell])
+            if number == 1 and self.opening is not None and shot.new_scene:
+                raise ValueError("the film goes on from what there is, and the shot begins a scene of its own")
+            parts.encode_captions([shot.prompt])
+            parts.encode_events([shot.tell])
+            for fields in (self._told(shot), shot.edit):
+                schema.write(blank, fields or {})
+            parts.limiter.hold(free, shot.hold or {})
+            parts.limiter.limit(free, shot.limit or {})
             for action in (shot.action, *(a for a, _ in shot.actions)):
                 self._checked(action)
         except ValueError as error:
@@ -130,36 +133,31 @@ class Film:
 
     def __iter__(self) -> Iterator[FilmStep]:
         """Makes it, from the beginning."""
-        rollout: Rollout | None = None
+        rollout = self._scene(0, self.story.shots[0])
         for number, shot in enumerate(self.story.shots):
-            before, old = rollout, None
-            try:
-                if before is None or shot.new_scene:
-                    rollout = self._scene(number, shot)
-                    first = rollout.frames[0, -1:].cpu().numpy() if before is None and self.opening is None else None
-                else:
-                    first, rollout = None, before
-                if before is not None and shot.dissolve:
-                    old = before.fork() if rollout is before else before
-                self._begin(rollout, shot)
-            except ValueError as error:
-                raise ValueError(f"shot {number + 1}: {error}") from None
-            yield from self._shot(number, shot, rollout, old, first)
+            before = rollout.fork() if number and shot.dissolve else None
+            if number and shot.new_scene:
+                rollout = self._scene(number, shot)
+            self._begin(rollout, shot)
+            yield from self._shot(number, shot, rollout, before)
             if shot.hold is not None or shot.limit is not None:
                 rollout.release()
 
-    def _scene(self, number: int, shot: Shot) -> Rollout:
-        state: dict[str, Any] = {name: dict(values) for name, values in (shot.state or {}).items()}
+    def _told(self, shot: Shot) -> dict[str, dict[str, Any]]:
+        """What a shot says of its scene's first state."""
+        state = {name: dict(values) for name, values in (shot.state or {}).items()}
         if shot.motion is not None:
             for entity, field in _named(self.world.schema, "motion"):
                 state.setdefault(entity, {})[field] = shot.motion
-        given: dict[str, Any] = {"state": state or None}
-        if number == 0 and self.opening is not None:
-            opening = self.opening
-            given = {"frames": opening.frames, "state": opening.state if opening.state is not None else state or None}
-            if opening.actions is not None and self.world.actions:
-                actions = [self.world.actions.unflatten(values.numpy()) for values in opening.actions]
-                given["actions"] = actions
+        return state
+
+    def _scene(self, number: int, shot: Shot) -> Rollout:
+        given: dict[str, Any] = {"state": self._told(shot) or None}
+        opening = self.opening if number == 0 else None
+        if opening is not None:
+            given = {"frames": opening.frames, "state": opening.state}
+            if opening.actions is not None:
+                given["actions"] = [self.world.actions.unflatten(values.numpy()) for values in opening.actions]
         return self.world.start(
             shot.prompt or None,
             seed=self.seed + number,
@@ -180,35 +178,26 @@ class Film:
         if shot.tell:
             rollout.tell(shot.tell)
 
-    def _shot(
-        self, number: int, shot: Shot, rollout: Rollout, old: Rollout | None, first: np.ndarray | None
-    ) -> Iterator[FilmStep]:
-        count = self._count(shot.seconds)
-        fading = round(shot.dissolve * self.steps_per_second) if old is not None else 0
-        for step, action in zip(range(count), self._actions(number, shot), strict=False):
-            frames = self._shown(rollout, action)
-            if old is not None and step < fading:
+    def _shot(self, number: int, shot: Shot, rollout: Rollout, before: Rollout | None) -> Iterator[FilmStep]:
+        fading = 0 if before is None else round(shot.dissolve * self.steps_per_second)
+        first = rollout.frames[:, -1] if number == 0 and self.opening is None else None
+        for step, action in zip(range(self._count(shot.seconds)), self._actions(number, shot), strict=False):
+            frames = _shown(rollout, action)
+            if before is not None and step < fading:
                 share = (step + (np.arange(len(frames)) + 1) / len(frames)) / (fading + 1)
-                mixed = _mix(self._shown(old, action), frames, share[:, None, None, None])
-            else:
-                mixed = frames
-            if first is not None and step == 0:
-                mixed = np.concatenate([_enlarged(first, self.size), mixed])
+                frames = _mix(_shown(before, action), frames, share[:, None, None, None])
             if step == 0:  # what is told takes a step to happen
                 self.cameras[number] = _values(rollout, ("camera", "camera_rate"))
+                if first is not None:
+                    first = rollout.enlarged(first) if self.upsample else first
+                    frames = np.concatenate([first.cpu().numpy(), frames])
             yield FilmStep(
-                frames=mixed,
+                frames=frames,
                 shot=number,
                 action=action,
                 state=rollout.now.shown[0].cpu(),
                 ids=rollout.now.video_ids[0].cpu(),
-                begins=step == 0,
             )
-
-    def _shown(self, rollout: Rollout, action: Any) -> np.ndarray:
-        step = rollout.step(action)
-        frames = step.frames if step.upsampled is None else step.upsampled
-        return frames[0].cpu().numpy()
 
     def _actions(self, number: int, shot: Shot) -> Iterator[Any]:
         """What is done, step by step, for ever."""
@@ -231,6 +220,12 @@ class Film:
         return self.world.actions.idle() if isinstance(action, str) and action == "idle" else action
 
 
+def _shown(rollout: Rollout, action: Any) -> np.ndarray:
+    step = rollout.step(action)
+    frames = step.frames if step.upsampled is None else step.upsampled
+    return frames[0].cpu().numpy()
+
+
 def _named(schema: StateSchema, role: str) -> list[tuple[str, str]]:
     return [(e.name, f.name) for e in schema.entities for f in e.fields if f.role == role]
 
@@ -246,14 +241,6 @@ def _values(rollout: Rollout, roles: tuple[str, ...]) -> dict[str, dict[str, Any
 
 def _mix(old: np.ndarray, new: np.ndarray, share: np.ndarray) -> np.ndarray:
     return np.round(old * (1 - share) + new * share).astype(np.uint8)
-
-
-def _enlarged(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture that a film begins with, which nobody upsamples."""
-    if frames.shape[1:3] == size:
-        return frames
-    large = torch.nn.functional.interpolate(torch.from_numpy(frames).movedim(-1, 1).float(), size=size, mode="bicubic")
-    return large.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).numpy()
 
 
 # -- on disk ------------------------------------------------------------------------------------------
@@ -292,34 +279,44 @@ def write(film: Film, out: Path, about: Mapping[str, Any]) -> Generator[FilmStep
             yield step
 
 
-def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """How a film was made, and its last steps, ``PROMPT`` at most. Raises ValueError for what is no film's log."""
-    last: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            how = json.loads(next(file))
-            if not {"world", "seed", "story", "upsample", "sampling"} <= set(how):
-                raise ValueError("it does not begin with how a film was made")
-            for line in file:
-                if line.endswith("\n"):  # the last may have been broken off
-                    last = [*last[-PROMPT:], json.loads(line)]
-    except StopIteration:
-        raise ValueError(f"{path} is empty: name a film that generate wrote") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no film's log ({error}): name a film that generate wrote") from None
-    return how, last
+@dataclass(frozen=True, kw_only=True)
+class FilmLog:
+    """How a film was made, and its last steps: as many of the last scene as a world is shown to go on from."""
 
+    how: dict[str, Any]
+    last: list[dict[str, Any]]
 
-def end_of(world: World, last: list[dict[str, Any]]) -> Opening:
-    """Where a film ends, to go on from. Raises ValueError for a film without steps."""
-    if not last:
-        raise ValueError("this film has no step: make it again")
-    ids = torch.tensor([step["ids"] for step in last]).unflatten(1, world.tokenizer.grid)[None]
-    states = torch.tensor([step["state"] for step in last])
-    shown = None if world.tokenizer.schema is None else states[None]
-    actions = [step["action"] for step in last[1:]]
-    return Opening(
-        frames=world.tokenizer.decode(ids, shown)[0],
-        actions=torch.tensor(actions) if world.actions and None not in actions else None,
-        state=states[-1] if world.schema.num_values else None,
-    )
+    @classmethod
+    def read(cls, path: Path) -> FilmLog:
+        """Raises ValueError for what is no film's log."""
+        try:
+            with path.open(encoding="utf-8") as file:
+                how = json.loads(file.readline())
+                if not isinstance(how, dict) or not {"world", "seed", "story", "upsample", "sampling"} <= how.keys():
+                    raise ValueError("it does not begin with how a film was made")
+                lines = deque((line for line in file if line.endswith("\n")), 1 + PROMPT)  # a last half is left out
+            steps = [json.loads(line) for line in lines]
+            shots = Story.from_json(how["story"]).shots[: steps[-1]["shot"] + 1] if steps else ()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no film's log ({error}): name a film that generate wrote") from None
+        scene = max((i for i, shot in enumerate(shots) if shot.new_scene), default=0)
+        return cls(how=how, last=[step for step in steps if step["shot"] >= scene])
+
+    def of(self, world: World) -> FilmLog:
+        """Raises ValueError for the film of another world."""
+        if self.how["world"] != world.parts.fingerprint:
+            raise ValueError("this film is of another world: name that one by --world")
+        return self
+
+    def end(self, world: World) -> Opening:
+        """Where it ends, to go on from. Raises ValueError for a film without steps."""
+        if not self.last:
+            raise ValueError("this film has no step: make it again")
+        ids = torch.tensor([step["ids"] for step in self.last]).unflatten(1, world.tokenizer.grid)[None]
+        states = torch.tensor([step["state"] for step in self.last])
+        actions = [step["action"] for step in self.last[1:]]
+        return Opening(
+            frames=world.tokenizer.decode(ids, None if world.tokenizer.schema is None else states[None])[0],
+            actions=torch.tensor(actions) if actions and None not in actions else None,
+            state=states[-1] if world.schema.num_values else None,
+        )

@@ -15,13 +15,12 @@ import argparse
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from worldmodel.engines.choice import ENGINES
-from worldmodel.film import PROMPT, Film, Opening, end_of, log_of, read_log, write
+from worldmodel.film import PROMPT, Film, FilmLog, Opening, log_of, write
 from worldmodel.sampling import Sampling
 from worldmodel.story import Shot, Story
 from worldmodel.threads import choose_threads
@@ -80,42 +79,45 @@ def _words(text: str) -> set[str]:
     return {word.removesuffix("s") for word in words if word} - JOINING
 
 
-def planned(asked: argparse.Namespace, world: World) -> Film:
-    """The film that is asked for. Raises ValueError for what does not go together or cannot be."""
-    seed, opening, sampling, upsample = asked.seed or 0, None, None, asked.upsample
-    one: dict[str, Any] = {"seconds": SECONDS if asked.seconds is None else asked.seconds}
-    one |= {name: value for name in ("action", "motion") if (value := getattr(asked, name)) is not None}
-    if asked.story is not None or asked.again is not None:
-        given = [name for name in ("seconds", "action", "motion") if getattr(asked, name) is not None]
-        if given:
-            raise ValueError(f"a story says {given[0]} itself: leave out --{given[0]}")
+def planned(asked: argparse.Namespace, world: World, older: FilmLog | None) -> Film:
+    """The film that is asked for; ``older`` is the one to make again or to go on from.
+
+    Raises ValueError for what does not go together or cannot be.
+    """
+    told = older.of(world).how if older is not None else {}
+    sampling = Sampling(**told["sampling"]) if told else None
     if asked.again is not None:
-        how, _ = read_log(asked.again)
-        _refuse_other(world, how, asked.again)
-        if how.get("opening"):
-            raise ValueError(f"{asked.again} went on from {how['opening']}: make it again as it was made")
-        story, sampling = Story.from_json(how["story"]), Sampling(**how["sampling"])
-        seed, upsample = how["seed"] if asked.seed is None else seed, how["upsample"] or upsample
-    elif asked.story is not None:
-        story = Story.load(asked.story)
-    else:
-        prompt = asked.prompt or ""
-        if asked.enhance:
-            prompt = enhanced(world, prompt, seed)
-            print(f"prompt: {prompt}")
-        if asked.frames is not None:
-            opening = _clip(world, asked.frames)
-        if asked.go_on is not None:
-            how, last = read_log(asked.go_on)
-            _refuse_other(world, how, asked.go_on)
-            opening, sampling = end_of(world, last), Sampling(**how["sampling"])
-        story = Story(shots=(Shot(**one, prompt=prompt),))
-    return Film(world, story, seed=seed, upsample=upsample, opening=opening, sampling=sampling)
+        if told.get("opening"):
+            raise ValueError(f"{asked.again} went on from {told['opening']}: make it again as it was made")
+        seed = told["seed"] if asked.seed is None else asked.seed
+        upsample = told["upsample"] or asked.upsample
+        return Film(world, Story.from_json(told["story"]), seed=seed, upsample=upsample, sampling=sampling)
+    seed, opening, prompt = asked.seed or 0, None, asked.prompt or ""
+    if asked.story is not None:
+        return Film(world, Story.load(asked.story), seed=seed, upsample=asked.upsample)
+    if asked.frames is not None:
+        opening = _clip(world, asked.frames)
+    elif older is not None:
+        opening = older.end(world)
+    if asked.enhance:
+        prompt = enhanced(world, prompt, seed)
+        print(f"prompt: {prompt}")
+    seconds = SECONDS if asked.seconds is None else asked.seconds
+    shot = Shot(seconds=seconds, prompt=prompt, motion=asked.motion, action=asked.action)
+    return Film(world, Story(shots=(shot,)), seed=seed, upsample=asked.upsample, opening=opening, sampling=sampling)
 
 
-def _refuse_other(world: World, how: dict[str, Any], path: Path) -> None:
-    if how["world"] != world.parts.fingerprint:
-        raise ValueError(f"{path} is a film of another world: name that one by --world")
+def _refuse_unused(asked: argparse.Namespace) -> None:
+    """Raises ValueError for an option that would change nothing."""
+    for source, unused in (
+        ("story", ("seconds", "action", "motion", "enhance")),
+        ("again", ("seconds", "action", "motion", "enhance")),
+        ("frames", ("motion", "enhance")),
+        ("go_on", ("motion", "enhance")),
+    ):
+        given = [name for name in unused if getattr(asked, name) not in (None, False)]
+        if getattr(asked, source) is not None and given:
+            raise ValueError(f"--{given[0]} changes nothing beside --{source.replace('_', '-')}: leave it out")
 
 
 def _clip(world: World, path: Path) -> Opening:
@@ -128,16 +130,19 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
     begun = perf_counter()
     try:
+        _refuse_unused(asked)
         format_of(asked.out)
         if not asked.out.parent.is_dir():
             raise ValueError(f"there is no folder {asked.out.parent}: make it first")
         if {asked.again, asked.go_on} & {log_of(asked.out)}:
             raise ValueError(f"{log_of(asked.out)} would be written over while it is read: give another --out")
         torch.set_num_threads(choose_threads().count)
-        world = World.from_pretrained(asked.world, engine=asked.engine)
-        film = planned(asked, world)
-        source = asked.frames or asked.go_on
-        about = {"made_of": asked.world or "", "engine": asked.engine, "opening": str(source) if source else ""}
+        path = asked.again or asked.go_on
+        older = None if path is None else FilmLog.read(path)
+        name = asked.world or (older.how.get("name") if older is not None else None) or None
+        world = World.from_pretrained(name, engine=asked.engine)
+        film = planned(asked, world, older)
+        about = {"name": name or "", "engine": asked.engine, "opening": str(asked.frames or asked.go_on or "")}
         seconds = film.story.seconds
         with tqdm(total=film.num_steps, bar_format=_BAR, mininterval=0.5) as bar:
             for _ in write(film, asked.out, about):

@@ -74,6 +74,11 @@ class WorldParts:
                 f"the tokenizer decodes with states of {tokenizer.schema.name!r}, whose schema is not this world's: "
                 "export a tokenizer that was trained on the same recording"
             )
+        if tokenizer.config.quantizer.said != self.dynamics.config.said:
+            raise ValueError(
+                "the tokenizer's ids are other codes than those that the dynamics learned: export both from one folder "
+                "of tokens"
+            )
         if tokenizer.frames_per_step != schema.frames_per_step:
             raise ValueError(
                 f"the tokenizer makes {tokenizer.frames_per_step} frames a step and {schema.name!r} has "

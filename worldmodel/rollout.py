@@ -323,7 +323,7 @@ class Rollout:
         if self._upsampling is not None:
             self._upsampling.reset(rows)
         if large is not None:
-            large = large.index_copy(0, index, self._enlarged(begun.frames[:, -1]))
+            large = large.index_copy(0, index, self.enlarged(begun.frames[:, -1]))
         seeds = torch.tensor([b.seed for b in beginnings], device=index.device)
         self.now = replace(
             now,
@@ -553,13 +553,13 @@ class Rollout:
         if self._upsampling is None:
             self._upsampling = upsampler.start_cache(len(self), first_frame=now.time * now.frames.shape[1])
         large = upsampler.step(now.frames, now.shown, began, self._upsampling, now.seeds)
-        before = self._enlarged(now.frames[:, -1]) if now.large is None else now.large
+        before = self.enlarged(now.frames[:, -1]) if now.large is None else now.large
         large = now.steering.keep_pixels(large, before, self.parts.dynamics.layout.grid)
         self.now = replace(now, large=large[:, -1])
         return large
 
-    def _enlarged(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, H, W, 3) in the size of upsampled ones."""
+    def enlarged(self, pictures: UInt8[Tensor, "B H W 3"]) -> UInt8[Tensor, "B large_H large_W 3"]:
+        """Pictures in the size of upsampled ones, by interpolation alone (bicubic)."""
         assert self.parts.upsampler is not None
         factor = self.parts.upsampler.config.factor
         large = F.interpolate(pictures.movedim(-1, 1).float(), scale_factor=factor, mode="bicubic")

@@ -67,10 +67,14 @@ class Shot:
             nested = isinstance(given, Mapping) and all(isinstance(values, Mapping) for values in given.values())
             if given is not None and not nested:
                 raise ValueError(f"{name} is {{entity: {{field: value}}}}, got {given!r}")
-        for one in self.actions:
-            if not isinstance(one, Sequence) or isinstance(one, str) or len(one) != 2:
+        if self.motion is not None:
+            _number("motion", self.motion)
+        pairs = self.actions if isinstance(self.actions, list | tuple) else [self.actions]
+        for one in pairs:
+            if not isinstance(one, list | tuple) or len(one) != 2:
                 raise ValueError(f"actions are pairs of an action and its seconds, got {one!r}")
             _number("an action's seconds", one[1], above=0)
+        object.__setattr__(self, "actions", tuple(map(tuple, pairs)))  # as they are written in YAML too
 
     @property
     def new_scene(self) -> bool:
@@ -89,9 +93,7 @@ class Story:
         scene = 0
         for i, shot in enumerate(self.shots):
             scene = i if shot.new_scene else scene
-            if shot.camera_of is not None and not (
-                isinstance(shot.camera_of, int) and scene + 1 <= shot.camera_of <= i
-            ):
+            if shot.camera_of is not None and not (type(shot.camera_of) is int and scene + 1 <= shot.camera_of <= i):
                 raise ValueError(
                     f"shot {i + 1} takes up the camera of shot {shot.camera_of!r}: name an earlier shot of its scene"
                 )
@@ -123,7 +125,7 @@ class Story:
             if "seconds" not in one:
                 raise ValueError(f"shot {i} says no seconds: say how long it is")
             try:
-                shots.append(Shot(**{**one, "actions": tuple(map(_pair, one.get("actions") or ()))}))
+                shots.append(Shot(**one))
             except ValueError as error:
                 raise ValueError(f"shot {i}: {error}") from None
         return cls(shots=tuple(shots))
@@ -137,10 +139,6 @@ class Story:
             raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}): write it as YAML") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-
-
-def _pair(one: Any) -> Any:
-    return tuple(one) if isinstance(one, list) else one
 
 
 def _number(name: str, value: Any, above: float | None = None) -> None:

@@ -40,7 +40,7 @@ from torch import Tensor
 from tokenizer.clip import Episode
 from train.data.episode_store import EpisodeStore
 from train.measure.content import count_things
-from train.measure.endless import HOLD, palette
+from train.measure.endless import ALONE, actions_alone, palette
 from train.measure.foreground import median_picture
 from train.measure.free_running import CONTEXT, ROWS, imagine, recorded_actions, start
 from train.measure.metrics import laplacian_variance
@@ -260,13 +260,11 @@ def measure_endless(
     real = torch.cat([torch.from_numpy(e.frames[:: world.tokenizer.frames_per_step]) for e in episodes])
     median, sharp, colours = median_picture(real), laplacian_variance(real).mean(), palette(real)
     numbers = {"recorded_one_ball": float((count_things(game.ball(real, median)) == 1).float().mean())}
-    for name in ("idle", "moving"):
+    for name in ALONE:
         generator = torch.Generator().manual_seed(0)
         rollout = start(world, [e.window(0, CONTEXT) for e in episodes], seed=0, sampling=sampling)
-        action, late = world.actions.idle(), []
-        for step in range(steps):
-            if name == "moving" and step % HOLD == 0:
-                action = world.actions.sample(len(episodes), 1, generator=generator)[:, 0]
+        late = []
+        for step, action in enumerate(actions_alone(world, name, len(episodes), steps, generator)):
             frames = rollout.step(action).frames[:, -1]
             if step >= steps // 2:
                 late.append(frames)

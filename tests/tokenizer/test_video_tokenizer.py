@@ -374,7 +374,10 @@ def test_codes_that_are_not_said_are_told_by_the_nearest_that_is(tmp_path: Path)
     assert torch.equal(chosen.decode(numbered), tokenizer.decode(told))
     chosen.save(tmp_path)
     assert torch.equal(VideoTokenizer.load(tmp_path).encode(clip), numbered)
-    fewer = chosen.saying([0, 2])
+    fewer = chosen.saying(said[[0, 2]].tolist())
+    assert chosen.saying(said.tolist()) is chosen
+    with pytest.raises(ValueError, match="does not say all of these codes"):
+        chosen.saying([int(ids[~kept][0])])
     assert torch.equal(fewer.decode(torch.ones_like(numbered)), tokenizer.decode(said[2] + torch.zeros_like(told)))
     with pytest.raises(ValueError, match=r"said names codes from 0 to \d+: there are"):
         tokenizer.saying([0, tokenizer.num_codes])

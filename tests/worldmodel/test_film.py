@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from worldmodel import generate
-from worldmodel.film import Film, end_of, read_log, write
+from worldmodel.film import Film, FilmLog, write
 from worldmodel.story import Shot, Story
 from worldmodel.video_file import VideoWriter, read_clip
 from worldmodel.world import World
@@ -57,7 +57,6 @@ def test_a_film_is_what_its_rollout_shows():
     shown.append(rollout.step("none").frames[0])
     assert np.array_equal(np.concatenate([step.frames for step in steps]), torch.cat(shown).numpy())
     assert [step.shot for step in steps] == [0, 0, 1, 1, 2]
-    assert [step.begins for step in steps] == [True, False, True, False, True]
 
 
 def test_what_is_held_is_let_go_with_its_shot():
@@ -98,6 +97,8 @@ def test_a_dissolve_fades_from_what_would_have_followed():
         ({"shots": [{"seconds": 1, "hold": "x"}]}, "hold is {entity"),
         ({"shots": [{"seconds": 1, "tell": 3}]}, "tell is a text"),
         ({"shots": [{"seconds": 1, "actions": ["left"]}]}, "pairs of an action"),
+        ({"shots": [{"seconds": 1, "actions": 5}]}, "pairs of an action"),
+        ({"shots": [{"seconds": 1, "motion": "fast"}]}, "motion is 'fast'"),
         ({"shots": [{"seconds": 1, "camera_of": 1}]}, "camera of shot 1"),
         ({"shots": [{"seconds": 1}, {"seconds": 1, "prompt": "x"}, {"seconds": 1, "camera_of": 1}]}, "of its scene"),
     ],
@@ -114,7 +115,12 @@ def test_what_is_no_story_is_refused(told: Any, said: str):
         (WORLD, Shot(seconds=1, action="likely"), "shot 1: .*likely to be done"),
         (WORLD, Shot(seconds=1, motion=0.3), "knows no motion"),
         (WORLD, Shot(seconds=1, tell="a very long tale of two red bodies"), "shot 1"),
-        (tiny_world(STATELESS, words=False), Shot(seconds=1, prompt="a ball"), "reads no words"),
+        (WORLD, Shot(seconds=1, prompt="a very long tale of two red bodies and of others"), "shot 1"),
+        (WORLD, Shot(seconds=1, edit={"bal": {"position": (0.1, 0.2)}}), "shot 1: .*ball"),
+        (WORLD, Shot(seconds=1, state={"ball": {"position": (9, 0.2)}}), "shot 1: .*position"),
+        (WORLD, Shot(seconds=1, hold={"ball": {"colour": "red"}}), "shot 1: .*colour"),
+        (WORLD, Shot(seconds=1, limit={"ball": {"yaw": 1}}), "shot 1: .*yaw"),
+        (tiny_world(STATELESS, words=False), Shot(seconds=1, prompt="a ball"), "learned without captions"),
     ],
 )
 def test_a_story_that_a_world_cannot_tell_is_refused_before_it_begins(world: World, shot: Shot, said: str):
@@ -142,14 +148,27 @@ def test_films_are_made_again_and_gone_on_with(tmp_path: Path, schema: Any):
     assert made("--again", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b.mp4")) == 0
     assert out.read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert len(pictures(out)) == 31
-    how, last = read_log(tmp_path / "a.jsonl")
-    assert how["seed"] == 4
-    opening = end_of(world, last)
-    shown = pictures(out)[-1][12::24, 12::24].astype(float)  # in squares of 24
-    assert np.abs(opening.frames[-1].numpy() - shown).mean() < 24  # H.264 keeps half of the colours
+    log = FilmLog.read(tmp_path / "a.jsonl")
+    assert log.how["seed"] == 4
+    opening = log.end(world).frames
+    assert len(opening) == 17
+    steps = list(Film(world, story(Shot(seconds=0.5)), seed=4))
+    shown = np.concatenate([step.frames for step in steps[-2:]])  # farther back, a decoder saw more of the past
+    assert torch.equal(opening[-4:], torch.from_numpy(shown))
     assert made("--go-on", str(tmp_path / "a.jsonl"), "--seconds", "0.2", "--out", str(tmp_path / "c.gif")) == 0
     assert len(pictures(tmp_path / "c.gif")) == 4
     assert made("--frames", str(out), "--seconds", "0.2", "--out", str(tmp_path / "d.webm")) == 0
+
+
+def test_a_film_goes_on_in_its_last_scene_alone(tmp_path: Path):
+    shots = Shot(seconds=6 * STEP, prompt="two bodies"), Shot(seconds=3 * STEP, prompt="a blue player")
+    list(write(Film(WORLD, story(*shots)), tmp_path / "a.mp4", {}))
+    log = FilmLog.read(tmp_path / "a.jsonl")
+    assert [step["shot"] for step in log.last] == [1, 1, 1]
+    assert len(log.end(WORLD).frames) == 1 + 2 * 2
+    log = tmp_path / "a.jsonl"
+    log.write_text(log.read_text(encoding="utf-8")[:-3], encoding="utf-8")  # a last half
+    assert len(FilmLog.read(log).last) == 2
 
 
 def test_what_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -161,8 +180,12 @@ def test_what_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--out", str(tmp_path / "a.avi")], "no video's name"),
         (["--out", str(tmp_path / "no" / "a.mp4")], "no folder"),
         (["--again", log, "--out", str(film)], "written over"),
-        (["--again", log, "--seconds", "3", "--out", str(tmp_path / "b.mp4")], "says seconds itself"),
+        (
+            ["--again", log, "--seconds", "3", "--out", str(tmp_path / "b.mp4")],
+            "changes nothing beside --again",
+        ),
         (["--again", log, "--world", str(tmp_path / "other"), "--out", str(tmp_path / "b.mp4")], "another world"),
+        (["--go-on", log, "--enhance", "--out", str(tmp_path / "b.mp4")], "--enhance changes nothing beside --go-on"),
         (["--go-on", str(film), "--out", str(tmp_path / "b.mp4")], "is no film's log"),
         (["--frames", str(tmp_path / "no.mp4"), "--out", str(tmp_path / "b.mp4")], "there is no clip"),
         (["--frames", log, "--out", str(tmp_path / "b.mp4")], "cannot be read as a video"),

@@ -290,7 +290,7 @@ def test_upsampled_pictures_are_locked_as_well():
             assert (step.upsampled[row, :, ~large] != before[row, ~large]).any()
     rollout.reset_rows([1], [Beginning(seed=5)])
     rollout.lock(CORNER, row=1)
-    enlarged = rollout._enlarged(rollout.frames[1, -1:])
+    enlarged = rollout.enlarged(rollout.frames[1, -1:])
     shown = rollout.step(0).upsampled
     assert shown is not None
     assert (shown[1, :, large] == enlarged[0, large]).all()

@@ -98,6 +98,7 @@ class TokenWriter:
     ) -> None:
         self.folder, self.schema = Path(folder), schema
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.quantizer = quantizer
         self._speak = partial(Vocabulary.of, text=text, actions=schema.actions, schema=schema)
         if text is None:
             (self.folder / "text.model").unlink(missing_ok=True)
@@ -183,10 +184,12 @@ class TokenWriter:
         """The codes that training episodes had so often at least, and the :data:`MOST_SEEN` that they had most."""
         most = np.argsort(-self._seen, kind="stable")[:MOST_SEEN]
         kept = (self._seen >= least) | np.isin(np.arange(len(self._seen)), most)
-        return np.flatnonzero(kept & (self._seen > 0)).tolist()
+        return [self.quantizer.places[i] for i in np.flatnonzero(kept & (self._seen > 0)).tolist()]
 
     def say(self, quantizer: QuantizerConfig, instead: Tensor) -> None:
-        """Leaves the ids of this quantizer alone. ``instead`` (ids,) is which of them each is told by from now on."""
+        """Writes all ids anew, as this quantizer has them. ``instead`` is its id for each code of the codebook."""
+        instead = instead[torch.tensor(self.quantizer.places)]
+        self.quantizer = quantizer
         self._about |= {"said": list(quantizer.said), "vocabulary": asdict(self._speak(num_codes=quantizer.size))}
         for path in sorted(self.folder.glob("tokens-*.safetensors")):
             shard = load_file(path)

@@ -6,7 +6,8 @@ states, where there is one and it takes them, and every body must still be drawn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ MARKS = (16, 64, 256, 1024)  # steps
 RECENT = 8  # steps up to a mark that are looked at
 LEVELS = 4  # of each colour channel
 COMPARED = ("psnr_db", "sharpness", "palette")
+ALONE = ("idle", "moving")
 HOLD = 8  # steps for which an action is held
 
 Renderer = Callable[[Tensor], Tensor | None]
@@ -52,14 +54,11 @@ def measure_endless(
     reader = StateReader(world.schema) if world.schema.view is not None else None
     generator = torch.Generator().manual_seed(seed)
     numbers: Numbers = {"rows": len(episodes), "steps": steps}
-    for name in ("idle", "moving"):
+    for name in ALONE:
         rollout = start(world, [e.window(0, 0) for e in episodes], seed=seed, sampling=sampling)
         first = None if reader is None else body_colours(rollout, reader)
-        action, pairs = world.actions.idle(), []
-        for step in range(1, steps + 1):
-            if name == "moving" and step % HOLD == 1:
-                action = random_actions(world, len(episodes), 1, generator)
-                action = action[:, 0] if isinstance(action, Tensor) else None
+        pairs = []
+        for step, action in enumerate(actions_alone(world, name, len(episodes), steps, generator), 1):
             made = rollout.step(action)
             mark = next((mark for mark in MARKS if mark - RECENT < step <= mark), None)
             if mark is not None and render is not None:
@@ -79,6 +78,18 @@ def measure_endless(
                 numbers[f"{name}_bodies_drawn_{mark}"] = shown[seen].float().mean()
                 numbers[f"{name}_bodies_constant_{mark}"] = (shown | ~seen).all(1).float().mean()
     return numbers
+
+
+def actions_alone(
+    world: World, name: str, rows: int, steps: int, generator: torch.Generator
+) -> Iterator[Tensor | Any | None]:
+    """What is done in each step: nothing, where the name is ``idle``, else random actions, each held for a while."""
+    action = world.actions.idle()
+    for step in range(steps):
+        if name == "moving" and step % HOLD == 0:
+            drawn = random_actions(world, rows, 1, generator)
+            action = drawn[:, 0] if isinstance(drawn, Tensor) else None
+        yield action
 
 
 def _compared(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:

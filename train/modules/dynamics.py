@@ -351,8 +351,7 @@ class DynamicsModule(ScheduledModule):
         """A window's true frames above what is imagined from its beginning under its actions, uint8 (T, 2H, W, 3)."""
         if self.tokenizer_path is None or "video" not in batch:
             return None
-        tokenizer, said = VideoTokenizer.load(self.tokenizer_path).to(self.device), self.dynamics.config.said
-        tokenizer = tokenizer.saying(said) if said else tokenizer
+        tokenizer = VideoTokenizer.load(self.tokenizer_path).saying(self.dynamics.config.said).to(self.device)
         world = World(schema=self.schema, text=self.text, tokenizer=tokenizer, dynamics=self.dynamics)
         full = self.completed(batch)
         states = None if tokenizer.schema is None else full["states"][:1]

@@ -194,11 +194,14 @@ def test_a_command_that_cannot_serve_says_why_in_one_line(
         assert sentence in said[0]
 
 
+def writer_of(folder: Path, schema: StateSchema, text: TextTokenizer | None = None, *, codes: int = 16) -> TokenWriter:
+    quantizer = QuantizerConfig(kind="vq", num_codes=codes)
+    return TokenWriter(folder, schema=schema, text=text, quantizer=quantizer, grid=(1, 1))
+
+
 def written(folder: Path, episodes: list[TokenisedEpisode], text: TextTokenizer | None = None) -> TokenStore:
     schema = schema_of(state=True, actions=False)
-    writer = TokenWriter(
-        folder, schema=schema, text=text, quantizer=QuantizerConfig(kind="vq", num_codes=16), grid=(1, 1)
-    )
+    writer = writer_of(folder, schema, text)
     writer.write_shard(episodes)
     writer.close()
     return TokenStore(folder)
@@ -233,13 +236,7 @@ def test_many_different_rewards_are_told_by_a_few(tmp_path: Path) -> None:
     assert not store.ends
     assert written(tmp_path / "none", [numbered(0, rewards=None)]).rewards == []
     with pytest.raises(ValueError, match="no episode to put into"):
-        TokenWriter(
-            tmp_path / "empty",
-            schema=store.schema,
-            text=None,
-            quantizer=QuantizerConfig(kind="vq", num_codes=16),
-            grid=(1, 1),
-        ).close()
+        writer_of(tmp_path / "empty", store.schema).close()
 
 
 def test_episodes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -255,13 +252,7 @@ def test_episodes_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
 
 def test_older_tokens_are_taken_over_and_those_of_another_vocabulary_refused(tmp_path: Path) -> None:
     older = written(tmp_path / "older", [numbered(0, 10), numbered(1, 12)])
-    writer = TokenWriter(
-        tmp_path / "both",
-        schema=older.schema,
-        text=None,
-        quantizer=QuantizerConfig(kind="vq", num_codes=16),
-        grid=(1, 1),
-    )
+    writer = writer_of(tmp_path / "both", older.schema)
     writer.take_over(older.folder)
     writer.write_shard([numbered(0, 20, rewards=torch.full((19,), 50.0))])
     writer.close()
@@ -271,13 +262,7 @@ def test_older_tokens_are_taken_over_and_those_of_another_vocabulary_refused(tmp
     assert 50 in both.rewards
     assert 0 in both.rewards
     with pytest.raises(ValueError, match="older has another vocabulary"):
-        TokenWriter(
-            tmp_path / "more",
-            schema=older.schema,
-            text=None,
-            quantizer=QuantizerConfig(kind="vq", num_codes=8),
-            grid=(1, 1),
-        ).take_over(older.folder)
+        writer_of(tmp_path / "more", older.schema, codes=8).take_over(older.folder)
 
 
 def test_a_shard_from_when_an_action_was_one_number_is_still_read(tmp_path: Path) -> None:

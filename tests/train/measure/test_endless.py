@@ -65,7 +65,7 @@ def test_states_that_cannot_be_are_counted_and_not_compared(shown: list[Tensor])
     assert half["idle_sharpness_16"] == pytest.approx(1)
 
 
-def test_a_shade_that_hardly_differs_hardly_changes_thepalette():
+def test_a_shade_that_hardly_differs_hardly_changes_the_palette():
     one, next_to_it, other = (torch.full((4, 4, 3), shade, dtype=torch.uint8) for shade in (127, 128, 255))
     assert palette(one).sum() == pytest.approx(1)
     assert torch.minimum(palette(one), palette(next_to_it)).sum() > 0.95
