@@ -147,8 +147,12 @@ def main(arguments: list[str] | None = None) -> int:
         with tqdm(total=film.num_steps, bar_format=_BAR, mininterval=0.5) as bar:
             for _ in write(film, asked.out, about):
                 bar.update()
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        said = f"{asked.out} cannot be written ({error.strerror or error})"
+        print(f"error: {said}: make room, or choose another --out", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"stopped; {asked.out} can be played as far as it goes", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -69,8 +70,9 @@ class VideoWriter:
         self.kind = kind or (format_of(file) if isinstance(file, (str, Path)) else "mp4")
         self.smooth, self.num_frames = smooth, 0
         options = _PIECES if in_pieces and self.kind == "mp4" else {}
-        target = str(file) if isinstance(file, (str, Path)) else file
-        self._container = self.av.open(target, "w", format=self.kind, options=options)
+        self._opened = open(file, "wb", buffering=0) if isinstance(file, (str, Path)) else None  # noqa: SIM115
+        self._broken = False  # a write has failed
+        self._container = self.av.open(self._opened or file, "w", format=self.kind, options=options)
         self._every = max(1, round(fps / GIF_FPS)) if self.kind == "gif" else 1
         fps = fps / self._every
         rate = Fraction(fps).limit_denominator(1000)
@@ -105,11 +107,15 @@ class VideoWriter:
 
     def close(self) -> None:
         """Ends the file; what was written can be played from then on."""
-        if self._palette is not None:
-            self._palette.push(None)
-            self._drain()
-        self._container.mux(self._stream.encode())
-        self._container.close()
+        if not self._broken:  # else FFmpeg would crash
+            if self._palette is not None:
+                self._palette.push(None)
+                self._drain()
+            self._mux(self._stream.encode())
+        with suppress(Exception) if self._broken else nullcontext():
+            self._container.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -119,7 +125,7 @@ class VideoWriter:
 
     def _encode(self, picture: Any) -> None:
         if self._palette is None:
-            self._container.mux(self._stream.encode(picture))
+            self._mux(self._stream.encode(picture))
         else:
             self._palette.push(picture)
             self._drain()
@@ -131,7 +137,14 @@ class VideoWriter:
                 picture = self._palette.pull()
             except (BlockingIOError, EOFError):
                 return
-            self._container.mux(self._stream.encode(picture))
+            self._mux(self._stream.encode(picture))
+
+    def _mux(self, packets: Any) -> None:
+        try:
+            self._container.mux(packets)
+        except Exception:
+            self._broken = True
+            raise
 
     def _palettes(self, rate: Fraction) -> Any:
         """A graph that gives each picture 256 colours of its own, as a GIF can have."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 from contextlib import nullcontext, suppress
 from fractions import Fraction
@@ -194,6 +196,26 @@ def test_what_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert generate.main(["--world", str(tmp_path / "world"), *arguments]) == 1
         assert said in capsys.readouterr().err
     assert not (tmp_path / "b.mp4").exists()
+
+
+@pytest.mark.parametrize("room", [0, 1000, 20_000])
+@pytest.mark.parametrize("kind", ["mp4", "webm", "gif"])
+def test_a_disk_that_is_full_is_no_crash(kind: str, room: int):
+    class Disk(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            nonlocal room
+            room -= len(data)
+            if room < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return len(data)
+
+    frames = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
+    writer = VideoWriter(Disk(), kind=kind, fps=30, size=(64, 64), in_pieces=True)  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="No space left"), writer:
+        writer.write(np.concatenate([frames] * 40))
 
 
 def test_a_film_that_is_broken_off_can_be_played(tmp_path: Path):
