@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,7 @@ from train.measure.edits import EditResult, draw_cases, measure_edits
 from train.measure.endless import Renderer, measure_endless
 from train.measure.events import measure_events
 from train.measure.free_running import captions, num_steps
-from train.measure.measurement import Numbers
+from train.measure.measurement import Numbers, plain
 from train.measure.modes import measure_modes, measure_state_modes
 from train.measure.reading import measure_read
 from train.measure.rollout import measure_outcomes, measure_rollout
@@ -90,17 +89,6 @@ QUICK = Effort(
     endless_steps=64,
     motion_scenes=16,
 )
-
-
-def plain(value: Any) -> Any:
-    """Numbers as JSON has them: tensors become numbers or lists, what is not finite None."""
-    if isinstance(value, Tensor):
-        return plain(value.tolist())
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Evaluation:

@@ -17,10 +17,11 @@ from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.video_tokenizer import VideoTokenizer, VideoTokenizerConfig
 from tokenizer.vocabulary import Vocabulary
-from train.evaluate import Effort, evaluate, find_recipe, main, plain, table
+from train.evaluate import Effort, evaluate, find_recipe, main, table
 from train.measure.bars import BARS, Bar
 from train.measure.bodies import Bodies
 from train.measure.edits import EditCase, draw_cases, judge
+from train.measure.measurement import plain
 from train.measure.text import measure_text
 from train.worlds.held_out import FIRST_SEED, held_out
 from train.worlds.play import draw_episode

@@ -5,6 +5,7 @@ Distances are shares of the table's width, or of whatever positions range over. 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,3 +26,14 @@ class Pictures:
 class Measurement:
     numbers: Numbers
     pictures: Pictures | None = None
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them: tensors become numbers or lists, what is not finite None."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

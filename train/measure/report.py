@@ -19,7 +19,7 @@ from train.measure.foreground import MARKS
 from train.measure.measurement import Numbers, Pictures
 
 SHOWN_STEPS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .15rem .8rem; text-align: left }
 tr:nth-child(even) { background: #f4f4f2 } img { max-width: 100%; display: block; margin: .5rem 0 }
@@ -185,7 +185,7 @@ def _page(numbers: Numbers, bars: Sequence[Verdict], figures: list[tuple[str, st
     said = "".join(f"<p class=verdict>{html.escape(sentence)}</p>" for sentence in numbers.get("verdict", ()))
     tables = "".join(_table(title, *table) for title, table in compared(numbers).items())
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation</title><style>{_STYLE}</style>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation</title><style>{STYLE}</style>"
         f"<h1>Evaluation of {html.escape(str(numbers['about']['world']))}</h1>{said}{tables}"
         f"<table><tr><th>measure<th>value<th>bar<th></tr>{held}</table>{shown}<h2>All numbers</h2>{parts}</html>\n"
     )

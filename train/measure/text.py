@@ -69,20 +69,27 @@ def measure_captions(world: World, states: Tensor, claims: Claims) -> Numbers:
     held: dict[str, list[bool]] = {"count": [], "colour": [], "shape": [], "material": []}
     said = [caption for begin in range(0, len(states), ROWS) for caption in world.caption(states[begin : begin + ROWS])]
     for state, caption in zip(states, said, strict=True):
-        there = _bodies(world, world.schema.to_dict(state))
+        there = bodies_there(world, world.schema.to_dict(state))
         claimed = claims(caption)
         if len(claimed) > 1:
             held["count"].append(len(claimed) == len(there))
-        for body in claimed:
-            real = next((each for each in there if each["colour"] == body["colour"]), {})
-            for name, value in body.items():
-                held[name].append(real.get(name) == value)
+        for name, true in claims_true(claimed, there):
+            held[name].append(true)
     every = [claim for name, kind in held.items() for claim in kind if name != "count"]
     numbers: Numbers = {"states": len(states), "claims_true": sum(every) / len(every) if every else None}
     return numbers | {f"{name}_true": sum(kind) / len(kind) if kind else None for name, kind in held.items()}
 
 
-def _bodies(world: World, scene: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def claims_true(claimed: Sequence[Mapping[str, str]], there: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
+    """Of each thing said of a body, its field, and whether the body of that colour that is there has it."""
+    told = []
+    for body in claimed:
+        real = next((each for each in there if each["colour"] == body["colour"]), {})
+        told += [(name, real.get(name) == value) for name, value in body.items()]
+    return told
+
+
+def bodies_there(world: World, scene: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Those there are, in the order in which captions name them."""
     bodies = [entity.name for entity in world.schema.entities if any(f.role == "colour" for f in entity.fields)]
     return [scene[name] for name in bodies if scene[name].get("present", True)]
@@ -97,7 +104,7 @@ def _claims_held(
         some = captions[start : start + ROWS]
         rollout = world.start(list(some), seed=seed + start, sampling=sampling)
         for row, caption in enumerate(some):
-            there, said = _bodies(world, rollout.describe(row)), claims(caption)
+            there, said = bodies_there(world, rollout.describe(row)), claims(caption)
             if len(said) > 1:
                 held["count"].append(len(there) == len(said))
             for i, body in enumerate(said):

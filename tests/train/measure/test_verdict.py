@@ -11,10 +11,10 @@ import torch
 from gymnasium import spaces
 
 from tokenizer.action_space import ActionSpace
-from train.evaluate import plain
 from train.measure.bars import Bar
 from train.measure.content import count_things, period
 from train.measure.foreground import PooledErrors
+from train.measure.measurement import plain
 from train.measure.rollout import measure_rollout
 from train.measure.sensitivity import action_sensitivity, held_actions
 from train.measure.tokenizer import measure_tokenizer
