@@ -45,6 +45,7 @@ _CROPPED = 2  # most pixels that are cut off a side
 _KEYS = {
     "up": ("ArrowUp", "↑"), "forward": ("ArrowUp", "↑"), "down": ("ArrowDown", "↓"),
     "left": ("ArrowLeft", "←"), "right": ("ArrowRight", "→"), "fire": ("Space", "fire"),
+    "toggle": ("Space", "toggle"), "pickup": ("KeyP", "pick up"), "drop": ("KeyX", "drop"),
 }  # fmt: skip
 _OWNERS = {"ALE": "ale_py", "MiniGrid": "minigrid", "BabyAI": "minigrid"}  # who registers whose names
 _IDLE = ("noop", "none", "idle", "done", "nothing")
@@ -311,7 +312,7 @@ class GymWorld:
         return Sticky(space, self.stickiness if name == "sticky" else 0.0, rng)
 
     def _keys(self) -> dict[str, Any]:
-        """Arrow keys and the space bar for the choices whose names mean them."""
+        """Arrow keys, the space bar and two letters for the choices whose names mean them."""
         parts, keys = self.recorded_schema.actions.parts, {}
         if len(parts) != 1:
             return {}
@@ -322,8 +323,8 @@ class GymWorld:
                 keys[name] = {"keys": [], "idle": True}
             elif len(meant) == 1:
                 code, sign = meant[0]
-                place = {"Space": None}.get(code, code.removeprefix("Arrow").lower())
-                keys[name] = {"keys": [code], "sign": sign} | ({"place": place} if place else {})
+                place = {"place": code.removeprefix("Arrow").lower()} if code.startswith("Arrow") else {}
+                keys[name] = {"keys": [code], "sign": sign} | place
         return keys
 
     # -- the environment ----------------------------------------------------------------------------------
