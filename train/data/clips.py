@@ -7,7 +7,7 @@ is a pure function of (seed, draw), so no random state has to be saved, and work
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +15,12 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchdata.stateful_dataloader import StatefulDataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tokenizer.clip import Clip, Episode
 from tokenizer.frames import picture_size
 from tokenizer.state_schema import StateSchema
+from train.data.draws import DrawLoader, Draws
 from train.data.episode_store import EpisodeStore
 from train.data.resizing import Fit, Resample
 from train.running.exact_resume import refuse_changes
@@ -203,43 +203,6 @@ def clip_to_tensors(clip: Clip) -> dict[str, Any]:
     return item
 
 
-class Draws(Sampler[int]):
-    """Hands out draws, each rank every ``world_size``-th, an epoch at a time. Its iterator can be saved."""
-
-    def __init__(self, per_epoch: int, rank: int = 0, world_size: int = 1) -> None:
-        self.per_epoch, self.rank, self.world_size = per_epoch // world_size, rank, world_size
-        self.epoch = -1
-
-    def __len__(self) -> int:
-        return self.per_epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return _DrawsOfOneEpoch(self)
-
-
-class _DrawsOfOneEpoch(Iterator[int]):
-    def __init__(self, draws: Draws) -> None:
-        self.draws, self.position = draws, 0
-        self.epoch: int | None = None  # counted at the first draw: a loader with workers makes iterators it never uses
-
-    def __next__(self) -> int:
-        if self.epoch is None:
-            self.draws.epoch += 1
-            self.epoch = self.draws.epoch
-        if self.position == len(self.draws):
-            raise StopIteration
-        position = self.epoch * len(self.draws) + self.position
-        self.position += 1
-        return position * self.draws.world_size + self.draws.rank
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.draws.epoch + 1 if self.epoch is None else self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch = self.draws.epoch = state["epoch"]
-        self.position = state["position"]
-
-
 class ClipDataModule(L.LightningDataModule):
     """Batches of windows for training and a fixed set of windows for validation.
 
@@ -316,7 +279,7 @@ class ClipDataModule(L.LightningDataModule):
             resample=self.resample,
         )
 
-    def train_dataloader(self) -> StatefulDataLoader:
+    def train_dataloader(self) -> DrawLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         dataset = self.dataset("train")
         draws = Draws(len(dataset), rank, world_size)
@@ -325,16 +288,7 @@ class ClipDataModule(L.LightningDataModule):
                 f"an epoch has {len(draws)} windows and a batch {self.batch_size}: record more episodes, "
                 "raise windows_per_episode or lower batch_size"
             )
-        return StatefulDataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=draws,
-            num_workers=self.num_workers,
-            drop_last=True,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(self.seed),  # the loader's own; leaves the global one alone
-        )
+        return DrawLoader(dataset, draws, batch_size=self.batch_size, num_workers=self.num_workers, seed=self.seed)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(
@@ -342,7 +296,7 @@ class ClipDataModule(L.LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("batch_size", "num_workers", "seed", "num_steps", "resolution", "windows_per_episode")
+        names = ("batch_size", "seed", "num_steps", "resolution", "windows_per_episode")
         names += ("fit", "camera", "frames_per_step")
         state = {name: getattr(self, name) for name in names}
         return state | {

@@ -26,7 +26,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tokenizer.quantizer import QuantizerConfig
 from tokenizer.scene import StateReader
@@ -34,7 +33,7 @@ from tokenizer.state_schema import StateSchema
 from tokenizer.stream import Layout
 from tokenizer.text_tokenizer import TextTokenizer
 from tokenizer.vocabulary import Vocabulary
-from train.data.clips import Draws
+from train.data.draws import DrawLoader, Draws
 from train.data.splits import divide
 from train.running.exact_resume import refuse_changes
 
@@ -464,28 +463,20 @@ class TokenDataModule(L.LightningDataModule):
             seed=self.seed,
         )
 
-    def train_dataloader(self) -> StatefulDataLoader:
+    def train_dataloader(self) -> DrawLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         dataset: TokenWindows | Beside = self.dataset("train")
         if self.beside:
             dataset = Beside(dataset, self.dataset("train", beside=True), self.beside_count)
-        return StatefulDataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=Draws(len(dataset), rank, world_size),
-            num_workers=self.num_workers,
-            drop_last=True,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        draws = Draws(len(dataset), rank, world_size)
+        return DrawLoader(dataset, draws, batch_size=self.batch_size, num_workers=self.num_workers, seed=self.seed)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         data = self.dataset("validation")
         return DataLoader(data, self.batch_size, sampler=range(min(len(data), self.validation_windows)))
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("batch_size", "num_workers", "seed", "num_blocks", "max_text", "max_event", "skip_share")
+        names = ("batch_size", "seed", "num_blocks", "max_text", "max_event", "skip_share")
         beside = {name: getattr(self, name) if self.beside else None for name in ("beside_blocks", "beside_count")}
         devices = self.trainer.world_size if self.trainer else 1
         return {name: getattr(self, name) for name in names} | beside | {"devices": devices}

@@ -1,6 +1,6 @@
 """Killed and resumed, a run ends in the same weights, bit for bit, as one that was left alone.
 
-Three things make it so. Windows are drawn by number (``train.data.clips``), and the loader's position is in
+Three things make it so. Windows are drawn by number (``train.data.draws``), and how many were taken is in
 the checkpoint. All randomness inside a step is a function of (seed, rank, step): the generators are
 seeded afresh before each batch, so whatever validation or sample videos draw in between cannot be felt, and
 there is no random state to save. And the checkpoint is replaced in one move, so a kill leaves the last one
@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -65,21 +69,43 @@ class LatestCheckpoint(Checkpoint):
         self.path = Path(folder) / "last.ckpt"
         self.every_n_train_steps = every_n_train_steps
         self._saved_at = 0
+        self._interrupted = False
+        self._before: Any = None  # who took Ctrl-C before
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C: once, and the step that is being made is saved first; twice, and it ends at once."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        print("\nsaving before it ends (Ctrl-C again: end without)", file=sys.stderr, flush=True)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self._interrupted and whole and not trainer.is_last_batch:
+            self._save(trainer)
+            raise KeyboardInterrupt
         # After an epoch's last batch Lightning could not tell where to go on; the epoch's end follows at once.
         if not trainer.is_last_batch and trainer.global_step - self._saved_at >= self.every_n_train_steps:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = trainer.global_step - self._saved_at
-        if steps >= self.every_n_train_steps or (steps and trainer.fit_loop.done):
+        if steps >= self.every_n_train_steps or (steps and (trainer.fit_loop.done or self._interrupted)):
             self._save(trainer)
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved_at = trainer.global_step

@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import NumberedStore, TinyClips
 
 from tokenizer.clip import Clip
-from train.data.clips import ClipDataset, Draws, clip_to_tensors
+from train.data.clips import ClipDataset, clip_to_tensors
+from train.data.draws import Draws
 
 
 def dataset(**changes) -> ClipDataset:
