@@ -42,6 +42,8 @@ NEXT = f"""(caption, seed, motion) => {{
     return next;
 }}"""
 LOAD = """(async () => {
+    const theme = localStorage.getItem("theme");
+    if (theme) document.body.classList.toggle("dark", theme === "dark");
     const { play } = await import(new URL("play-assets/play.js", document.baseURI));
     const stage = await new Promise((found) => {
         (function look() {
@@ -56,7 +58,10 @@ HEAD = "<h1>{name}</h1><p>{intro}</p>{others}"
 OTHERS = "<nav aria-label='Other worlds'>Other worlds: {links}</nav>"
 INTRO = "Every frame is imagined by a world model as you play."
 _UNUSED = re.compile(r"/(gradio_api/(queue|run|call|api|upload|file|proxy|component|cancel|reset)|openapi\.json)")
-THEME_TOGGLE = "() => { document.body.classList.toggle('dark') }"
+THEME_TOGGLE = """() => {
+    const dark = document.body.classList.toggle("dark");
+    localStorage.setItem("theme", dark ? "dark" : "light");
+}"""
 
 
 def build_page(world: World, others: Mapping[str, str] | None = None) -> gr.Blocks:
@@ -183,7 +188,10 @@ def _application(world: World, seats: int, links: Mapping[str, str]) -> FastAPI:
     app.mount("/play-assets", StaticFiles(directory=ASSETS), name="play-assets")
     fonts, mono = ([themes.Font(font) for font in family] for family in (SYSTEM_FONTS, SYSTEM_MONO))
     theme = themes.Default(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono)
-    theme.set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
+    theme.set(
+        body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400",
+        button_primary_background_fill="*primary_600", button_primary_background_fill_dark="*primary_600",
+    )  # fmt: skip
     return gr.mount_gradio_app(
         app, build_page(world, links), path="/", theme=theme, css_paths=[ASSETS / "play.css"],
         footer_links=[], run_history=False, show_error=False, ssr_mode=False,

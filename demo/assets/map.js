@@ -17,6 +17,7 @@ export class SceneMap {
     canvas.addEventListener("pointermove", (event) => this.move(event));
     canvas.addEventListener("pointerup", () => this.drop());
     canvas.addEventListener("pointercancel", () => this.drop());
+    canvas.addEventListener("keydown", (event) => this.key(event));
     const tick = () => { if (this.dirty) this.draw(); requestAnimationFrame(tick); };
     requestAnimationFrame(tick);
     new ResizeObserver(() => { this.dirty = true; }).observe(canvas);
@@ -64,6 +65,26 @@ export class SceneMap {
     this.drag = { sentAt: 0, sent: false };
     if (!near.length) this.move(event); // a click on the bare table calls the chosen body there
   }
+
+  // Enter chooses the next body, arrows move it: what a mouse does, without one.
+  key(event) {
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, this.flat ? -1 : 1], ArrowDown: [0, this.flat ? 1 : -1] }[event.code];
+    if (!this.state || (!way && event.code !== "Enter")) return;
+    event.preventDefault();
+    event.stopPropagation(); // the game has arrows too
+    if (way) {
+      const [x, y] = this.at(this.chosen), inside = this.half(this.chosen);
+      const [toX, toY] = [x + way[0] * this.stride, y + way[1] * this.stride].map((v) => Math.min(Math.max(v, this.low + inside), this.high - inside));
+      this.drag = { sentAt: 0, sent: event.repeat, x: toX, y: toY };
+      this.drop();
+    } else {
+      const there = this.scene.bodies.filter((body) => this.scene.present(this.state, body));
+      this.chosen = there[(there.indexOf(this.chosen) + 1) % there.length];
+      this.dirty = true;
+    }
+  }
+
+  get stride() { return (this.high - this.low) / 20; }
 
   move(event) {
     if (!this.drag || (event.type === "pointermove" && !event.buttons)) return;
