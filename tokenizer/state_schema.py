@@ -35,6 +35,8 @@ from tokenizer.view import Orbit, Plane, View, view_from_json, view_to_json
 
 Kind = Literal["continuous", "categorical", "flag", "bits"]
 
+MOST = 2**16  # components of a field, and bins of one: beyond, memory is asked for that nobody has
+
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
@@ -65,8 +67,9 @@ class Field:
             raise ValueError(
                 f"field {self.name!r} has the unknown kind {self.kind!r}: {nearest(self.kind, get_args(Kind))}"
             )
-        if self.size < 1:
-            raise ValueError(f"field {self.name!r} has size {self.size}: a field has at least one component")
+        for what, count in (("size", self.size), ("bins", self.bins), ("change_bins", self.change_bins)):
+            if not 1 <= count <= MOST:
+                raise ValueError(f"field {self.name!r} has {what} {count}: give 1 to {MOST}")
         if self.kind == "continuous" and not (self.low < self.high and self.bins >= 2):
             raise ValueError(f"field {self.name!r}: a continuous field needs low < high and at least 2 bins")
         if self.kind == "categorical" and len(self.names) < 1:
@@ -422,6 +425,8 @@ class StateSchema:
         value outside the field's range, naming what would be right.
         """
         out = values.clone()
+        if not isinstance(edit, Mapping):
+            raise ValueError(f"an edit names entities and their fields, {{entity: {{field: value}}}}, got {edit!r}")
         for entity_name, fields in edit.items():
             entity = self.entity(entity_name)
             if not isinstance(fields, Mapping):

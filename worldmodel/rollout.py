@@ -22,7 +22,7 @@ from worldmodel.engines.step import StepQuery, StepResult, StepStart, Wanted
 from worldmodel.engines.torch_engine import Engine
 from worldmodel.kv_cache import StepCache, beyond_window
 from worldmodel.parts import WorldParts
-from worldmodel.sampling import Sampling, uniforms
+from worldmodel.sampling import Sampling, tensor_of, uniforms, whole
 from worldmodel.steering import Steering
 from worldmodel.upsampler import UpsamplerCache
 
@@ -189,7 +189,7 @@ class Rollout:
 
     def describe(self, row: int = 0) -> dict[str, dict[str, Any]]:
         """One row's state by entity and field."""
-        return self.parts.schema.to_dict(self.state[row])
+        return self.parts.schema.to_dict(self.state[self._rows(row)][0])
 
     @property
     def latent(self) -> Tensor:
@@ -352,9 +352,12 @@ class Rollout:
         A snapshot of one row goes into all of this rollout's, and ``rows`` says for each of this rollout's which of
         the snapshot's it becomes. Raises ValueError for a snapshot of another world, or of another number of rows.
         """
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"a snapshot is what snapshot() gave, got {type(snapshot).__name__}")
         kept = snapshot.of(self.parts, self.engine)
         if kept.draw != self.draw:
             raise ValueError("this snapshot is drawn, and the rollout isn't, or the other way round: take one like it")
+        rows = None if rows is None else [whole("a row", row, 0) for row in rows]
         if rows is None and len(kept) != len(self):
             rows = [0] * len(self) if len(kept) == 1 else None
         count = len(kept) if rows is None else len(rows)
@@ -389,14 +392,16 @@ class Rollout:
                 replace(twin.now, frames=twin.now.frames[:, :0], large=None),
             )
         if seed is not None:
+            seed = whole("seed", seed, 0)
             twin.generators = [torch.Generator().manual_seed(seed + i) for i in range(len(twin))]
         return twin
 
     def _take(self, other: Rollout, rows: Sequence[int] | None = None) -> None:
         """Becomes what another rollout of the same world is, or some of its rows, but for whether it upsamples."""
-        if rows is not None and (not rows or not all(0 <= row < len(other) for row in rows)):
-            raise ValueError(f"rows {list(rows)} cannot be taken: name some of the rows 0 to {len(other) - 1}")
-        index = None if rows is None else torch.tensor(list(rows))
+        rows = None if rows is None else [whole("a row", row, 0) for row in rows]
+        if rows is not None and (not rows or max(rows) >= len(other)):
+            raise ValueError(f"rows {rows} cannot be taken: name some of the rows 0 to {len(other) - 1}")
+        index = None if rows is None else torch.tensor(rows)
         self.sampling, self.draw, self.doubt = other.sampling, other.draw, other.doubt
         self.cache, self.pixels = other.cache.fork(index), other.pixels.fork(index)
         chosen = range(len(other)) if rows is None else rows
@@ -459,6 +464,8 @@ class Rollout:
         that was not trained to be told anything in mid-stream.
         """
         rows = range(len(self))[self._rows(row)]
+        if not isinstance(event, str):
+            raise ValueError(f"what happens is told in words, got {event!r}")
         self.parts.encode_events([event])
         events = tuple(event if i in rows else old for i, old in enumerate(self.now.events))
         self.now = replace(self.now, events=events)
@@ -520,7 +527,7 @@ class Rollout:
         if not self.draw:
             raise ValueError("regions are locked in pictures, and this rollout draws none")
         grid, size, rows = self.parts.dynamics.layout.grid, tuple(self.frames.shape[2:4]), self._rows(row)
-        mask = torch.as_tensor(cells)
+        mask = tensor_of("cells", cells)
         if mask.dtype != torch.bool or tuple(mask.shape) not in (grid, size):
             raise ValueError(
                 f"lock takes a bool mask, {grid} of cells or {size} of pixels, got {mask.dtype} {tuple(mask.shape)}"
@@ -539,7 +546,8 @@ class Rollout:
 
     def _rows(self, row: int | None) -> slice:
         """Every row, or one. Raises ValueError for one that is not there."""
-        if row is not None and not 0 <= row < len(self):
+        row = None if row is None else whole("row", row, 0)
+        if row is not None and row >= len(self):
             raise ValueError(f"row {row} does not exist: this rollout has rows 0 to {len(self) - 1}")
         return slice(None) if row is None else slice(row, row + 1)
 

@@ -8,6 +8,7 @@ from math import inf
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,6 +25,14 @@ def whole(name: str, value: Any, least: int) -> int:
     if number is None or not least <= number < 2**63:
         raise ValueError(f"{name} is {value!r}: give a whole number from {least} on, below 2**63")
     return number
+
+
+def tensor_of(name: str, value: Any) -> Tensor:
+    """Numbers of any library. Raises ValueError for what is none."""
+    try:
+        return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"{name}: give numbers, as a tensor or an array, not {type(value).__name__}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,13 +92,17 @@ class StateLimiter(nn.Module):
     def release(self, limits: Tensor, fields: Mapping[str, str | Iterable[str]]) -> Tensor:
         """A copy of limits (..., F, 2) in which the named fields are free."""
         out = limits.clone()
-        names = {name: [given] if isinstance(given, str) else given for name, given in fields.items()}
-        for _, _, columns, _ in self._named({name: dict.fromkeys(given) for name, given in names.items()}):
+        if isinstance(fields, Mapping):
+            names = {name: [given] if isinstance(given, str) else given for name, given in fields.items()}
+            fields = {name: dict.fromkeys(given) for name, given in names.items()}
+        for _, _, columns, _ in self._named(fields):
             out[..., columns, :] = self.free(1).to(out)
         return out
 
     def _named(self, fields: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Field, slice, Any]]:
         """Entity, field, columns and what is said of it."""
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"name entities and their fields, {{entity: {{field: value}}}}, got {fields!r}")
         for name, given in fields.items():
             entity = self.schema.entity(name)
             if not isinstance(given, Mapping):

@@ -22,7 +22,7 @@ from worldmodel.engines.choice import make_engine
 from worldmodel.kv_cache import join
 from worldmodel.parts import WorldParts
 from worldmodel.rollout import Rollout
-from worldmodel.sampling import Sampling, sample, uniforms, whole
+from worldmodel.sampling import Sampling, sample, tensor_of, uniforms, whole
 from worldmodel.state_estimator import StateEstimator
 from worldmodel.storage import Release
 from worldmodel.threads import keep_memory
@@ -180,12 +180,12 @@ class World:
         drawn though the state, reward or end is read from pictures.
         """
         if frames is not None:
-            frames = torch.as_tensor(frames)
+            frames = tensor_of("frames", frames)
             frames = frames[None] if frames.dim() == 4 else frames
         elif actions is not None:
             raise ValueError("actions are those that were taken between frames: give the frames too")
         if state is not None and not isinstance(state, Mapping):
-            state = torch.as_tensor(state)
+            state = tensor_of("state", state)
             state = state[None] if state.dim() == 1 else state
         if caption is not None and not isinstance(caption, str | list | tuple):
             raise ValueError(f"a caption is a text, or a list of one for each row, got {caption!r}")
