@@ -209,7 +209,7 @@ def test_columns_are_found_by_name_and_by_role():
     ("wrong", "mend"),
     [
         ({"kind": "continous"}, "has the unknown kind 'continous': did you mean 'continuous'?"),
-        ({"kind": "flag", "size": 0}, "has size 0: a field has at least one component"),
+        ({"kind": "flag", "size": 0}, "has size 0: give 1 to 65536"),
         ({"kind": "continuous", "low": 1, "high": 1, "bins": 4}, "low < high and at least 2 bins"),
         ({"kind": "continuous", "bins": 1}, "low < high and at least 2 bins"),
         ({"kind": "categorical"}, "needs the names of its categories"),
