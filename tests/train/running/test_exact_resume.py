@@ -76,6 +76,7 @@ def assert_same(one: object, other: object, where: str) -> None:
         assert one == other, where
 
 
+@pytest.mark.slow
 def test_a_run_may_be_killed_twice_within_an_epoch(tmp_path: Path):
     killed(tmp_path / "killed", "--checkpoint_every_n_steps=1", at=8)
     killed(tmp_path / "killed", "--checkpoint_every_n_steps=1", "--resume=auto", at=10)
