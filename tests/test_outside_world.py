@@ -127,6 +127,7 @@ def test_it_is_recorded_tokenised_trained_exported_evaluated_and_played(tmp_path
     assert env.step(env.action_space.sample())[0].shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pond:FILM", pytest.param("pond:TILLER", marks=pytest.mark.slow)])
 def test_frames_alone_go_the_whole_way_at_one_frame_a_step(name: str, tmp_path: Path) -> None:
     """Wider than high, without states or captions; nobody steers the film, the tiller is two numbers."""

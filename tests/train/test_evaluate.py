@@ -244,6 +244,7 @@ def test_frames_of_another_size_are_refused_with_the_size_to_record(world: World
         evaluate(world, [episode.with_frames(episode.frames[:, ::4, ::4])], effort=TINY)
 
 
+@pytest.mark.slow
 def test_without_a_simulator_what_asks_for_one_is_not_listed(world: World) -> None:
     numbers = evaluate(world, [fake_episode(1, steps=9)], effort=TINY)
     assert {"tokenizer", "rollout", "read", "speed", "endless", "motion"} <= set(numbers)

@@ -167,6 +167,7 @@ def renderer() -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("renderer")
 def test_a_killed_recording_goes_on_without_losing_or_repeating_an_episode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -71,6 +71,7 @@ def trained(make: Callable[[int, int, int], tuple[Tensor, Tensor]] = clips, upda
     return module.eval()
 
 
+@pytest.mark.slow
 def test_codes_are_what_was_done_and_do_the_same_elsewhere() -> None:
     module = trained()
     frames, done = clips(48, 6, seed=1000)
