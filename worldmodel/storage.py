@@ -136,7 +136,7 @@ def load(
         estimator = StateEstimator(StateEstimatorConfig(**size), schema) if size else None
         sampling = Sampling(**about.get("sampling", {}))
         release = Release(sampling=sampling, page=about.get("page") or {}, recipe=about.get("recipe") or "")
-    except (KeyError, OverflowError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"{folder / 'world.json'} describes no world ({error}): export it again, with this version"
         ) from None
