@@ -42,8 +42,10 @@ NEXT = f"""(caption, seed, motion) => {{
     return next;
 }}"""
 LOAD = """(async () => {
-    const theme = localStorage.getItem("theme");
-    if (theme) document.body.classList.toggle("dark", theme === "dark");
+    try {
+        const theme = localStorage.getItem("theme");
+        if (theme) document.body.classList.toggle("dark", theme === "dark");
+    } catch { /* this browser keeps nothing */ }
     const { play } = await import(new URL("play-assets/play.js", document.baseURI));
     const stage = await new Promise((found) => {
         (function look() {
@@ -60,7 +62,7 @@ INTRO = "Every frame is imagined by a world model as you play."
 _UNUSED = re.compile(r"/(gradio_api/(queue|run|call|api|upload|file|proxy|component|cancel|reset)|openapi\.json)")
 THEME_TOGGLE = """() => {
     const dark = document.body.classList.toggle("dark");
-    localStorage.setItem("theme", dark ? "dark" : "light");
+    try { localStorage.setItem("theme", dark ? "dark" : "light"); } catch { /* this browser keeps nothing */ }
 }"""
 
 

@@ -16,7 +16,7 @@ whoever's it is); which slot belongs to whom is told by the slot, not by the id.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import ceil, inf, isfinite
@@ -425,24 +425,24 @@ class StateSchema:
         value outside the field's range, naming what would be right.
         """
         out = values.clone()
-        if not isinstance(edit, Mapping):
-            raise ValueError(f"an edit names entities and their fields, {{entity: {{field: value}}}}, got {edit!r}")
-        for entity_name, fields in edit.items():
-            entity = self.entity(entity_name)
-            if not isinstance(fields, Mapping):
-                raise ValueError(
-                    f"an edit of {entity_name!r} names its fields, as in {{{entity_name!r}: {{field: value}}}}"
-                )
-            for field_name, value in fields.items():
-                f, name = entity.field(field_name), f"{entity_name}.{field_name}"
-                if isinstance(value, Tensor | np.ndarray):
-                    value = value.flatten().tolist()
-                parts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-                if len(parts) != f.size:
-                    raise ValueError(f"{name} has {f.size} component(s), got {len(parts)}")
-                new = torch.tensor([f.number(part, name) for part in parts], dtype=out.dtype, device=out.device)
-                out[..., self.columns(entity_name, field_name)] = f.legal(new)
+        for entity_name, f, value in self.said_of(edit):
+            name = f"{entity_name}.{f.name}"
+            if isinstance(value, Tensor | np.ndarray):
+                value = value.flatten().tolist()
+            parts = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            if len(parts) != f.size:
+                raise ValueError(f"{name} has {f.size} component(s), got {len(parts)}")
+            new = torch.tensor([f.number(part, name) for part in parts], dtype=out.dtype, device=out.device)
+            out[..., self.columns(entity_name, f.name)] = f.legal(new)
         return out
+
+    def said_of(self, fields: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Field, Any]]:
+        """Entity, field and what is said of it, of ``{entity: {field: …}}``. Raises ValueError for anything else, and
+        for unknown names."""
+        for name, given in _mapping(fields, "entities").items():
+            entity = self.entity(name)
+            for field_name, value in _mapping(given, f"fields of {name!r}").items():
+                yield name, entity.field(field_name), value
 
     # -- on disk ------------------------------------------------------------------------------------
 
@@ -498,3 +498,9 @@ def _field_from_json(entity: str, data: Any) -> Field:
     if not all(isinstance(word, str) for word in names):
         raise ValueError(f"field {name!r} has names {list(names)!r}: put each in quotes")
     return Field(**{"role": "value", **data, "names": tuple(names)})
+
+
+def _mapping(given: Any, of: str) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"name the {of}, as in {{entity: {{field: value}}}}, not {given!r}")
+    return given

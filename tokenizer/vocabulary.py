@@ -17,6 +17,7 @@ from tokenizer.text_tokenizer import TextTokenizer
 
 Range = Literal["special", "text", "action", "state", "video"]
 RANGES: tuple[Range, ...] = get_args(Range)
+MOST = 2**31  # ids of a range
 SPECIALS = ("pad", "bos", "text", "end_text", "scene", "end_scene", "step", "mask", "read")
 
 
@@ -39,8 +40,9 @@ class Vocabulary:
     def __post_init__(self) -> None:
         object.__setattr__(self, "specials", tuple(self.specials))
         for name in RANGES:
-            if self.size(name) < 0:
-                raise ValueError(f"the {name} range cannot hold {self.size(name)} ids: use 0 for a world without it")
+            if not 0 <= self.size(name) <= MOST:
+                count = f"the {name} range cannot hold {self.size(name)} ids"
+                raise ValueError(f"{count}: give 0 to {MOST}, and 0 for a world without it")
 
     @classmethod
     def of(

@@ -14,22 +14,20 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-import av.error
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from train.data.clip_captions import captions_beside, captions_of_table
-from train.data.shot_cuts import Shown, require_scenedetect, split_at_cuts
+from train.data.shot_cuts import require_scenedetect, split_at_cuts
 from train.data.video_files import Footage, UnreadableError, find_footage
-from train.data.video_frames import Framing, Losses, on_even_times, timed_pictures
+from train.data.video_frames import Framing, Losses, framed_pictures
 from train.data.video_look import read_header
 from train.measure.measurement import Numbers, plain
 from train.measure.report import STYLE, readable
@@ -51,7 +49,7 @@ from worldmodel.world import World
 SIDE = 256  # pixels of the shorter side that videos are looked at with: larger ones are made smaller
 WINDOW = 17  # pictures of a window that a network sees
 EVERY = 1.0  # seconds from a window to the next
-MOST_WINDOWS = 256  # of a video: beyond, every other one is dropped
+MOST_WINDOWS = 64  # of a video: beyond, every other one is dropped
 READ = 4  # moments of a video at which its state is read
 COLUMNS = ("seconds", "cuts", "motion", "mawe", "temporal_variance", "flicker", "frozen", "looped", "drift_sharpness",
            "drift_palette", "worst_sharpness", "worst_palette")  # fmt: skip
@@ -59,36 +57,38 @@ COLUMNS = ("seconds", "cuts", "motion", "mawe", "temporal_variance", "flicker", 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """A video that was looked at: its ``series``, windows uint8 (N, WINDOW, h, w, 3) of it, its worst second's pictures
-    uint8 (n, H, W, 3) and when they begin (s). ``why`` says what could not be read of it; ``series`` is None where
-    nothing could."""
+    """A video that was looked at: its ``series``, windows uint8 (N, WINDOW, h, w, 3) of it, its worst second's
+    pictures, uint8 (H, W, 3) each, and when they begin (s). ``why`` says what could not be read of it; ``series`` is
+    None where nothing could."""
 
     name: str
     series: Series | None
     windows: np.ndarray
-    worst: np.ndarray
+    worst: list[np.ndarray]
     worst_at: float = 0.0
     why: str = ""
 
 
 def watch(footage: Footage, small: tuple[int, int] | None) -> Watched:
-    """Looks at a video once, in constant memory. ``small``: (height, width) of the windows, None for none."""
+    """Looks at a video once, and keeps little of it. ``small``: (height, width) of the windows, None for none."""
     cv2.setNumThreads(1)
     losses, windows, every, taken = Losses(), [], EVERY, 0
     window: list[np.ndarray] = []
-    best, worst, worst_at = -1.0, np.zeros((0, 1, 1, 3), np.uint8), 0.0
+    worst: list[np.ndarray] = []
+    best, worst_at = -1.0, 0.0
     try:
         header = read_header(footage)
         fps = header.fps or 25.0
         scale = min(1.0, SIDE / min(header.size))
         framing = Framing((max(16, round(header.size[0] * scale)), max(16, round(header.size[1] * scale))), "crop")
+        pictures = framed_pictures(footage, framing, fps, losses, stills_fps=fps)
         seen, recent = Watch(fps), deque[tuple[np.ndarray, float]](maxlen=max(2, round(fps)))
-        for at, shown in enumerate(split_at_cuts(_pictures(footage, framing, losses, fps))):
+        for at, shown in enumerate(split_at_cuts(pictures)):
             remains = seen.see(shown.pixels, begins=shown.begins)
             recent.append((shown.pixels, 0.0 if np.isnan(remains) else remains))
             if len(recent) == recent.maxlen and (bad := sum(each for _, each in recent)) > best:
                 best, worst_at = bad, (at + 1 - len(recent)) / fps
-                worst = np.stack([pixels for pixels, _ in recent])
+                worst = [pixels for pixels, _ in recent]
             if small is None:
                 continue
             if shown.begins:
@@ -118,12 +118,9 @@ def _none(small: tuple[int, int] | None) -> np.ndarray:
     return np.zeros((0, WINDOW, *(small or (1, 1)), 3), np.uint8)
 
 
-def _pictures(footage: Footage, framing: Framing, losses: Losses, fps: float) -> Iterator[Shown]:
-    for tick in on_even_times(timed_pictures(footage, losses, fps), fps):
-        try:
-            yield Shown(framing(tick.shown), tick.number, tick.begins)
-        except (av.error.FFmpegError, MemoryError) as error:
-            raise UnreadableError(f"its pictures cannot be brought to this size ({error})") from error
+def whole_steps(windows: np.ndarray, r: int) -> torch.Tensor:
+    """Windows (N, WINDOW, …) as long as whole steps of ``r`` frames are, after a first one."""
+    return torch.from_numpy(windows[:, : 1 + (WINDOW - 1) // r * r])
 
 
 def watch_all(source: Path, small: tuple[int, int] | None, workers: int) -> tuple[list[Watched], list[Footage]]:
@@ -156,7 +153,7 @@ def text_alignment(world: World, watched: Sequence[Watched], captions: Mapping[s
         if not said or not len(each.windows):
             continue
         at = np.unique(np.linspace(0, len(each.windows) - 1, READ).round().astype(int))
-        clips = torch.from_numpy(each.windows[at, : 1 + (WINDOW - 1) // r * r])
+        clips = whole_steps(each.windows[at], r)
         rollout = world.start(frames=clips, seed=0)
         there = [bodies_there(world, rollout.describe(row)) for row in range(len(at))]
         held = [true for bodies in there for _, true in claims_true(said, bodies)]
@@ -176,9 +173,9 @@ def write_page(folder: Path, results: Mapping[str, Numbers], watched: Sequence[W
             continue
         _curves(folder / f"{number}.png", each.series)
         shown = f'<img src="{number}.png" alt="curves over time of {html.escape(each.name)}">'
-        if len(each.worst):
-            with VideoWriter(folder / f"{number}.gif", fps=each.series.fps, size=each.worst.shape[1:3]) as video:
-                video.write(each.worst)
+        if each.worst:
+            with VideoWriter(folder / f"{number}.gif", fps=each.series.fps, size=each.worst[0].shape[:2]) as video:
+                video.write(np.stack(each.worst))
             shown += (
                 f"<p>Its worst second, from {each.worst_at:.1f} s: most of its change is not explained by motion.</p>"
                 f'<img src="{number}.gif" alt="the worst second of {html.escape(each.name)}">'
@@ -259,11 +256,12 @@ def evaluate_videos(
     if needed is not None and reference is not None:
         real, _ = watch_all(reference, small, workers)
         ours, theirs = ([each.series for each in some if each.series is not None] for some in (watched, real))
-        windows = [torch.from_numpy(np.concatenate([each.windows for each in some])) for some in (watched, real)]
         r = needed.tokenizer.frames_per_step
-        seen = [video_features(needed.tokenizer, w[:, : 1 + (WINDOW - 1) // r * r]) for w in windows]
-        out["reference"] = against(ours, theirs) | {
-            "windows": [len(w) for w in windows],
+        windows = (whole_steps(np.concatenate([each.windows for each in some]), r) for some in (watched, real))
+        seen = [video_features(needed.tokenizer, each) for each in windows]
+        measured = [measure_video(series) for series in theirs]
+        out["reference"] = against(ours, list(results.values()), theirs, measured) | {
+            "windows": [len(each) for each in seen],
             "frechet": frechet_distance(seen[0], seen[1]),
             "frechet_half": frechet_distance(seen[1][::2], seen[1][1::2]),
         }

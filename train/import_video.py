@@ -27,7 +27,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
-import av.error
 import numpy as np
 
 from tokenizer.clip import Episode
@@ -38,7 +37,7 @@ from train.data.episode_writer import DiskFullError, EpisodeWriter, RecordingCon
 from train.data.resizing import Fit
 from train.data.shot_cuts import Shown, require_scenedetect, split_at_cuts
 from train.data.video_files import Footage, UnreadableError, find_footage
-from train.data.video_frames import Framing, Losses, on_even_times, timed_pictures, with_bars
+from train.data.video_frames import Framing, Losses, framed_pictures, with_bars
 from train.data.video_look import VideoSource, default_frames_per_step, look, said_others, said_seconds
 from train.running.progress_bar import progress_bar
 
@@ -112,22 +111,6 @@ class _Outcome:
     seconds_lost: float = 0.0
 
 
-def _shown(footage: Footage, settings: _Settings, losses: Losses) -> Iterator[Shown]:
-    """A clip's pictures at even times, framed, with where a stretch begins."""
-    framing, last = Framing(settings.size, settings.fit), None
-    for tick in on_even_times(timed_pictures(footage, losses, settings.stills_fps), settings.fps):
-        if last is None or tick.number != last.number:
-            try:
-                pixels = framing(tick.shown)
-            except (av.error.FFmpegError, MemoryError) as error:
-                raise UnreadableError(f"its pictures cannot be brought to this size ({error})") from error
-            reshaped = last is not None and last.pixels.shape != pixels.shape
-            last = Shown(pixels, tick.number, tick.begins or reshaped)
-        else:
-            last = last._replace(begins=tick.begins)
-        yield last
-
-
 def _episodes(pictures: Iterable[Shown], settings: _Settings, outcome: _Outcome) -> Iterator[np.ndarray]:
     """Frames uint8 (1 + r * n, height, width, 3) of each episode.
 
@@ -169,7 +152,8 @@ def _episodes(pictures: Iterable[Shown], settings: _Settings, outcome: _Outcome)
 def _import_clip(footage: Footage, caption: str, settings: _Settings, shards: _Shards) -> _Outcome:
     outcome, losses = _Outcome(footage.name), Losses()
     try:
-        pictures = _shown(footage, settings, losses)
+        framing = Framing(settings.size, settings.fit)
+        pictures = framed_pictures(footage, framing, settings.fps, losses, stills_fps=settings.stills_fps)
         pictures = split_at_cuts(pictures) if settings.cuts == "scenedetect" else pictures
         for frames in _episodes(pictures, settings, outcome):
             episode = Episode(

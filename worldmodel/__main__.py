@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command(module="train.__main__", extra="train", does="train one part, by LightningCLI"),
     "imagine": Command(module="train.imagine", extra="train,sb3", does="train a policy inside a world"),
     "evaluate": Command(module="train.evaluate", extra="train", does="measure how good a world is"),
+    "evaluate-video": Command(module="train.evaluate_video", extra="train,video", does="measure a folder of videos"),
     "bench": Command(module="worldmodel.bench", extra="bench", does="measure how fast a world is here"),
     "doctor": Command(module="worldmodel.doctor", extra="demo", does="say what this machine has, and what is broken"),
 }

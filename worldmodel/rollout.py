@@ -300,11 +300,12 @@ class Rollout:
         What was held, limited and locked in them is so no more. Raises ValueError for rows that are not there, and for
         whatever ``World.start`` refuses; nothing has changed then.
         """
-        rows = list(rows)
+        rows = [whole("a row", row, 0) for row in rows]
         if len(rows) != len(beginnings):
             raise ValueError(f"{len(rows)} rows need as many beginnings, got {len(beginnings)}")
-        wrong = [row for row in rows if not 0 <= row < len(self)]
-        if wrong or len(set(rows)) < len(rows):
+        if not all(isinstance(one, Beginning) for one in beginnings):
+            raise TypeError(f"rows are reset to a Beginning each, got {beginnings!r}")
+        if len(set(rows)) < len(rows) or max(rows, default=0) >= len(self):
             raise ValueError(f"rows {rows} cannot be reset: name each of the rows 0 to {len(self) - 1} once at most")
         with torch.inference_mode():
             begun = begin(self.parts, beginnings, self.sampling, self.cache.clock, draw=self.draw)
@@ -357,7 +358,6 @@ class Rollout:
         kept = snapshot.of(self.parts, self.engine)
         if kept.draw != self.draw:
             raise ValueError("this snapshot is drawn, and the rollout isn't, or the other way round: take one like it")
-        rows = None if rows is None else [whole("a row", row, 0) for row in rows]
         if rows is None and len(kept) != len(self):
             rows = [0] * len(self) if len(kept) == 1 else None
         count = len(kept) if rows is None else len(rows)

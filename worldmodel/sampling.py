@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import operator
 from dataclasses import asdict, dataclass
-from math import inf
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 MOST = 64  # ids that a draw with top_p chooses from: to find them is far quicker than to sort a large codebook
+
+
+LARGEST = 1e30  # of a temperature, a share or a guidance: what single precision still holds
 
 
 def whole(name: str, value: Any, least: int) -> int:
@@ -58,7 +60,7 @@ class Sampling:
             if name.endswith("tokens_per_pass"):
                 if value is not None:
                     whole(name, value, 1)
-            elif not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < inf:
+            elif not isinstance(value, Real) or isinstance(value, bool) or not 0 <= cast(float, value) <= LARGEST:
                 raise ValueError(f"{name} is {value!r}: give a number, 0 or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p!r}: give a share above 0, at most 1")

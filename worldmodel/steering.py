@@ -92,7 +92,7 @@ class StateLimiter(nn.Module):
     def release(self, limits: Tensor, fields: Mapping[str, str | Iterable[str]]) -> Tensor:
         """A copy of limits (..., F, 2) in which the named fields are free."""
         out = limits.clone()
-        if isinstance(fields, Mapping):
+        if isinstance(fields, Mapping):  # anything else is refused below
             names = {name: [given] if isinstance(given, str) else given for name, given in fields.items()}
             fields = {name: dict.fromkeys(given) for name, given in names.items()}
         for _, _, columns, _ in self._named(fields):
@@ -101,17 +101,10 @@ class StateLimiter(nn.Module):
 
     def _named(self, fields: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Field, slice, Any]]:
         """Entity, field, columns and what is said of it."""
-        if not isinstance(fields, Mapping):
-            raise ValueError(f"name entities and their fields, {{entity: {{field: value}}}}, got {fields!r}")
-        for name, given in fields.items():
-            entity = self.schema.entity(name)
-            if not isinstance(given, Mapping):
-                raise ValueError(f"name the fields of {name!r}, as in {{{name!r}: {{field: value}}}}")
-            for field_name, value in given.items():
-                f = entity.field(field_name)
-                if f.static:
-                    raise ValueError(f"{name}.{field_name} never changes, so there is nothing to hold: use edit")
-                yield name, f, self.schema.columns(name, field_name), value
+        for name, f, value in self.schema.said_of(fields):
+            if f.static:
+                raise ValueError(f"{name}.{f.name} never changes, so there is nothing to hold: use edit")
+            yield name, f, self.schema.columns(name, f.name), value
 
     def _value(self, name: str, f: Field, value: Any) -> Tensor:
         blank = torch.zeros(self.schema.num_values)

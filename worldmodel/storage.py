@@ -135,8 +135,9 @@ def load(
         size = about.get("estimator")
         estimator = StateEstimator(StateEstimatorConfig(**size), schema) if size else None
         sampling = Sampling(**about.get("sampling", {}))
-        release = Release(sampling=sampling, page=about.get("page") or {}, recipe=about.get("recipe") or "")
-    except (KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        files = dict(about.get("files") or {})
+        release = Release(sampling=sampling, page=dict(about.get("page") or {}), recipe=about.get("recipe") or "")
+    except (KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:  # of whoever is made of it
         raise ValueError(
             f"{folder / 'world.json'} describes no world ({error}): export it again, with this version"
         ) from None
@@ -145,7 +146,7 @@ def load(
         if part is not None:
             load_weights(part, folder / f"{part_name}.safetensors")
             part.to(device)
-    _refuse_strangers(folder, about.get("files") or {})
+    _refuse_strangers(folder, files)
     parts = WorldParts(
         schema=schema,
         text=text,

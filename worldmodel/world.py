@@ -187,7 +187,8 @@ class World:
         if state is not None and not isinstance(state, Mapping):
             state = tensor_of("state", state)
             state = state[None] if state.dim() == 1 else state
-        if caption is not None and not isinstance(caption, str | list | tuple):
+        said = caption if isinstance(caption, list | tuple) else [caption]
+        if not all(one is None or isinstance(one, str) for one in said):
             raise ValueError(f"a caption is a text, or a list of one for each row, got {caption!r}")
         first = whole("seed", seed, 0) if np.ndim(seed) == 0 else None  # type: ignore[arg-type]
         sizes = {

@@ -73,9 +73,9 @@ export class SceneMap {
     event.preventDefault();
     event.stopPropagation(); // the game has arrows too
     if (way) {
-      const [x, y] = this.at(this.chosen), inside = this.half(this.chosen);
-      const [toX, toY] = [x + way[0] * this.stride, y + way[1] * this.stride].map((v) => Math.min(Math.max(v, this.low + inside), this.high - inside));
-      this.drag = { sentAt: 0, sent: event.repeat, x: toX, y: toY };
+      const stride = (this.high - this.low) / 20, [x, y] = this.at(this.chosen);
+      this.drag = { sentAt: 0, sent: event.repeat };
+      this.put([x + way[0] * stride, y + way[1] * stride]);
       this.drop();
     } else {
       const there = this.scene.bodies.filter((body) => this.scene.present(this.state, body));
@@ -84,12 +84,15 @@ export class SceneMap {
     }
   }
 
-  get stride() { return (this.high - this.low) / 20; }
+  // Where the chosen body is to be, as far in as it is large.
+  put(place) {
+    const inside = this.half(this.chosen);
+    [this.drag.x, this.drag.y] = place.map((v) => Math.min(Math.max(v, this.low + inside), this.high - inside));
+  }
 
   move(event) {
     if (!this.drag || (event.type === "pointermove" && !event.buttons)) return;
-    const inside = this.half(this.chosen);
-    [this.drag.x, this.drag.y] = this.toTable(event).map((v) => Math.min(Math.max(v, this.low + inside), this.high - inside));
+    this.put(this.toTable(event));
     if (performance.now() - this.drag.sentAt > EDIT_EVERY) this.send();
     this.dirty = true;
   }

@@ -184,7 +184,7 @@ def test_an_edit_writes_names_numbers_and_flags_into_a_copy():
         ({"ball": {"yaw": float("inf")}}, r"ball.yaw = inf is no number"),
         ({"ball": {"position": ("here", "there")}}, r"ball.position takes numbers, got 'here'"),
         ({"ball": {"lit": None}}, r"ball.lit takes numbers, got None"),
-        ({"ball": 0.3}, r"an edit of 'ball' names its fields, as in"),
+        ({"ball": 0.3}, r"name the fields of 'ball', as in"),
     ],
 )
 def test_a_wrong_edit_is_answered_with_the_mend(edit: Any, mend: str):

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from train.data.resizing import Fit
+from train.data.shot_cuts import Shown
 from train.data.video_files import (
     Footage,
     UnreadableError,
@@ -390,6 +391,24 @@ class Framing:
         picture.pts, picture.time_base = None, Fraction(1, 1000)
         graph.vpush(picture)
         return graph.vpull().to_ndarray()
+
+
+def framed_pictures(
+    footage: Footage, framing: Framing, fps: float, losses: Losses, *, stills_fps: float
+) -> Iterator[Shown]:
+    """A clip's pictures at ``fps``, framed, with where a stretch begins. Raises UnreadableError for what cannot be."""
+    last: Shown | None = None
+    for tick in on_even_times(timed_pictures(footage, losses, stills_fps), fps):
+        if last is None or tick.number != last.number:
+            try:
+                pixels = framing(tick.shown)
+            except (av.error.FFmpegError, MemoryError) as error:
+                raise UnreadableError(f"its pictures cannot be brought to this size ({error})") from error
+            reshaped = last is not None and last.pixels.shape != pixels.shape
+            last = Shown(pixels, tick.number, tick.begins or reshaped)
+        else:
+            last = last._replace(begins=tick.begins)
+        yield last
 
 
 def with_bars(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

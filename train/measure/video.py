@@ -53,7 +53,6 @@ class Series:
     """
 
     fps: float
-    size: tuple[int, int]
     begins: np.ndarray
     light: np.ndarray
     sharpness: np.ndarray
@@ -81,9 +80,7 @@ class Watch:
     def __init__(self, fps: float) -> None:
         self.fps = fps
         self._rows: list[dict[str, object]] = []
-        self._last: tuple[np.ndarray, np.ndarray] | None = None
-        self._moved: np.ndarray | None = None  # the picture after the last motion
-        self._size = (0, 0)
+        self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # with its grey, and that after a motion
         self._rough, self._flow = (cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST) for _ in range(2))
         self._flow.setFinestScale(1)  # at a quarter of the size, as is usual, a pan is a tenth too fast
 
@@ -92,7 +89,6 @@ class Watch:
         motion, NaN for the first one of a shot."""
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         begins = begins or self._last is None
-        self._size = (picture.shape[0], picture.shape[1])
         shown = torch.from_numpy(np.ascontiguousarray(picture))
         thumb = cv2.resize(grey, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
         row: dict[str, object] = {
@@ -107,10 +103,8 @@ class Watch:
             row |= nothing | {"moves": False, "vectors": np.zeros(len(SPEEDS) * _ANGLES + 1)}
         else:
             row |= self._step(*self._last, picture, grey)
-        if begins or row["moves"]:
-            self._moved = picture
         self._rows.append(row)
-        self._last = picture, grey
+        self._last = picture, grey, picture if begins or row["moves"] or self._last is None else self._last[2]
         return float(row["remains"])  # type: ignore[arg-type]
 
     def series(self) -> Series:
@@ -118,10 +112,10 @@ class Watch:
         if not self._rows:
             raise ValueError("a video without pictures cannot be measured")
         columns = {name: np.array([row[name] for row in self._rows]) for name in self._rows[0]}
-        return Series(fps=self.fps, size=self._size, **columns)
+        return Series(fps=self.fps, **columns)
 
     def _step(
-        self, before: np.ndarray, grey_before: np.ndarray, now: np.ndarray, grey: np.ndarray
+        self, before: np.ndarray, grey_before: np.ndarray, moved: np.ndarray, now: np.ndarray, grey: np.ndarray
     ) -> dict[str, object]:
         height, width = grey.shape
         empty = np.zeros((height, width, 2), np.float32)
@@ -139,9 +133,8 @@ class Watch:
         size = width // 2, height // 2
         a, b = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (grey_before, grey))
         slow = cv2.calcOpticalFlowFarneback(a, b, np.zeros((*size[::-1], 2), np.float32), 0.5, 3, 13, 3, 5, 1.1, 0)
-        held = before if self._moved is None else self._moved
         return {
-            "moves": bool(np.abs(now.astype(np.int16) - held).max() > MOVES),
+            "moves": bool(np.abs(now.astype(np.int16) - moved).max() > MOVES),
             "warp_error": float(np.square(wrong).mean()),
             "remains": float((wrong - wrong.mean(0)).std()) / 255,
             "flow": float(np.linalg.norm(scaled, axis=-1).mean()),
@@ -173,7 +166,7 @@ def measure_video(series: Series) -> Numbers:
         brightness from picture to picture. ``frozen``: share of the time that is in freezes, ``freezes`` [[from, to]]
         in s. ``looped``: share of the time in loops, ``loops`` [[from, to, period]] in s. ``drift_…``: how far the
         last 15 % are from the first, and ``worst_…`` the worst segment from the first one: ``sharpness`` and
-        ``motion`` as a share lost or gained, ``palette`` as the share of pixels of other colours, ``light`` of 1.
+        ``motion`` as a share of the larger, ``palette`` as the share of pixels of other colours, ``light`` of 1.
     """
     moving = series.steps & np.isfinite(series.warp_error)
     still = not series.moves.any()
@@ -200,9 +193,8 @@ def measure_video(series: Series) -> Numbers:
     ends = max(1, round(ENDS * len(series)))
     numbers |= {f"drift_{name}": value for name, value in _apart(series, slice(0, ends), slice(-ends, None)).items()}
     first, *others = segments(series)
-    for name in ("sharpness", "palette", "light", "motion"):
-        far = [_apart(series, first, other)[name] for other in others]
-        numbers[f"worst_{name}"] = max(far) if far else 0.0
+    far = [_apart(series, first, other) for other in others or [first]]
+    numbers |= {f"worst_{name}": max(each[name] for each in far) for name in far[0]}
     return numbers
 
 
@@ -278,7 +270,8 @@ def _apart(series: Series, first: slice, other: slice) -> dict[str, float]:
 
 
 def _change(before: float, after: float) -> float:
-    return abs(float(after) - float(before)) / max(1e-9, float(before))
+    """The share of the larger that the other lacks."""
+    return abs(float(after) - float(before)) / max(1e-9, float(before), float(after))
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
@@ -316,11 +309,14 @@ def faults(numbers: Numbers) -> dict[str, str]:
 # -- against other videos -------------------------------------------------------------------------------
 
 
-def against(videos: Sequence[Series], reference: Sequence[Series]) -> Numbers:
-    """Ratios of the means of videos to those of others: ``mawe``, ``motion``, ``sharpness``, ``temporal_variance``.
+def against(
+    videos: Sequence[Series], ours: Sequence[Numbers], reference: Sequence[Series], theirs: Sequence[Numbers]
+) -> Numbers:
+    """Videos and their numbers held against others and theirs.
+
+    Ratios of the means of videos to those of others: ``mawe``, ``motion``, ``sharpness``, ``temporal_variance``.
     ``vectors``: how far motion vectors are distributed otherwise, from 0 to 1 (total variation distance of counts by
     speed and direction). ``palette``: the same of colours."""
-    ours, theirs = ([measure_video(series) for series in some] for some in (videos, reference))
     numbers: Numbers = {}
     for name in ("mawe", "motion", "sharpness", "temporal_variance"):
         a, b = (mean_of(each[name] for each in some) for some in (ours, theirs))

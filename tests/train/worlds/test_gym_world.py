@@ -83,6 +83,11 @@ def test_arrow_keys_are_for_choices_that_mean_them() -> None:
     assert page["keys"]["left"] == {"keys": ["ArrowLeft"], "sign": "←", "place": "left"}
     assert page["name"] == "Toy-v0"
     assert toy("Rig").recipe().page["keys"] == {}
+    world = toy()
+    tools = replace(world, schema=dict(world.schema) | {"actions": ["pickup", "drop", "toggle", "forward", "done"]})
+    assert {name: key["keys"] for name, key in tools.recipe().page["keys"].items()} == {
+        "pickup": ["KeyP"], "drop": ["KeyX"], "toggle": ["Space"], "forward": ["ArrowUp"], "done": [],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["Planes", "Grey"])
